@@ -1,0 +1,63 @@
+# Each target makes .venv first when it is missing, or when what it is made from has changed.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO_BANK := build/demo-bank
+
+# Triton warns where this is unset, and the tests take warnings for errors.
+export TRITON_DEFAULT_FP_FUSION ?= 1
+
+.PHONY: help install demo chat test test-all check gpu clean
+
+help:
+	@echo "make demo      three processes over one bank: told, asked, made to forget, asked again"
+	@echo "make chat      talk with the agent; it remembers in your own bank"
+	@echo "make test      checks and the fast tests"
+	@echo "make test-all  checks and every test that this machine can run"
+	@echo "make check     lint, format, types and import rules alone"
+	@echo "make gpu       the tests that need a CUDA device"
+
+install: $(INSTALLED)
+
+# pip below 25.1 doesn't know dependency groups.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	@touch $@
+
+demo: $(INSTALLED)
+	@rm -rf $(DEMO_BANK)
+	@$(RUN)/mnemos demo --bank $(DEMO_BANK)
+	@echo
+	@echo "The bank is kept in $(DEMO_BANK). Look into it with"
+	@echo "  $(RUN)/mnemos memory search \"sister\" --bank $(DEMO_BANK)"
+
+chat: $(INSTALLED)
+	@$(RUN)/mnemos chat
+
+check: $(INSTALLED)
+	$(RUN)/ruff check
+	$(RUN)/ruff format --check
+	$(RUN)/mypy
+	$(RUN)/lint-imports --no-cache
+
+test: check
+	$(RUN)/python -m pytest -q -m "not slow and not gpu"
+
+test-all: check
+	$(RUN)/python -m pytest -q -m "not gpu"
+
+gpu: $(INSTALLED)
+	@if $(RUN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
+	  $(RUN)/python -m pytest -q -m gpu; status=$$?; \
+	  if [ $$status -eq 5 ]; then echo "No test needs a GPU yet: the kernels for it are still to come."; exit 0; fi; \
+	  exit $$status; \
+	else \
+	  echo "No CUDA device here: nothing to test. Everything Mnemos does so far runs on the CPU."; \
+	fi
+
+clean:
+	rm -rf build dist

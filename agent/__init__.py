@@ -1,0 +1,1 @@
+"""The agent loop: turns, sessions, prompts and typed events over a memory bank."""

@@ -1,0 +1,89 @@
+"""Memories to traces: each text runs through the model alone, behind the frozen prefix."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnemos.attention.calibration import Calibration
+from mnemos.attention.decoder import Collect, Decoder
+from mnemos.attention.kv import SpanKV
+from mnemos.attention.memory_codec import TraceBits, encode_kv, encode_route
+
+SPAN_TOKENS = 512  # a longer memory is encoded in spans of this many tokens, each alone
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the model keeps of one memory, as bytes for the bank."""
+
+    tokens: int
+    kv: bytes
+    route: bytes
+
+
+class TraceEncoder:
+    """Encodes token sequences one at a time, so that a trace depends on its own memory and nothing else."""
+
+    def __init__(
+        self, decoder: Decoder, calibration: Calibration, prefix: SpanKV, *, bits: TraceBits = 4
+    ) -> None:
+        self._decoder = decoder
+        self._calibration = calibration
+        self._bits = bits
+        self.prefix = prefix
+
+    def encode(self, parts: Sequence[Sequence[int]]) -> Trace:
+        """One memory's tokens to its trace: each part a span of its own, long ones several.
+
+        Raises ValueError when there are no tokens.
+        """
+        spans, hidden = [], []
+        for tokens in parts:
+            for start in range(0, len(tokens), SPAN_TOKENS):
+                span, states = self.encode_span(tokens[start : start + SPAN_TOKENS])
+                spans.append(span)
+                hidden.append(states)
+        if not spans:
+            raise ValueError("a memory has at least one token")
+        keys = [self.route_keys(span) for span in spans]
+        count = sum(span.tokens for span in spans)
+        return Trace(count, encode_kv(spans, self._bits), encode_route(keys, self._centred(hidden)))
+
+    def encode_span(self, tokens: Sequence[int]) -> tuple[SpanKV, Tensor]:
+        """KV of one span behind the prefix, and its hidden states `[tokens, hidden]` (empty if not
+        calibrated).
+        """
+        calibration = self._calibration
+        cache = self._decoder.new_cache(self.prefix.tokens + len(tokens))
+        cache.load_prefix(self.prefix)
+        layers = () if calibration.hidden_layer is None else (calibration.hidden_layer,)
+        collect = Collect(hidden_layers=layers)
+        self._decoder.prefill(tokens, cache, collect=collect)
+        states = collect.hidden[layers[0]] if layers else torch.empty(len(tokens), 0)
+        return cache.snapshot(self.prefix.tokens, cache.length), states
+
+    def route_keys(self, span: SpanKV) -> Tensor:
+        """Token keys of the KV heads that the retrieval heads read, `[key_heads, tokens, head_dim]` in
+        fp32.
+        """
+        pairs = key_pairs(self._calibration, self._decoder.config.heads // self._decoder.config.kv_heads)
+        return torch.stack([span.k[layer, head].float() for layer, head in pairs])
+
+    def _centred(self, hidden: Sequence[Tensor]) -> Tensor:
+        mean = torch.cat(list(hidden)).mean(dim=0)
+        centre = self._calibration.hidden_centre
+        return mean - torch.tensor(centre) if centre else mean
+
+
+def encode_prefix(decoder: Decoder, tokens: Sequence[int]) -> SpanKV:
+    """KV of the frozen prefix that every memory is encoded behind, in the compute dtype."""
+    cache = decoder.new_cache(len(tokens))
+    decoder.prefill(tokens, cache)
+    return cache.snapshot(0, cache.length)
+
+
+def key_pairs(calibration: Calibration, group: int) -> list[tuple[int, int]]:
+    """The distinct (layer, KV head) pairs behind the retrieval heads, in order of first mention."""
+    return list(dict.fromkeys((layer, head // group) for layer, head in calibration.key_heads))

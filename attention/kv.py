@@ -1,0 +1,139 @@
+"""The KV buffer a decoder attends to: a frozen prefix, paged memories, then the working memory.
+
+One buffer per layer holds the three parts side by side, so that a decode step is one product over all of
+them:
+
+    slots   [ prefix | memories ........ | working memory -> ]
+    places  0 .. P-1   P .. P+longest-1    P+longest ...
+
+Memories share the places that start right after the prefix ("parallel"); the working memory goes on after
+the longest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnemos.attention.config import ModelConfig
+from mnemos.errors import ContextOverflowError
+
+
+@dataclass(frozen=True, slots=True)
+class SpanKV:
+    """Keys (after RoPE) and values of one span of a memory, in the compute dtype."""
+
+    k: Tensor  # [layers, kv_heads, tokens, head_dim]
+    v: Tensor  # [layers, kv_heads, tokens, head_dim]
+
+    @property
+    def tokens(self) -> int:
+        return self.k.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        return self.k.nbytes + self.v.nbytes
+
+    def zero_(self) -> None:
+        """Overwrite both tensors, so that erased content does not linger in freed memory."""
+        self.k.zero_()
+        self.v.zero_()
+
+
+class KVCache:
+    """Preallocated keys and values of every layer, `[layers, kv_heads, capacity, head_dim]` each."""
+
+    def __init__(self, config: ModelConfig, capacity: int, dtype: torch.dtype) -> None:
+        shape = (config.layers, config.kv_heads, capacity, config.head_dim)
+        self.k = torch.empty(shape, dtype=dtype)
+        self.v = torch.empty(shape, dtype=dtype)
+        self.capacity = capacity
+        self.max_positions = config.max_positions
+        self.length = 0
+        self.used = 0  # slots ever written: what `zero_` has to overwrite
+        self.next_position = 0
+        self.memory_start = 0
+        self.memory_end = 0
+        self.temperature = 1.0
+        self.mass_scale = 1.0
+
+    @property
+    def memory_tokens(self) -> int:
+        return self.memory_end - self.memory_start
+
+    def reserve(self, tokens: int) -> slice:
+        """The next free slots, or `ContextOverflowError` when they don't fit the buffer or the model's
+        window.
+        """
+        end = self.length + tokens
+        if end > self.capacity:
+            raise ContextOverflowError(
+                f"{tokens} more tokens do not fit: {self.length} of {self.capacity} slots are taken; "
+                "shorten the message or recall fewer memories"
+            )
+        if self.next_position + tokens > self.max_positions:
+            raise ContextOverflowError(
+                f"the model's window of {self.max_positions} tokens is full; shorten the message or start a "
+                "session"
+            )
+        self.used = max(self.used, end)
+        return slice(self.length, end)
+
+    def advance(self, tokens: int) -> None:
+        self.length += tokens
+        self.next_position += tokens
+
+    def load_prefix(self, prefix: SpanKV) -> None:
+        """Put the frozen prefix at the front of an empty cache."""
+        if self.length:
+            raise ValueError("a prefix goes into an empty cache")
+        self._place(prefix)
+        self.next_position = self.length
+
+    def page_in(self, spans: Sequence[SpanKV], *, temperature: float = 1.0, mass_scale: float = 1.0) -> None:
+        """Put memories behind the prefix. Call once, before any working-memory token.
+
+        `temperature` and `mass_scale` are the two constants of adaptive parallel encoding (arXiv
+        2502.05431): attention to the memory part is taken at `temperature`, and that part's log-sum-exp is
+        multiplied by `mass_scale`.
+        """
+        if self.length != self.next_position:
+            raise ValueError("memories are paged in before the working memory")
+        self.memory_start = self.length
+        start = self.next_position
+        for span in spans:
+            self._place(span)
+        self.memory_end = self.length
+        self.next_position = start + max((span.tokens for span in spans), default=0)
+        self.temperature, self.mass_scale = temperature, mass_scale
+
+    def truncate(self, length: int, next_position: int) -> None:
+        """Go back to an earlier point of the working memory; both values as read from the cache at that
+        point.
+        """
+        if length < self.memory_end or length > self.length:
+            raise ValueError("can only go back to a point inside the working memory")
+        self.length, self.next_position = length, next_position
+
+    def zero_(self) -> None:
+        """Overwrite everything and empty the cache."""
+        self.k[:, :, : self.used].zero_()
+        self.v[:, :, : self.used].zero_()
+        self.length = self.used = self.next_position = self.memory_start = self.memory_end = 0
+
+    def snapshot(self, start: int, end: int) -> SpanKV:
+        """A copy of the slots `[start, end)`."""
+        return SpanKV(self.k[:, :, start:end].clone(), self.v[:, :, start:end].clone())
+
+    def _place(self, span: SpanKV) -> None:
+        end = self.length + span.tokens
+        if end > self.capacity:
+            raise ContextOverflowError(
+                f"{span.tokens} memory tokens do not fit: {self.length} of {self.capacity} slots are taken; "
+                "recall fewer memories"
+            )
+        self.k[:, :, self.length : end] = span.k
+        self.v[:, :, self.length : end] = span.v
+        self.length = end
+        self.used = max(self.used, end)

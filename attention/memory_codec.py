@@ -1,0 +1,184 @@
+"""Traces as bytes: what the bank keeps of a memory besides its text.
+
+KV payload, little-endian:
+
+    magic 'MKV1' | bits u8 | layers u16 | kv_heads u16 | head_dim u16 | spans u16 | tokens of each span u32
+    then of each span: K codes, K scales, V codes, V scales
+
+int4 codes lie two to a byte, int8 one to a byte, both row-major `[layers, kv_heads, tokens, head_dim]`;
+scales are fp16. With 16 bits K and V are raw bf16 (or fp32, bits 32) and have no scales.
+
+Routing payload:
+
+    magic 'MRT1' | key_heads u16 | head_dim u16 | hidden u16 | spans u16 | tokens of each span u32
+    keys int8 [tokens, key_heads, head_dim] | key scales fp16 [key_heads, head_dim] | hidden mean fp16
+    [hidden]
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mnemos.attention.config import ModelConfig
+from mnemos.attention.kv import SpanKV
+from mnemos.attention.quantize import (
+    dequantize_keys,
+    dequantize_values,
+    pack_nibbles,
+    quantize_keys,
+    quantize_values,
+    token_groups,
+    unpack_nibbles,
+    value_group,
+)
+from mnemos.errors import BankUnreadableError, ModelMismatchError
+
+TraceBits = Literal[4, 8, 16, 32]
+
+_KV_HEAD = struct.Struct("<4sBHHHH")
+_ROUTE_HEAD = struct.Struct("<4sHHHH")
+_KV_MAGIC = b"MKV1"
+_ROUTE_MAGIC = b"MRT1"
+_RAW = {16: torch.bfloat16, 32: torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class RouteKeys:
+    """Routing record of one memory."""
+
+    keys: Tensor  # [key_heads, tokens, head_dim], fp32
+    span_tokens: tuple[int, ...]
+    hidden: Tensor  # [hidden], fp32: mean hidden state, centred by the calibration
+
+    @property
+    def tokens(self) -> int:
+        return self.keys.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.hidden.nbytes
+
+    def zero_(self) -> None:
+        """Overwrite both tensors, so that erased content does not linger in freed memory."""
+        self.keys.zero_()
+        self.hidden.zero_()
+
+
+def encode_kv(spans: Sequence[SpanKV], bits: TraceBits) -> bytes:
+    """Spans of one memory to a KV payload."""
+    layers, kv_heads, _, dim = spans[0].k.shape
+    parts = [_KV_HEAD.pack(_KV_MAGIC, bits, layers, kv_heads, dim, len(spans))]
+    parts += [struct.pack("<I", span.tokens) for span in spans]
+    for span in spans:
+        if bits in _RAW:
+            parts += [_bytes(t.to(_RAW[bits])) for t in (span.k, span.v)]
+            continue
+        width: Literal[4, 8] = 4 if bits == 4 else 8
+        for codes, scales in (quantize_keys(span.k, width), quantize_values(span.v, width)):
+            parts += [_bytes(pack_nibbles(codes) if width == 4 else codes), _bytes(scales)]
+    return b"".join(parts)
+
+
+def decode_kv(payload: bytes, config: ModelConfig, dtype: torch.dtype) -> list[SpanKV]:
+    """A KV payload to its spans in `dtype`.
+
+    Raises `ModelMismatchError` when it has another model's shape, `BankUnreadableError` when it is malformed.
+    """
+    try:
+        magic, bits, layers, kv_heads, dim, count = _KV_HEAD.unpack_from(payload)
+        sizes = struct.unpack_from(f"<{count}I", payload, _KV_HEAD.size)
+    except struct.error:
+        raise _malformed("a KV block is shorter than its header") from None
+    if magic != _KV_MAGIC or bits not in (4, 8, 16, 32):
+        raise _malformed("a KV block has an unknown format")
+    if (layers, kv_heads, dim) != (config.layers, config.kv_heads, config.head_dim):
+        raise ModelMismatchError(
+            "a memory's KV was made by a model of another shape; run `mnemos bank reencode` with the model "
+            "to use"
+        )
+    reader = _Reader(payload, _KV_HEAD.size + 4 * count)
+    spans = []
+    for tokens in sizes:
+        shape = (layers, kv_heads, tokens, dim)
+        if bits in _RAW:
+            spans.append(SpanKV(*(reader.take(shape, _RAW[bits]).to(dtype) for _ in range(2))))
+            continue
+        k, v = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+        k_scales = (2, layers, kv_heads, len(token_groups(tokens)), dim)
+        v_scales = (2, layers, kv_heads, tokens, dim // value_group(dim))
+        dequantize_keys(reader.codes(shape, bits), reader.take(k_scales, torch.float16), k)
+        dequantize_values(reader.codes(shape, bits), reader.take(v_scales, torch.float16), v)
+        spans.append(SpanKV(k, v))
+    reader.finish()
+    return spans
+
+
+def encode_route(spans: Sequence[Tensor], hidden: Tensor) -> bytes:
+    """Token keys of each span `[key_heads, tokens, head_dim]` (int8 per channel) and a hidden mean to
+    bytes.
+    """
+    keys = torch.cat(list(spans), dim=1)
+    heads, _, dim = keys.shape
+    scale = (keys.abs().amax(dim=1) / 127).half()  # [heads, dim]
+    step = scale.float().clamp_min(1e-8)[:, None]
+    codes = (keys / step).round_().clamp_(-127, 127).to(torch.int8).transpose(0, 1)  # [tokens, heads, dim]
+    head = _ROUTE_HEAD.pack(_ROUTE_MAGIC, heads, dim, hidden.shape[0], len(spans))
+    sizes = struct.pack(f"<{len(spans)}I", *(span.shape[1] for span in spans))
+    return b"".join([head, sizes, _bytes(codes), _bytes(scale), _bytes(hidden.half())])
+
+
+def decode_route(payload: bytes) -> RouteKeys:
+    """A routing payload to fp32 keys and hidden mean. Raises `BankUnreadableError` when it is malformed."""
+    try:
+        magic, heads, dim, width, count = _ROUTE_HEAD.unpack_from(payload)
+        sizes = struct.unpack_from(f"<{count}I", payload, _ROUTE_HEAD.size)
+    except struct.error:
+        raise _malformed("a routing record is shorter than its header") from None
+    if magic != _ROUTE_MAGIC:
+        raise _malformed("a routing record has an unknown format")
+    reader = _Reader(payload, _ROUTE_HEAD.size + 4 * count)
+    codes = reader.take((sum(sizes), heads, dim), torch.int8)
+    scale = reader.take((heads, dim), torch.float16).float()
+    hidden = reader.take((width,), torch.float16).float()
+    reader.finish()
+    return RouteKeys(codes.float().mul_(scale).transpose(0, 1), sizes, hidden)
+
+
+class _Reader:
+    def __init__(self, payload: bytes, offset: int) -> None:
+        self._data = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+        self._offset = offset
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        count = 1
+        for size in shape:
+            count *= size
+        end = self._offset + count * dtype.itemsize
+        if end > len(self._data):
+            raise _malformed("a memory's trace is shorter than its header says")
+        part = self._data[self._offset : end]
+        self._offset = end
+        if part.storage_offset() % dtype.itemsize:
+            part = part.clone()
+        return part.view(dtype).view(shape)
+
+    def codes(self, shape: tuple[int, ...], bits: int) -> Tensor:
+        if bits == 8:
+            return self.take(shape, torch.uint8)
+        return unpack_nibbles(self.take((*shape[:-1], shape[-1] // 2), torch.uint8))
+
+    def finish(self) -> None:
+        if self._offset != len(self._data):
+            raise _malformed("a memory's trace is longer than its header says")
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _malformed(what: str) -> BankUnreadableError:
+    return BankUnreadableError(f"{what}; run `mnemos bank verify --deep`")

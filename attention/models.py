@@ -1,0 +1,106 @@
+"""`load`: a model by name, GGUF file or Hugging Face directory, ready to prefill and decode."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from mnemos.attention.chat_template import Template
+from mnemos.attention.config import ModelConfig
+from mnemos.attention.linear import fast_dtype
+from mnemos.attention.registry import is_path, resolve_name
+from mnemos.attention.tokenizer import Tokenizer
+from mnemos.attention.tokenizer_source import TokenizerSource
+from mnemos.attention.weights import Weights
+from mnemos.errors import UsageError
+
+if TYPE_CHECKING:
+    from mnemos.attention.calibration import Calibration
+    from mnemos.attention.decoder import Decoder
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A loaded model: the decoder with its weights, and all that turns words into its tokens and back."""
+
+    name: str
+    fingerprint: str
+    config: ModelConfig
+    decoder: "Decoder"
+    tokenizer: Tokenizer
+    template: Template
+    calibration: "Calibration"
+
+
+def load(
+    name_or_path: str | os.PathLike[str] | None = None,
+    *,
+    dtype: str = "auto",
+    threads: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> LanguageModel:
+    """Loads a model: a known name (fetched on first use), a .gguf file, or a Hugging Face directory.
+
+    None means the `MNEMOS_MODEL` environment variable, or the default model. `dtype` is auto, bf16, fp16 or
+    fp32. `threads` sets torch's thread count for the whole process. `on_progress(done_bytes, total_bytes)` is
+    called while weights are fetched. Raises a ModelError that says what is wrong and what to do.
+    """
+    from mnemos.attention.calibration import for_model
+    from mnemos.attention.decoder import Decoder
+
+    prefill_dtype, decode_dtype = pick_dtypes(dtype)
+    if threads is not None:
+        if threads < 1:
+            raise UsageError(f"threads must be at least 1, not {threads}")
+        torch.set_num_threads(threads)
+    config, weights, source, fingerprint = load_weights(name_or_path, on_progress=on_progress)
+    tokenizer = Tokenizer(source, vocab_size=config.vocab_size)
+    bos, eos = (
+        _control_text(tokenizer, token) for token in (source.bos_id, next(iter(source.eos_ids), None))
+    )
+    template = Template(source.chat_template, name=config.name, bos=bos, eos=eos)
+    decoder = Decoder(config, weights, dtype=prefill_dtype, decode_dtype=decode_dtype)
+    calibration = for_model(config.name, config)
+    return LanguageModel(config.name, fingerprint, config, decoder, tokenizer, template, calibration)
+
+
+def load_weights(
+    name_or_path: str | os.PathLike[str] | None = None,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[ModelConfig, Weights, TokenizerSource, str]:
+    """Configuration, weights as stored, tokenizer source and fingerprint of what `load` would load."""
+    named = resolve_name(name_or_path)
+    path = Path(named).expanduser()
+    if is_path(named) and path.is_dir():
+        from mnemos.attention.hf_loader import load_directory
+
+        return load_directory(path)
+    from mnemos.attention.gguf_loader import load_gguf
+
+    if is_path(named):
+        return load_gguf(path)
+    from mnemos.attention.pull import pull
+
+    return load_gguf(pull(named, on_progress), name=named)
+
+
+def pick_dtypes(name: str) -> tuple[torch.dtype, torch.dtype]:
+    """The dtypes of prefill and of decode weights for a name.
+
+    `auto` prefills in what the CPU multiplies fastest and decodes from bf16 weights, the fewer bytes.
+    """
+    if name == "auto":
+        return fast_dtype(), torch.bfloat16
+    if name not in DTYPES:
+        raise UsageError(f"unknown dtype '{name}'; use auto, {', '.join(DTYPES)}")
+    return DTYPES[name], DTYPES[name]
+
+
+def _control_text(tokenizer: Tokenizer, token: int | None) -> str:
+    return "" if token is None else tokenizer.decode([token], special=True)

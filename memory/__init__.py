@@ -1,0 +1,1 @@
+"""The memory bank as people use it: remember, recall, page in, forget."""

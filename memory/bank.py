@@ -1,0 +1,388 @@
+"""`MemoryBank`: remember, look up, recall, forget. The words are safe without a model; a model adds
+traces.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from mnemos.errors import UsageError
+from mnemos.memory.convert import plan_from_store, plan_to_store, receipt_from_store, to_memory
+from mnemos.memory.records import BankStats, ForgetPlan, Kind, Memory, RecalledMemory, Receipt, RouterName
+from mnemos.store.keys import KeyProvider
+from mnemos.store.records import MemoryDraft, Selector, SessionRecord, UseRecord, VerifyReport
+from mnemos.store.store import Store
+
+if TYPE_CHECKING:
+    from mnemos.attention.models import LanguageModel
+    from mnemos.memory.recall import Recaller
+
+DEFAULT_NAMESPACE = "default"
+BANK_VARIABLE = "MNEMOS_BANK"
+
+
+def default_path() -> Path:
+    """`MNEMOS_BANK`, or `bank` in the platform's data directory."""
+    named = os.environ.get(BANK_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    from platformdirs import user_data_path
+
+    return user_data_path("mnemos") / "bank"
+
+
+class MemoryBank:
+    """A directory of memories, in namespaces. Open it with `MemoryBank.open`; close it, or use it in a
+    `with`.
+
+    Safe to use from several threads. Every method that reads or deletes names one namespace; none crosses.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._recaller: Recaller | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        encryption: bool = True,
+        keys: KeyProvider | None = None,
+        read_only: bool = False,
+        create: bool = True,
+    ) -> Self:
+        """Open a bank, making it on first use.
+
+        Without a path: `MNEMOS_BANK`, or the platform's data directory. Raises a `BankError` that says why
+        the bank can't be opened and what to do.
+        """
+        place = default_path() if path is None else Path(path).expanduser()
+        return cls(Store.open(place, keys=keys, encrypted=encryption, read_only=read_only, create=create))
+
+    def close(self) -> None:
+        """Let go of files and of decoded memories in host memory, which are overwritten."""
+        if self._recaller is not None:
+            self._recaller.close()
+            self._recaller = None
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def path(self) -> Path:
+        return self.store.path
+
+    @property
+    def bank_id(self) -> str:
+        return self.store.bank_id
+
+    @property
+    def read_only(self) -> bool:
+        return self.store.read_only
+
+    @property
+    def encrypted(self) -> bool:
+        return self.store.encrypted
+
+    @property
+    def key_location(self) -> str:
+        """Where the master key lies. Back it up: without it the bank can't be read."""
+        return self.store.key_location
+
+    # remembering
+
+    def remember(
+        self,
+        text: str,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        kind: Kind = "note",
+        speaker: str | None = "User",
+        title: str | None = None,
+        source: str | None = None,
+        session_id: str | None = None,
+        tags: Sequence[str] = (),
+        created_at: datetime | None = None,
+        expires_at: datetime | None = None,
+        content_key: bytes | None = None,
+    ) -> Memory:
+        """Write one memory; it is durable when this returns. Its trace is made when a model is next at hand.
+
+        Raises `InvalidTextError` when the text is empty or too large, `BankError` when it can't be written.
+        """
+        draft = MemoryDraft(
+            text=text,
+            kind=kind,
+            speaker=speaker,
+            title=title,
+            source=source,
+            session_id=session_id,
+            tags=tuple(tags),
+            created_at=created_at,
+            expires_at=expires_at,
+            content_key=content_key,
+        )
+        return self.remember_many([draft], namespace=namespace)[0]
+
+    def remember_many(
+        self, drafts: Sequence[MemoryDraft], *, namespace: str = DEFAULT_NAMESPACE
+    ) -> list[Memory]:
+        """Write several memories as one durable group: all of them or none."""
+        return [to_memory(record) for record in self.store.add(namespace, drafts)]
+
+    def begin_exchange(self, text: str, *, namespace: str, session_id: str | None) -> Memory:
+        """Write the user's message before anything else happens to it; the reply is still open."""
+        draft = MemoryDraft(text=text, kind="exchange", speaker="User", session_id=session_id, status="open")
+        return self.remember_many([draft], namespace=namespace)[0]
+
+    def complete_exchange(
+        self,
+        exchange: Memory,
+        reply: str,
+        *,
+        status: Literal["complete", "interrupted"] = "complete",
+        recalled: Sequence[RecalledMemory] = (),
+    ) -> Memory:
+        """Add the reply's words and its provenance to an exchange; durable when this returns."""
+        uses = [
+            UseRecord(r.memory.id, r.rank, r.score, dict(r.signals), r.attention, r.cited) for r in recalled
+        ]
+        record = self.store.complete(exchange.namespace, exchange.id, reply, status, uses)
+        return to_memory(record)
+
+    # looking
+
+    def namespaces(self) -> list[str]:
+        return self.store.namespaces()
+
+    def get(self, memory_id: str, *, namespace: str = DEFAULT_NAMESPACE) -> Memory:
+        """One memory by its id or an unambiguous prefix of four characters or more. Raises
+        `NotFoundError`.
+        """
+        return to_memory(self.store.get(namespace, memory_id))
+
+    def list(
+        self,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        session_id: str | None = None,
+        matching: str | None = None,
+        tags: Sequence[str] | None = None,
+        source: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        include_hidden: bool = False,
+        newest_first: bool = True,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[Memory]:
+        """Memories of a namespace; every filter that is given must hold."""
+        records = self.store.list(
+            namespace,
+            session_id=session_id,
+            matching=matching,
+            tags=tags,
+            source=source,
+            since=since,
+            until=until,
+            include_hidden=include_hidden,
+            newest_first=newest_first,
+            limit=limit,
+            offset=offset,
+        )
+        return [to_memory(record) for record in records]
+
+    def search(
+        self,
+        query: str,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        limit: int = 10,
+        router: RouterName = "full",
+        model: "LanguageModel | None" = None,
+    ) -> Sequence[RecalledMemory]:
+        """The best memories for a query, best first.
+
+        `lexical` needs no model. `full` and `latent` use `model`, or the model this bank was last used with;
+        the default model is loaded when there is neither.
+        """
+        if limit < 1:
+            raise UsageError(f"limit must be at least 1, not {limit}")
+        if router == "lexical":
+            found = self.store.lexical(namespace, query, limit)
+            return [
+                RecalledMemory(
+                    memory=self.get(memory_id, namespace=namespace),
+                    rank=rank,
+                    score=score,
+                    signals={"lexical": score},
+                )
+                for rank, (memory_id, score) in enumerate(found, 1)
+            ]
+        return self.recaller(model).search(query, namespace=namespace, limit=limit, router=router)
+
+    def why(self, exchange_id: str, *, namespace: str = DEFAULT_NAMESPACE) -> "Sequence[RecalledMemory]":
+        """Which memories an exchange's reply was made with, and the scores that led to each."""
+        found = []
+        for use in self.store.uses_of(namespace, self.get(exchange_id, namespace=namespace).id):
+            memory = self.get(use.memory_id, namespace=namespace)
+            found.append(
+                RecalledMemory(
+                    memory=memory,
+                    rank=use.rank,
+                    score=use.score,
+                    signals=use.signals,
+                    attention=use.attention,
+                    cited=use.cited,
+                )
+            )
+        return found
+
+    # flags
+
+    def pin(self, memory_id: str, *, namespace: str = DEFAULT_NAMESPACE) -> Memory:
+        return self._flag(memory_id, namespace, pinned=True)
+
+    def unpin(self, memory_id: str, *, namespace: str = DEFAULT_NAMESPACE) -> Memory:
+        return self._flag(memory_id, namespace, pinned=False)
+
+    def hide(self, memory_id: str, *, namespace: str = DEFAULT_NAMESPACE) -> Memory:
+        """Keep a memory from being recalled or found, reversibly. To make it gone, `forget` it."""
+        return self._flag(memory_id, namespace, hidden=True)
+
+    def unhide(self, memory_id: str, *, namespace: str = DEFAULT_NAMESPACE) -> Memory:
+        return self._flag(memory_id, namespace, hidden=False)
+
+    def _flag(
+        self, memory_id: str, namespace: str, *, pinned: bool | None = None, hidden: bool | None = None
+    ) -> Memory:
+        found = self.store.get(namespace, memory_id)
+        self.store.set_flags(namespace, found.id, pinned=pinned, hidden=hidden)
+        return to_memory(self.store.get(namespace, found.id))
+
+    # sessions
+
+    def create_session(self, namespace: str = DEFAULT_NAMESPACE, title: str | None = None) -> SessionRecord:
+        return self.store.create_session(namespace, title)
+
+    def sessions(self, namespace: str = DEFAULT_NAMESPACE) -> Sequence[SessionRecord]:
+        return self.store.sessions(namespace)
+
+    def get_session(self, session_id: str, *, namespace: str = DEFAULT_NAMESPACE) -> SessionRecord:
+        return self.store.get_session(namespace, session_id)
+
+    def rename_session(
+        self, session_id: str, title: str, *, namespace: str = DEFAULT_NAMESPACE
+    ) -> SessionRecord:
+        found = self.store.get_session(namespace, session_id)
+        self.store.rename_session(namespace, found.id, title)
+        return self.store.get_session(namespace, found.id)
+
+    # forgetting
+
+    def plan_forget(
+        self,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        ids: Sequence[str] | None = None,
+        matching: str | None = None,
+        session_id: str | None = None,
+        source: str | None = None,
+        tags: Sequence[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        everything: bool = False,
+        cascade: Literal["closure", "none"] = "closure",
+    ) -> ForgetPlan:
+        """What forgetting would take away. Nothing is touched.
+
+        At least one selector has to be given; all that are given must hold. Raises `InvalidSelectorError`.
+        """
+        selector = Selector(
+            namespace=namespace,
+            ids=ids,
+            matching=matching,
+            session_id=session_id,
+            source=source,
+            tags=tags,
+            since=since,
+            until=until,
+            everything=everything,
+        )
+        return plan_from_store(self.store.plan_erase(selector, cascade))
+
+    def forget(self, plan: ForgetPlan, *, on_step: Callable[[str], None] | None = None) -> Receipt:
+        """Erase what the plan lists: gone from every file of the bank, irrecoverably.
+
+        Raises `StalePlanError` when the bank changed since the plan was made, `ErasePendingError` when the
+        words are out of reach but a reader still keeps the last bytes from being cleared.
+        """
+        if self._recaller is not None:
+            self._recaller.drop(plan.namespace, [memory.id for memory in (*plan.selected, *plan.dependants)])
+        return receipt_from_store(self.store.erase(plan_to_store(plan), on_step=on_step), plan.namespace)
+
+    # the model's side
+
+    def recaller(self, model: "LanguageModel | None" = None) -> "Recaller":
+        """The bank as one model reads it. Loads torch, and the default model when none was ever given.
+
+        Raises `ModelMismatchError` when the bank's traces were made by another model.
+        """
+        from mnemos.memory.recall import Recaller
+
+        if self._recaller is None or (model is not None and self._recaller.model is not model):
+            if model is None:
+                from mnemos.attention.models import load
+
+                model = load()
+            if self._recaller is not None:
+                self._recaller.close()
+            self._recaller = Recaller(self.store, model)
+        return self._recaller
+
+    def encode_pending(
+        self,
+        model: "LanguageModel | None" = None,
+        *,
+        namespace: str | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Make the traces that are still missing; how many were made. `on_progress(done, total)` counts
+        memories.
+        """
+        return self.recaller(model).encode_pending(namespace, on_progress=on_progress)
+
+    # the whole
+
+    def stats(self, namespace: str | None = None) -> BankStats:
+        found = self.store.stats(namespace)
+        pager = None if self._recaller is None else self._recaller.pager
+        return BankStats(
+            memories=found.memories,
+            hidden=found.hidden,
+            pending=found.pending_traces,
+            tokens=found.tokens,
+            text_bytes=found.text_bytes,
+            trace_bytes=found.trace_bytes,
+            disk_bytes=found.disk_bytes,
+            namespaces=found.namespaces,
+            cache_bytes=pager.bytes if pager else 0,
+            cache_hits=pager.hits if pager else 0,
+            cache_misses=pager.misses if pager else 0,
+        )
+
+    def verify(
+        self, *, deep: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> VerifyReport:
+        """Check catalog, frames, keys and indexes against each other; `deep` decrypts every frame as well."""
+        return self.store.verify(deep=deep, progress=progress)

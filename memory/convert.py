@@ -1,0 +1,72 @@
+"""Between the store's plain values and the typed results that people get."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mnemos.memory.records import Fidelity, ForgetPlan, Memory, Receipt
+from mnemos.store.records import ErasePlan, MemoryRecord
+
+
+def to_memory(record: MemoryRecord) -> Memory:
+    fidelity: Fidelity = "pending"
+    if record.trace_fingerprint is not None:
+        fidelity = "vivid" if record.trace_bytes else "faint"
+    return Memory(
+        id=record.id,
+        namespace=record.namespace,
+        kind=record.kind,
+        text=record.text,
+        reply=record.reply,
+        speaker=record.speaker,
+        title=record.title,
+        source=record.source,
+        session_id=record.session_id,
+        created_at=record.created_at,
+        expires_at=record.expires_at,
+        tags=record.tags,
+        status=record.status,
+        pinned=record.pinned,
+        hidden=record.hidden,
+        fidelity=fidelity,
+        tokens=record.tokens,
+        text_bytes=record.text_bytes,
+        trace_bytes=record.trace_bytes,
+    )
+
+
+def plan_from_store(plan: ErasePlan) -> ForgetPlan:
+    return ForgetPlan(
+        token=plan.token,
+        namespace=plan.namespace,
+        selected=tuple(to_memory(record) for record in plan.selected),
+        dependants=tuple(to_memory(record) for record in plan.dependants),
+        cascade=plan.cascade,
+        bytes_on_disk=plan.bytes_on_disk,
+    )
+
+
+def plan_to_store(plan: ForgetPlan) -> ErasePlan:
+    return ErasePlan(
+        token=plan.token,
+        namespace=plan.namespace,
+        selected=tuple(_to_record(memory) for memory in plan.selected),
+        dependants=tuple(_to_record(memory) for memory in plan.dependants),
+        cascade=plan.cascade,
+        bytes_on_disk=plan.bytes_on_disk,
+    )
+
+
+def _to_record(memory: Memory) -> MemoryRecord:
+    """A plan's memory as the store knows it; the store erases by id and reads its own rows for the rest."""
+    shared = memory.model_dump(exclude={"fidelity"})
+    return MemoryRecord(**shared, ordinal=0, trace_fingerprint=None)
+
+
+def receipt_from_store(document: Mapping[str, Any], namespace: str) -> Receipt:
+    return Receipt(
+        id=document["id"],
+        namespace=namespace,
+        forgotten=tuple(document["erased"]),
+        rewritten=document["rewritten"],
+        document=document,
+    )

@@ -1,0 +1,30 @@
+"""How memories and turns are laid out as text for the model. Everything a trace depends on besides its own
+words.
+"""
+
+from datetime import datetime
+
+from mnemos.memory.records import Memory
+
+LAYOUT_VERSION = 1  # part of every trace's fingerprint; raise it when a line below changes
+MEMORY_HEADER = "Use the following memories of the user to answer.\n"
+
+
+def format_date(moment: datetime) -> str:
+    """`3 March 2026`."""
+    return f"{moment.day} {moment:%B %Y}"
+
+
+def render_memory(memory: Memory) -> list[str]:
+    """The lines that the model reads for one memory, each encoded alone and ending in a line break.
+
+    The reply of an exchange is a line of its own, so that the user's words can be read without the model's.
+    """
+    head = f"[{format_date(memory.created_at)}] "
+    if memory.kind == "document":
+        name = memory.title or memory.source
+        return [f"{head}{name}: {memory.text.strip()}\n" if name else f"{head}{memory.text.strip()}\n"]
+    lines = [f"{head}{memory.speaker or 'User'}: {memory.text.strip()}\n"]
+    if memory.reply and memory.reply.strip():
+        lines.append(f"{head}Assistant: {memory.reply.strip()}\n")
+    return lines

@@ -1,0 +1,94 @@
+"""Typed results of the memory bank: what people and programs get back, as pydantic models."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Kind = Literal["exchange", "note", "document", "tool"]
+Status = Literal["complete", "open", "interrupted"]
+Fidelity = Literal["vivid", "faint", "pending"]
+RouterName = Literal["full", "lexical", "latent"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Memory(_Frozen):
+    """One remembered thing. `text` is the source of truth; the trace can always be made again from it."""
+
+    id: str
+    namespace: str
+    kind: Kind
+    text: str
+    reply: str | None = Field(default=None, description="the assistant's words of the same exchange")
+    speaker: str | None = None
+    title: str | None = None
+    source: str | None = None
+    session_id: str | None = None
+    created_at: datetime
+    expires_at: datetime | None = None
+    tags: tuple[str, ...] = ()
+    status: Status = "complete"
+    pinned: bool = False
+    hidden: bool = False
+    fidelity: Fidelity = Field(
+        default="pending", description="pending: written, not yet encoded by the model"
+    )
+    tokens: int = Field(default=0, description="tokens of the trace")
+    text_bytes: int = 0
+    trace_bytes: int = Field(default=0, description="bytes of KV and routing keys on disk")
+
+
+class RecalledMemory(_Frozen):
+    """A memory the router found, with every score that led to it."""
+
+    memory: Memory
+    rank: int
+    score: float
+    signals: Mapping[str, float] = Field(
+        default_factory=dict, description="signal name -> value before fusion"
+    )
+    attention: float | None = Field(default=None, description="share of the reply's attention mass, 0 to 1")
+    cited: bool = False
+
+
+class ForgetPlan(_Frozen):
+    """What `forget` would do, before anything is touched."""
+
+    token: str
+    namespace: str
+    selected: tuple[Memory, ...]
+    dependants: tuple[Memory, ...] = Field(
+        default=(), description="exchanges whose reply was made while a selected memory was paged in"
+    )
+    cascade: Literal["closure", "none"] = "closure"
+    bytes_on_disk: int = 0
+
+
+class Receipt(_Frozen):
+    """Proof of an erase: ids, counts, digests and checks, signed; never a word of what was erased."""
+
+    id: str
+    namespace: str
+    forgotten: tuple[str, ...]
+    rewritten: Mapping[str, str] = Field(default_factory=dict, description="old id -> new id of kept words")
+    document: Mapping[str, Any] = Field(description="the signed document as it is verified offline")
+
+
+class BankStats(_Frozen):
+    """Counts and sizes in bytes, of the whole bank or of one namespace."""
+
+    memories: int
+    hidden: int
+    pending: int
+    tokens: int
+    text_bytes: int
+    trace_bytes: int
+    disk_bytes: int
+    namespaces: int
+    cache_bytes: int = Field(default=0, description="decoded KV held in host memory")
+    cache_hits: int = 0
+    cache_misses: int = 0

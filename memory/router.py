@@ -1,0 +1,117 @@
+"""Which memories matter for a query: candidates from words and recency, scored by what the model would look
+at.
+
+Signals are z-scored over the candidates of one query and summed with calibrated weights; nothing is kept
+between queries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnemos.attention.models import LanguageModel
+from mnemos.attention.routing import RouteQuery, hidden_cosine, record_mass, span_mass
+from mnemos.memory.records import RouterName
+from mnemos.memory.route_index import RouteIndex
+from mnemos.store.store import Store
+
+LEXICAL_CANDIDATES = 256
+RECENT_CANDIDATES = 512
+_NEAR_BEST = 0.5  # share of the best score that a memory needs to be read beside it
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A memory, its fused score, each signal before fusion, and the routing mass of each of its spans."""
+
+    id: str
+    score: float
+    signals: dict[str, float]
+    standing: float  # z-score of the mass signal: how far it stands out of the candidates
+    spans: tuple[float, ...]
+
+
+class Router:
+    """Scores the memories of a namespace for one query."""
+
+    def __init__(self, store: Store, routes: RouteIndex, model: LanguageModel) -> None:
+        self._store = store
+        self._routes = routes
+        self._calibration = model.calibration
+        self._group = model.config.heads // model.config.kv_heads
+
+    def score(
+        self, namespace: str, query: str, states: RouteQuery, *, limit: int, router: RouterName = "full"
+    ) -> list[Scored]:
+        """The best `limit` memories, best first. `latent` leaves the words out."""
+        lexical = dict(self._store.lexical(namespace, query, LEXICAL_CANDIDATES)) if router == "full" else {}
+        recent = self._store.recent_ids(namespace, RECENT_CANDIDATES)
+        found = self._routes.records(namespace, list(dict.fromkeys([*lexical, *recent])))
+        ids = list(found)
+        if not ids:
+            return []
+        records = list(found.values())
+        spans = span_mass(states, records, self._calibration, self._group)
+        signals = {"mass": record_mass(spans, records)}
+        if states.hidden is not None:
+            signals["hidden"] = hidden_cosine(states, records)
+        if router == "full":
+            signals["lexical"] = torch.tensor([lexical.get(memory_id, 0.0) for memory_id in ids])
+        weights = self._calibration.weights
+        fused = torch.zeros(len(ids))
+        for name, values in signals.items():
+            fused += weights.get(name, 0.0) * _standardised(values)
+        order = fused.argsort(descending=True, stable=True)[:limit].tolist()
+        standing = _standardised(signals["mass"])
+        by_record = torch.split(spans, [len(record.span_tokens) for record in records])
+        return [
+            Scored(
+                ids[i],
+                float(fused[i]),
+                {name: float(values[i]) for name, values in signals.items()},
+                float(standing[i]),
+                tuple(by_record[i].tolist()),
+            )
+            for i in order
+        ]
+
+    def choose(
+        self,
+        namespace: str,
+        query: str,
+        states: RouteQuery,
+        *,
+        k: int,
+        exclude: frozenset[str] = frozenset(),
+    ) -> list[Scored]:
+        """Up to `k` memories that stand out enough to be worth reading; none where nothing does."""
+        ranked = self.score(namespace, query, states, limit=k + len(exclude))
+        ranked = [scored for scored in ranked if scored.id not in exclude][:k]
+        return self._worth_reading(ranked)
+
+    def _worth_reading(self, ranked: Sequence[Scored]) -> list[Scored]:
+        """Those that share a telling word with the query, and at most one that only the model's heads point
+        at.
+
+        Both have to come near the best one: a small model answers best from few memories.
+        """
+        if not ranked:
+            return []
+        near = [scored for scored in ranked if scored.score >= _NEAR_BEST * ranked[0].score]
+        worded = [scored for scored in near if scored.signals.get("lexical", 0.0) > 0]
+        pointed = [
+            scored
+            for scored in near
+            if scored not in worded and scored.standing >= self._calibration.recall_threshold
+        ]
+        return sorted([*worded, *pointed[: 0 if worded else 1]], key=lambda scored: -scored.score)
+
+
+def _standardised(values: Tensor) -> Tensor:
+    """Zero mean and unit deviation over the candidates; all zeros when they do not differ."""
+    if values.numel() < 2:
+        return torch.zeros_like(values)
+    deviation = values.std()
+    return (values - values.mean()) / deviation if deviation > 1e-6 else torch.zeros_like(values)

@@ -1,0 +1,1 @@
+"""The bank on disk: catalog, frames, keys, erase. Knows bytes and rows, never tensors."""

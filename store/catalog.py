@@ -1,0 +1,388 @@
+"""Reading and writing the rows of `catalog.db`. Every function takes a connection, so that they compose."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, text, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from mnemos.store import catalog_schema as schema
+from mnemos.store.frames import KIND_CODES, KIND_NAMES
+from mnemos.store.keypages import PageRow
+from mnemos.store.records import FrameKind
+
+_CHUNK = 10_000  # bound values in one statement
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a frame lies, and the SHA-256 of its payload as stored."""
+
+    owner: str
+    kind: FrameKind
+    segment: int
+    start: int
+    length: int
+    digest: bytes
+    fingerprint: str | None = None
+    live: bool = True
+    row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogMemory:
+    id: str
+    namespace_id: str
+    page_id: int | None
+    slot: int | None
+    is_open: bool
+    trace_fingerprint: str | None
+    tokens: int
+    trace_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceRow:
+    id: str
+    name_box: bytes
+    key_box: bytes
+    batch: int
+    state: str
+
+
+def now_us() -> int:
+    """Microseconds of Unix time."""
+    return time.time_ns() // 1000
+
+
+def chunks(values: Iterable[str]) -> Iterator[list[str]]:
+    """Lists short enough to be bound in one statement."""
+    held = list(values)
+    for start in range(0, len(held), _CHUNK):
+        yield held[start : start + _CHUNK]
+
+
+def get_meta(connection: Connection, key: str) -> bytes | None:
+    value: bytes | None = connection.execute(
+        select(schema.meta.c.value).where(schema.meta.c.key == key)
+    ).scalar_one_or_none()
+    return value
+
+
+def set_meta(connection: Connection, key: str, value: bytes) -> None:
+    statement = upsert(schema.meta).values(key=key, value=value)
+    connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
+
+
+def erase_epoch(connection: Connection) -> int:
+    return int(get_meta(connection, "erase_epoch") or b"0")
+
+
+def raise_epoch(connection: Connection) -> int:
+    epoch = erase_epoch(connection) + 1
+    set_meta(connection, "erase_epoch", b"%d" % epoch)
+    return epoch
+
+
+def get_setting(connection: Connection, key: str) -> str | None:
+    value: str | None = connection.execute(
+        select(schema.settings.c.value).where(schema.settings.c.key == key)
+    ).scalar_one_or_none()
+    return value
+
+
+def set_setting(connection: Connection, key: str, value: str) -> None:
+    statement = upsert(schema.settings).values(key=key, value=value)
+    connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
+
+
+# -- namespaces
+
+
+def live_namespaces(connection: Connection) -> list[NamespaceRow]:
+    c = schema.namespaces.c
+    rows = connection.execute(
+        select(c.id, c.name_box, c.key_box, c.batch, c.state)
+        .where(c.state == "live")
+        .order_by(c.created_us, c.id)
+    )
+    return [NamespaceRow(*row) for row in rows]
+
+
+def find_namespace(connection: Connection, name_tag: bytes) -> NamespaceRow | None:
+    c = schema.namespaces.c
+    row = connection.execute(
+        select(c.id, c.name_box, c.key_box, c.batch, c.state).where(c.name_tag == name_tag, c.state == "live")
+    ).one_or_none()
+    return None if row is None else NamespaceRow(*row)
+
+
+def namespace_by_id(connection: Connection, namespace_id: str) -> NamespaceRow | None:
+    c = schema.namespaces.c
+    row = connection.execute(
+        select(c.id, c.name_box, c.key_box, c.batch, c.state).where(c.id == namespace_id)
+    ).one_or_none()
+    return None if row is None else NamespaceRow(*row)
+
+
+def add_namespace(
+    connection: Connection, namespace_id: str, name_tag: bytes, name_box: bytes, key_box: bytes
+) -> None:
+    connection.execute(
+        insert(schema.namespaces).values(
+            id=namespace_id,
+            name_tag=name_tag,
+            name_box=name_box,
+            key_box=key_box,
+            batch=0,
+            state="live",
+            created_us=now_us(),
+        )
+    )
+
+
+def set_batch(connection: Connection, namespace_id: str, batch: int) -> None:
+    connection.execute(
+        update(schema.namespaces).where(schema.namespaces.c.id == namespace_id).values(batch=batch)
+    )
+
+
+# -- memories
+
+
+def add_memories(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Rows of id, namespace_id, page_id, slot, is_open."""
+    if rows:
+        blank = {"trace_fingerprint": None, "tokens": 0, "trace_bytes": 0}
+        connection.execute(insert(schema.memories), [{**blank, **row} for row in rows])
+
+
+def get_memories(connection: Connection, ids: Iterable[str]) -> dict[str, CatalogMemory]:
+    found: dict[str, CatalogMemory] = {}
+    for part in chunks(ids):
+        for row in connection.execute(select(schema.memories).where(schema.memories.c.id.in_(part))):
+            found[row.id] = _memory(row)
+    return found
+
+
+def namespace_memories(connection: Connection, namespace_id: str) -> dict[str, CatalogMemory]:
+    rows = connection.execute(select(schema.memories).where(schema.memories.c.namespace_id == namespace_id))
+    return {row.id: _memory(row) for row in rows}
+
+
+def _memory(row: Any) -> CatalogMemory:
+    return CatalogMemory(
+        row.id,
+        row.namespace_id,
+        row.page_id,
+        row.slot,
+        bool(row.is_open),
+        row.trace_fingerprint,
+        row.tokens,
+        row.trace_bytes,
+    )
+
+
+def remove_memories(connection: Connection, ids: Iterable[str]) -> None:
+    for part in chunks(ids):
+        connection.execute(delete(schema.memories).where(schema.memories.c.id.in_(part)))
+
+
+def pending_traces(
+    connection: Connection, namespace_id: str | None, fingerprint: str
+) -> list[tuple[str, str]]:
+    """(namespace id, memory id) of finished memories without a trace of that model, oldest first."""
+    c = schema.memories.c
+    found: list[Any] = []
+    for lacks in (
+        c.trace_fingerprint.is_(None),
+        c.trace_fingerprint < fingerprint,
+        c.trace_fingerprint > fingerprint,
+    ):
+        query = select(c.namespace_id, c.id, text("memories.rowid")).where(
+            text("memories.is_open = 0"), lacks
+        )
+        if namespace_id is not None:
+            query = query.where(c.namespace_id == namespace_id)
+        found += connection.execute(query).all()
+    return [(row[0], row[1]) for row in sorted(found, key=lambda row: row[2])]
+
+
+# -- frames and segments
+
+
+def add_frames(connection: Connection, placed: Iterable[Placed]) -> None:
+    rows = [
+        {
+            "owner": frame.owner,
+            "kind": KIND_CODES[frame.kind],
+            "segment": frame.segment,
+            "start": frame.start,
+            "length": frame.length,
+            "digest": frame.digest,
+            "live": int(frame.live),
+            "fingerprint": frame.fingerprint,
+        }
+        for frame in placed
+    ]
+    if rows:
+        connection.execute(insert(schema.frames), rows)
+
+
+def frames_of(connection: Connection, owners: Iterable[str], kind: FrameKind | None = None) -> list[Placed]:
+    """Live frames, and dead ones too when no kind is named."""
+    c = schema.frames.c
+    found: list[Placed] = []
+    for part in chunks(owners):
+        query = select(schema.frames).where(c.owner.in_(part))
+        if kind is not None:
+            query = query.where(c.kind == KIND_CODES[kind], c.live == 1)
+        found += [_placed(row) for row in connection.execute(query)]
+    return found
+
+
+def dead_frames(connection: Connection) -> list[Placed]:
+    query = select(schema.frames).where(text("frames.live = 0"))
+    return [_placed(row) for row in connection.execute(query)]
+
+
+def segment_frames(connection: Connection, segment: int) -> list[Placed]:
+    """Of one segment, in the order they lie in."""
+    c = schema.frames.c
+    query = select(schema.frames).where(c.segment == segment).order_by(c.start)
+    return [_placed(row) for row in connection.execute(query)]
+
+
+def namespace_frames(connection: Connection, namespace_id: str) -> list[Placed]:
+    """Every frame of every memory of a namespace, dead ones too."""
+    mine = select(schema.memories.c.id).where(schema.memories.c.namespace_id == namespace_id)
+    return [
+        _placed(row)
+        for row in connection.execute(select(schema.frames).where(schema.frames.c.owner.in_(mine)))
+    ]
+
+
+def remove_namespace(connection: Connection, namespace_id: str) -> None:
+    """A namespace with its memories, frames and key pages."""
+    mine = select(schema.memories.c.id).where(schema.memories.c.namespace_id == namespace_id)
+    connection.execute(delete(schema.frames).where(schema.frames.c.owner.in_(mine)))
+    connection.execute(delete(schema.memories).where(schema.memories.c.namespace_id == namespace_id))
+    connection.execute(delete(schema.key_pages).where(schema.key_pages.c.namespace_id == namespace_id))
+    connection.execute(delete(schema.namespaces).where(schema.namespaces.c.id == namespace_id))
+
+
+def retire_frames(connection: Connection, owners: Iterable[str], kinds: Iterable[FrameKind]) -> None:
+    """Marks frames as superseded: they are cleared later, or with their memory."""
+    codes = [KIND_CODES[kind] for kind in kinds]
+    c = schema.frames.c
+    for part in chunks(owners):
+        connection.execute(
+            update(schema.frames).where(c.owner.in_(part), c.kind.in_(codes), c.live == 1).values(live=0)
+        )
+
+
+def remove_frames(connection: Connection, rows: Iterable[int]) -> None:
+    connection.execute(
+        text("DELETE FROM frames WHERE id = :row"), [{"row": row} for row in rows] or [{"row": -1}]
+    )
+
+
+def remove_frames_of(connection: Connection, owners: Iterable[str]) -> None:
+    for part in chunks(owners):
+        connection.execute(delete(schema.frames).where(schema.frames.c.owner.in_(part)))
+
+
+def _placed(row: Any) -> Placed:
+    kind = KIND_NAMES[row.kind]
+    return Placed(
+        row.owner,
+        kind,
+        row.segment,
+        row.start,
+        row.length,
+        row.digest,
+        row.fingerprint,
+        bool(row.live),
+        row.id,
+    )
+
+
+def segment_ends(connection: Connection) -> dict[int, int]:
+    """Where each segment's committed bytes end."""
+    return {row.number: row.ends_at for row in connection.execute(select(schema.segments))}
+
+
+def newest_segment(connection: Connection) -> tuple[int, int]:
+    """Number and end of the segment that takes new frames; (0, 0) when there is none."""
+    c = schema.segments.c
+    row = connection.execute(select(c.number, c.ends_at).order_by(c.number.desc()).limit(1)).one_or_none()
+    return (0, 0) if row is None else (row[0], row[1])
+
+
+def set_segment_ends(connection: Connection, ends: dict[int, int]) -> None:
+    for number, end in ends.items():
+        statement = upsert(schema.segments).values(number=number, ends_at=end, sealed=0)
+        connection.execute(statement.on_conflict_do_update(index_elements=["number"], set_={"ends_at": end}))
+
+
+# -- key pages
+
+
+def pages(connection: Connection, namespace_id: str) -> list[PageRow]:
+    c = schema.key_pages.c
+    query = select(c.id, c.region, c.used, c.length, c.wrapped).where(c.namespace_id == namespace_id)
+    return [PageRow(*row) for row in connection.execute(query)]
+
+
+def pages_by_id(connection: Connection, namespace_id: str, ids: Iterable[int]) -> dict[int, PageRow]:
+    c = schema.key_pages.c
+    query = select(c.id, c.region, c.used, c.length, c.wrapped).where(
+        c.namespace_id == namespace_id, c.id.in_(list(ids))
+    )
+    return {row[0]: PageRow(*row) for row in connection.execute(query)}
+
+
+def set_pages(connection: Connection, namespace_id: str, rows: Iterable[PageRow]) -> None:
+    for row in rows:
+        values = {"region": row.region, "used": row.used, "length": row.length, "wrapped": row.wrapped}
+        statement = upsert(schema.key_pages).values(namespace_id=namespace_id, id=row.id, **values)
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=["namespace_id", "id"], set_=values)
+        )
+
+
+# -- sums
+
+
+def sums(connection: Connection, namespace_id: str | None) -> tuple[int, int, int]:
+    """Memories, tokens and trace bytes."""
+    c = schema.memories.c
+    query = select(
+        func.count(), func.coalesce(func.sum(c.tokens), 0), func.coalesce(func.sum(c.trace_bytes), 0)
+    )
+    query = query.select_from(schema.memories)
+    if namespace_id is not None:
+        query = query.where(c.namespace_id == namespace_id)
+    row = connection.execute(query).one()
+    return int(row[0]), int(row[1]), int(row[2])
+
+
+def untraced(connection: Connection, namespace_id: str | None) -> int:
+    """Finished memories without any trace."""
+    c = schema.memories.c
+    query = select(func.count()).select_from(schema.memories).where(text("memories.is_open = 0"))
+    query = query.where(c.trace_fingerprint.is_(None))
+    if namespace_id is not None:
+        query = query.where(c.namespace_id == namespace_id)
+    return int(connection.execute(query).scalar_one())
+
+
+def frame_bytes(connection: Connection, namespace_id: str | None) -> int:
+    """Bytes of live frames."""
+    query = select(func.coalesce(func.sum(schema.frames.c.length), 0)).where(schema.frames.c.live == 1)
+    if namespace_id is not None:
+        mine = select(schema.memories.c.id).where(schema.memories.c.namespace_id == namespace_id)
+        query = query.where(schema.frames.c.owner.in_(mine))
+    return int(connection.execute(query).scalar_one())

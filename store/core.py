@@ -1,0 +1,265 @@
+"""The open bank: its files, keys and lock, and the namespaces that are in use. The facade is `Store`."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mnemos.errors import BankKeyError, BankReadOnlyError, BankUnreadableError, NotFoundError
+from mnemos.store import catalog, namespace_schema
+from mnemos.store.crypto import Box, InvalidTag, PlainBox, lookup_tag, new_key, subkey
+from mnemos.store.database import Database
+from mnemos.store.disk import fsync_dir, storage_errors, zero_and_unlink
+from mnemos.store.ids import check_namespace, new_id
+from mnemos.store.keypages import KeyPages
+from mnemos.store.lock import WriterLock
+from mnemos.store.migrations import pending, upgrade
+from mnemos.store.segments import Segments
+
+_OPEN_NAMESPACES = 32
+_NAME = b"mnemos/namespace/name"
+
+
+class Namespace:
+    """One namespace of an open bank: its database, its data keys, its keyed hash."""
+
+    def __init__(self, core: "Core", row: catalog.NamespaceRow, name: str, key: bytes) -> None:
+        self.id = row.id
+        self.name = name
+        self.read_only = core.read_only
+        self.committed = row.batch  # the last write that the catalog knows of: later rows don't count
+        self._content_key = subkey(key, "content")
+        self.database = Database(
+            core.namespace_path(row.id),
+            key=subkey(key, "database") if core.encrypted else None,
+            read_only=core.read_only,
+            committed=lambda: self.committed,
+        )
+        self.keys: KeyPages | None = None
+        if core.encrypted:
+            self.keys = KeyPages(core.key_path(row.id), row.id, subkey(key, "pages"), core.read_only)
+
+    def content_tag(self, content_key: bytes) -> bytes:
+        return lookup_tag(self._content_key, content_key)
+
+    def close(self) -> None:
+        self.database.close()
+        if self.keys is not None:
+            self.keys.close()
+
+
+class Core:
+    """What every operation of the store works on. Made by `opening.open_core`."""
+
+    def __init__(
+        self,
+        path: Path,
+        database: Database,
+        lock: WriterLock,
+        *,
+        bank_id: str,
+        encrypted: bool,
+        read_only: bool,
+    ) -> None:
+        self.path = path
+        self.catalog = database
+        self.lock = lock
+        self.bank_id = bank_id
+        self.encrypted = encrypted
+        self.read_only = read_only
+        self.key_location = "none (not encrypted)"
+        self.segments = Segments(path / "segments", bank_id, read_only)
+        self.segment_bytes: int | None = None  # the roll-over size, where it is not the usual one
+        self.on_open: Callable[[Namespace], None] | None = (
+            None  # puts a namespace in order when it is first used
+        )
+        self.is_closed = False
+        self._open_namespaces: dict[str, Namespace] = {}
+        self._lock = threading.RLock()
+        self.use_master(bytes(32))
+
+    def use_master(self, master: bytes) -> None:
+        """Derives the keys that hang on the master key itself."""
+        self.master_box = Box(subkey(master, "wrap")) if self.encrypted else PlainBox()
+        self.name_box = Box(subkey(master, "names")) if self.encrypted else PlainBox()
+        self._lookup_key = subkey(master, "lookup")
+
+    def namespace_path(self, namespace_id: str) -> Path:
+        return self.path / "namespaces" / f"{namespace_id}.db"
+
+    def key_path(self, namespace_id: str) -> Path:
+        return self.path / "keys" / f"{namespace_id}.keys"
+
+    def name_tag(self, name: str) -> bytes:
+        return lookup_tag(self._lookup_key, name.encode("utf-8"))
+
+    # -- access
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        self._check_open()
+        with storage_errors(self.path):
+            yield
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Holds the writer's lock."""
+        self._check_open()
+        if self.read_only:
+            raise BankReadOnlyError(
+                f"The bank at {self.path} was opened read-only; open it for writing to change it."
+            )
+        with storage_errors(self.path), self.lock:
+            yield
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise BankUnreadableError(f"The bank at {self.path} was closed; open it again.")
+
+    # -- namespaces
+
+    def namespace_names(self) -> list[str]:
+        with self.catalog.read() as connection:
+            rows = catalog.live_namespaces(connection)
+        return sorted(self._name(row) for row in rows)
+
+    def live(self) -> Iterator[Namespace]:
+        """Every namespace, each opened when its turn comes."""
+        with self.catalog.read() as connection:
+            rows = catalog.live_namespaces(connection)
+        for row in rows:
+            yield self._opened(row)
+
+    def find(self, name: str) -> Namespace | None:
+        """The namespace of that name, if the bank has it."""
+        check_namespace(name)
+        with self.catalog.read() as connection:
+            row = catalog.find_namespace(connection, self.name_tag(name))
+        return None if row is None else self._opened(row)
+
+    def get(self, name: str) -> Namespace:
+        """The namespace of that name, or NotFoundError."""
+        namespace = self.find(name)
+        if namespace is None:
+            raise NotFoundError(
+                f"The bank has no namespace {name!r}; `mnemos memory stats` lists those it has."
+            )
+        return namespace
+
+    def by_id(self, namespace_id: str) -> Namespace | None:
+        with self.catalog.read() as connection:
+            row = catalog.namespace_by_id(connection, namespace_id)
+        return None if row is None or row.state != "live" else self._opened(row)
+
+    def ensure(self, name: str) -> Namespace:
+        """The namespace of that name, made when the bank has none. The caller holds the writer's lock."""
+        found = self.find(name)
+        if found is not None:
+            return found
+        row = catalog.NamespaceRow(new_id(), b"", b"", 0, "live")
+        key = new_key()
+        namespace = Namespace(self, row, name, key)
+        try:
+            upgrade(namespace.database, namespace_schema.MIGRATIONS)
+            fsync_dir(namespace.database.path.parent)
+            with self.catalog.write() as connection:
+                catalog.add_namespace(
+                    connection,
+                    row.id,
+                    self.name_tag(name),
+                    self.name_box.seal(name.encode("utf-8"), _NAME + row.id.encode("ascii")),
+                    self.master_box.seal(key, b"mnemos/namespace/key" + row.id.encode("ascii")),
+                )
+        except BaseException:
+            namespace.close()
+            self.remove_database(row.id)
+            raise
+        with self._lock:
+            self._open_namespaces[row.id] = namespace
+        return namespace
+
+    def remove_database(self, namespace_id: str) -> None:
+        """Zeroes and removes a namespace's database with its side files."""
+        path = self.namespace_path(namespace_id)
+        path.with_name(path.name + "-shm").unlink(missing_ok=True)
+        for name in (path.name + "-wal", path.name):
+            zero_and_unlink(path.with_name(name))
+        fsync_dir(path.parent)
+
+    def remove_keys(self, namespace_id: str) -> None:
+        """Zeroes and removes a namespace's file of data keys."""
+        self.release(namespace_id)
+        zero_and_unlink(self.key_path(namespace_id))
+        fsync_dir(self.key_path(namespace_id).parent)
+
+    def release(self, namespace_id: str) -> None:
+        """Closes a namespace's files."""
+        with self._lock:
+            namespace = self._open_namespaces.pop(namespace_id, None)
+        if namespace is not None:
+            namespace.close()
+
+    def _name(self, row: catalog.NamespaceRow) -> str:
+        try:
+            return self.name_box.open(row.name_box, _NAME + row.id.encode("ascii")).decode("utf-8")
+        except InvalidTag:
+            raise BankKeyError(
+                f"A namespace's name does not open under the key from {self.key_location}."
+            ) from None
+
+    def _opened(self, row: catalog.NamespaceRow) -> Namespace:
+        with self._lock:
+            held = self._open_namespaces.get(row.id)
+            if held is not None:
+                held.committed = max(held.committed, row.batch)
+                return held
+            try:
+                key = self.master_box.open(row.key_box, b"mnemos/namespace/key" + row.id.encode("ascii"))
+            except InvalidTag:
+                raise BankKeyError(
+                    f"The key of namespace {row.id} does not open under the key from {self.key_location}."
+                ) from None
+            if not self.namespace_path(row.id).exists():
+                raise BankUnreadableError(
+                    f"{self.namespace_path(row.id)} is missing. Restore it from a copy, or run `mnemos "
+                    f"bank verify`."
+                )
+            namespace = Namespace(self, row, self._name(row), key)
+            try:
+                self._bring_up(namespace)
+            except BaseException:
+                namespace.close()
+                raise
+            if len(self._open_namespaces) >= _OPEN_NAMESPACES:
+                self._open_namespaces.pop(next(iter(self._open_namespaces))).close()
+            self._open_namespaces[row.id] = namespace
+            return namespace
+
+    def _bring_up(self, namespace: Namespace) -> None:
+        if pending(namespace.database, namespace_schema.MIGRATIONS):
+            if self.read_only:
+                raise BankReadOnlyError(
+                    f"The bank at {self.path} is of an older format; open it once for writing to upgrade it."
+                )
+            with self.lock:
+                upgrade(namespace.database, namespace_schema.MIGRATIONS)
+        if not self.read_only and self.on_open is not None:
+            self.on_open(namespace)
+
+    def forget_keys(self) -> None:
+        """Drops every data key held in this process's memory."""
+        with self._lock:
+            for namespace in self._open_namespaces.values():
+                if namespace.keys is not None:
+                    namespace.keys.forget()
+
+    def close(self) -> None:
+        if self.is_closed:
+            return
+        self.is_closed = True
+        with self._lock:
+            for namespace in self._open_namespaces.values():
+                namespace.close()
+            self._open_namespaces.clear()
+        self.catalog.close()
+        self.segments.close()

@@ -1,0 +1,143 @@
+"""One SQLite or SQLCipher file behind one SQLAlchemy engine, with every transaction spelled out."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlcipher3.dbapi2
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import StaticPool
+
+_BUSY_MS = 5000
+
+
+class Database:
+    """A database of the bank. Thread-safe: one connection, one transaction at a time, none left open.
+
+    With a key the file is SQLCipher's; without one it is plain SQLite.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        key: bytes | None = None,
+        read_only: bool = False,
+        committed: Callable[[], int] | None = None,
+    ) -> None:
+        """`committed` answers the SQL function of that name: the last write that counts."""
+        self.path = path
+        self._committed = committed
+        self._key = key
+        self._read_only = read_only
+        self._lock = threading.RLock()
+        self._engine = create_engine(
+            "sqlite://",
+            module=sqlcipher3.dbapi2,
+            creator=self._connect,
+            poolclass=StaticPool,
+            hide_parameters=True,
+            skip_autocommit_rollback=False,
+        )
+        event.listen(self._engine, "begin", _begin)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection in a read transaction that ends with the block."""
+        with self._lock, self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A connection in a transaction that is durable when the block ends, and undone when it raises."""
+        with (
+            self._lock,
+            self._engine.connect().execution_options(mnemos_write=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def truncate_wal(self, wait_ms: int = 1000) -> bool:
+        """Moves everything into the file and cuts the log to nothing. False when a reader is in the way."""
+        with self._lock, self._engine.connect() as connection:
+            raw = connection.connection.dbapi_connection
+            assert raw is not None
+            cursor = raw.cursor()
+            try:
+                cursor.execute(f"PRAGMA busy_timeout = {wait_ms}")
+                row = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                return row is None or row[0] == 0
+            except sqlcipher3.dbapi2.OperationalError as error:
+                if "locked" in str(error):
+                    return False
+                raise
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+                cursor.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._engine.dispose()
+
+    def _connect(self) -> Any:
+        mode = "ro" if self._read_only else "rwc"
+        wal = self.path.with_name(self.path.name + "-wal")
+        if self._read_only and not _can_share_memory(self.path) and not (wal.exists() and wal.stat().st_size):
+            mode = "ro&immutable=1"
+        connection = sqlcipher3.dbapi2.connect(
+            f"file:{quote(str(self.path))}?mode={mode}",
+            uri=True,
+            check_same_thread=False,
+            isolation_level=None,
+            timeout=_BUSY_MS / 1000,
+        )
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: Any) -> None:
+        if self._key is not None:
+            connection.execute(f"PRAGMA key = \"x'{self._key.hex()}'\"")
+        if not self._read_only:
+            connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        if self._committed is not None:
+            connection.create_function("committed", 0, self._committed, deterministic=True)
+        connection.create_function("contains", 2, _contains, deterministic=True)
+
+
+def _contains(haystack: str | None, folded: str) -> int:
+    """The SQL function `contains`: a case-insensitive substring in any script, which LIKE is not."""
+    return int(haystack is not None and folded in haystack.casefold())
+
+
+def _can_share_memory(path: Path) -> bool:
+    """Whether the directory takes the shared-memory file that reading a write-ahead log needs."""
+    return os.access(path.parent, os.W_OK)
+
+
+def _begin(connection: Connection) -> None:
+    is_write = connection.get_execution_options().get("mnemos_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
+
+
+def opens(database: Database) -> bool:
+    """Whether the file is a database that the key opens."""
+    try:
+        with database.read() as connection:
+            connection.execute(text("SELECT count(*) FROM sqlite_master")).scalar_one()
+    except DBAPIError:
+        return False
+    return True

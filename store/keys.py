@@ -1,0 +1,169 @@
+"""Where the bank's master key comes from: a key file, a passphrase, or whatever a caller plugs in.
+
+The master key is 32 bytes and never lies inside the bank. Losing it loses the bank.
+"""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from mnemos.errors import BankKeyError
+from mnemos.store.crypto import KEY_BYTES, new_key
+from mnemos.store.disk import fsync_dir
+
+_SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 1 << 16, 8, 1  # 64 MiB of memory, about 0.2 s
+_MAX_SCRYPT_BYTES = 128 << 20
+
+
+class KeyProvider(Protocol):
+    """Gives the master key. A provider for a key-management service has these three methods."""
+
+    def load(self) -> bytes:
+        """The 32-byte key of an existing bank. Raises BankKeyError saying what to do."""
+        ...
+
+    def create(self) -> bytes:
+        """The 32-byte key for a new bank, kept wherever `load` finds it again."""
+        ...
+
+    def describe(self) -> str:
+        """Where the key is, for people: never the key itself."""
+        ...
+
+
+@runtime_checkable
+class BankBound(Protocol):
+    """A provider whose key depends on the bank: it is bound to the bank's random id before it is asked."""
+
+    def bind(self, bank_id: str) -> KeyProvider: ...
+
+
+class KeyFile:
+    """A file of 32 bytes in hexadecimal, readable by its owner only."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def load(self) -> bytes:
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise BankKeyError(
+                f"The bank's key file {self.path} is missing. Put it back from your backup; "
+                "without it the bank can't be read."
+            ) from None
+        except OSError as error:
+            raise BankKeyError(
+                f"The key file {self.path} can't be read: {os.strerror(error.errno or 0)}."
+            ) from None
+        with os.fdopen(fd, "rb") as file:
+            mode = stat.S_IMODE(os.fstat(fd).st_mode)
+            if mode & 0o077:
+                raise BankKeyError(
+                    f"The key file {self.path} can be read by others (mode {mode:04o}). Run `chmod 600` on "
+                    f"it."
+                )
+            content = file.read(256)
+        try:
+            key = bytes.fromhex(content.decode("ascii").strip())
+        except (UnicodeDecodeError, ValueError):
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise BankKeyError(
+                f"The key file {self.path} does not hold a key. Put the right one back from your backup."
+            )
+        return key
+
+    def create(self) -> bytes:
+        """A new key, or the one that is already in the file."""
+        if self.path.exists():
+            return self.load()
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        key = new_key()
+        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(key.hex().encode("ascii") + b"\n")
+            file.flush()
+            os.fsync(fd)
+        part.replace(self.path)
+        fsync_dir(self.path.parent)
+        return key
+
+    def describe(self) -> str:
+        return str(self.path)
+
+
+class Passphrase:
+    """A key made from a passphrase by scrypt (RFC 7914), salted with the bank's random id."""
+
+    def __init__(self, passphrase: str) -> None:
+        if not passphrase:
+            raise BankKeyError("The passphrase is empty. Give one of several words.")
+        self._passphrase = passphrase
+
+    def bind(self, bank_id: str) -> KeyProvider:
+        return _BoundPassphrase(self._passphrase, bank_id)
+
+    def load(self) -> bytes:
+        raise BankKeyError("A passphrase needs the bank it opens; hand it to Store.open.")
+
+    create = load
+
+    def describe(self) -> str:
+        return "passphrase"
+
+
+class _BoundPassphrase:
+    def __init__(self, passphrase: str, bank_id: str) -> None:
+        self._passphrase, self._bank_id = passphrase, bank_id
+
+    def load(self) -> bytes:
+        return hashlib.scrypt(
+            self._passphrase.encode(),
+            salt=b"mnemos/bank/" + self._bank_id.encode("ascii"),
+            n=_SCRYPT_N,
+            r=_SCRYPT_R,
+            p=_SCRYPT_P,
+            maxmem=_MAX_SCRYPT_BYTES,
+            dklen=KEY_BYTES,
+        )
+
+    create = load
+
+    def describe(self) -> str:
+        return "passphrase"
+
+
+class _DefaultKeys:
+    """MNEMOS_PASSPHRASE when it is set, else a key file in the platform's configuration directory."""
+
+    def bind(self, bank_id: str) -> KeyProvider:
+        passphrase = os.environ.get("MNEMOS_PASSPHRASE")
+        if passphrase:
+            return Passphrase(passphrase).bind(bank_id)
+        return KeyFile(key_directory() / f"{bank_id}.key")
+
+    def load(self) -> bytes:
+        raise BankKeyError("The default key belongs to one bank; hand it to Store.open.")
+
+    create = load
+
+    def describe(self) -> str:
+        return "default"
+
+
+def default_keys() -> KeyProvider:
+    return _DefaultKeys()
+
+
+def key_directory() -> Path:
+    """Where key files are kept: MNEMOS_KEY_DIR, or the platform's configuration directory."""
+    named = os.environ.get("MNEMOS_KEY_DIR")
+    if named:
+        return Path(named)
+    from platformdirs import user_config_path
+
+    return user_config_path("mnemos") / "keys"

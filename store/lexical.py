@@ -1,0 +1,59 @@
+"""Word search: BM25 over the FTS5 index of a namespace, stemmed, accents and case aside."""
+
+import re
+
+from sqlalchemy import Connection, text
+
+from mnemos.store import words
+from mnemos.store.catalog import now_us
+
+_TOKEN = re.compile(r"\w+", re.UNICODE)
+_MAX_TERMS = 64
+_SMALL_BANK = 200  # memories; below it the share of memories that hold a term says little
+_COMMON_SHARE = 0.02
+
+STOP_WORDS = frozenset(
+    """
+    a about am an and any are as at be been but by can could did do does for from had has have he her
+    him his how i if in is it its just like me my no not of on or our she so some that the their them
+    there they this to too up us was we were what when where which who whom whose why will with would
+    you your s t re ve ll d m
+    """.split()
+)
+
+_SEARCH = text(
+    "SELECT m.id, bm25(words) FROM words JOIN memory m ON m.ordinal = words.rowid WHERE words MATCH :query "
+    f"AND {words.LIVE} AND m.hidden = 0 AND (m.expires_us IS NULL OR m.expires_us > :now) "
+    "ORDER BY bm25(words), m.ordinal LIMIT :limit"
+)
+_COUNT = text("SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH :query LIMIT :limit)")
+
+
+def search(connection: Connection, query: str, limit: int) -> list[tuple[str, float]]:
+    """(memory id, BM25) pairs, best first; a higher score is better. Nothing for a query without a word."""
+    terms = list(dict.fromkeys(term.casefold() for term in _TOKEN.findall(query)))[:_MAX_TERMS]
+    if not terms or limit <= 0:
+        return []
+    kept = telling_terms(connection, terms)
+    expression = " OR ".join(_quoted(term) for term in kept)
+    rows = connection.execute(_SEARCH, {"query": expression, "now": now_us(), "limit": limit})
+    return [(row[0], -float(row[1])) for row in rows]
+
+
+def telling_terms(connection: Connection, terms: list[str]) -> list[str]:
+    """The terms that tell memories apart; all of them when none does."""
+    total = words.count(connection)
+    if total < _SMALL_BANK:
+        kept = [term for term in terms if term not in STOP_WORDS]
+    else:
+        most = int(total * _COMMON_SHARE)
+        kept = [
+            term
+            for term in terms
+            if connection.execute(_COUNT, {"query": _quoted(term), "limit": most + 1}).scalar_one() <= most
+        ]
+    return kept or terms
+
+
+def _quoted(term: str) -> str:
+    return '"' + term.replace('"', '""') + '"'

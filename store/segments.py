@@ -1,0 +1,199 @@
+"""Append-only files of frames: `segments/0001.seg`, rolled over at 256 MiB.
+
+A segment starts with 64 bytes: magic "MNEMOSEG", version (u16), number (u32), bank id (16 bytes), zeros. The
+catalog says where each segment ends; whatever lies behind that is an unfinished write.
+"""
+
+import os
+import struct
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from mnemos.errors import BankUnreadableError
+from mnemos.store.disk import fsync_dir, punch_hole, read_exactly, write_all, zero
+from mnemos.store.ids import id_to_bytes
+
+SEGMENT_BYTES = 256 << 20
+SEGMENT_HEADER_BYTES = 64
+_HEADER = struct.Struct("<8sHI16s34x")
+_MAGIC = b"MNEMOSEG"
+_VERSION = 1
+_OPEN_FILES = 32
+_BUFFER_BYTES = 8 << 20
+
+
+class Segments:
+    """The open files of a bank's segments."""
+
+    def __init__(self, path: Path, bank_id: str, read_only: bool) -> None:
+        self.path = path
+        self._bank_id = bank_id
+        self._read_only = read_only
+        self._files: OrderedDict[int, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def name(self, number: int) -> Path:
+        return self.path / f"{number:04d}.seg"
+
+    def header(self, number: int) -> bytes:
+        return _HEADER.pack(_MAGIC, _VERSION, number, id_to_bytes(self._bank_id))
+
+    def numbers(self) -> list[int]:
+        """Of the segment files that exist, in order."""
+        return sorted(int(file.stem) for file in self.path.glob("*.seg") if file.stem.isdigit())
+
+    def size(self, number: int) -> int:
+        """Bytes of the file; 0 when there is none."""
+        try:
+            return self.name(number).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def read(self, number: int, offset: int, length: int) -> bytes:
+        """Bytes of one segment; fewer where it ends. Raises BankUnreadableError when the file is gone."""
+        with self._lock:
+            fd = os.dup(self._fd(number))
+        try:
+            return read_exactly(fd, length, offset)
+        finally:
+            os.close(fd)
+
+    def write(self, number: int, offset: int, data: bytes) -> None:
+        with self._lock:
+            write_all(self._fd(number), data, offset)
+
+    def create(self, number: int) -> None:
+        """A new segment with its header, its name durable."""
+        fd = os.open(self.name(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, 0)
+            write_all(fd, self.header(number), 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        fsync_dir(self.path)
+
+    def sync(self, number: int) -> None:
+        with self._lock:
+            os.fsync(self._fd(number))
+
+    def cut(self, number: int, end: int) -> bool:
+        """Zeroes and drops what lies behind `end`. True when there was something."""
+        with self._lock:
+            fd = self._fd(number)
+            size = os.fstat(fd).st_size
+            if size <= end:
+                return False
+            zero(fd, end, size - end)
+            os.ftruncate(fd, end)
+            return True
+
+    def zero(self, number: int, ranges: list[tuple[int, int]]) -> None:
+        """Zeroes (offset, length) ranges in place, makes that durable, then gives whole blocks back."""
+        joined: list[tuple[int, int]] = []
+        for offset, length in sorted(ranges):
+            if joined and joined[-1][0] + joined[-1][1] == offset:
+                joined[-1] = (joined[-1][0], joined[-1][1] + length)
+            else:
+                joined.append((offset, length))
+        with self._lock:
+            fd = self._fd(number)
+            for offset, length in joined:
+                zero(fd, offset, length)
+            os.fsync(fd)
+            for offset, length in joined:
+                punch_hole(fd, offset, length)
+
+    def forget_file(self, number: int) -> None:
+        """Closes a segment's file, which is about to be removed."""
+        with self._lock:
+            fd = self._files.pop(number, None)
+            if fd is not None:
+                os.close(fd)
+
+    def close(self) -> None:
+        with self._lock:
+            while self._files:
+                os.close(self._files.popitem()[1])
+
+    def _fd(self, number: int) -> int:
+        fd = self._files.get(number)
+        if fd is None:
+            flags = os.O_CLOEXEC | (os.O_RDONLY if self._read_only else os.O_RDWR)
+            try:
+                fd = os.open(self.name(number), flags)
+            except FileNotFoundError:
+                raise BankUnreadableError(
+                    f"Segment {self.name(number)} is missing. Restore it from a copy, or run `mnemos bank "
+                    f"verify`."
+                ) from None
+            self._files[number] = fd
+            if len(self._files) > _OPEN_FILES:
+                os.close(self._files.popitem(last=False)[1])
+        self._files.move_to_end(number)
+        return fd
+
+
+class Appender:
+    """One group of frames on its way to the end of the newest segment.
+
+    Nothing it writes counts until the catalog says so: `abort` leaves the segments as they were.
+    """
+
+    def __init__(self, segments: Segments, number: int, end: int, limit_bytes: int = SEGMENT_BYTES) -> None:
+        self._segments = segments
+        self._number = number
+        self._limit = limit_bytes
+        self._first = (number, end)
+        self._created: list[int] = []
+        self._buffer: list[bytes] = []
+        self._buffered_bytes = 0
+        self._flushed = end
+        self.ends: dict[int, int] = {}
+        if number:
+            segments.cut(number, end)
+
+    def append(self, frame: bytes) -> tuple[int, int]:
+        """The segment and offset where the frame will lie."""
+        end = self._flushed + self._buffered_bytes
+        if not self._number or (end + len(frame) > self._limit and end > SEGMENT_HEADER_BYTES):
+            self._roll()
+            end = self._flushed
+        self._buffer.append(frame)
+        self._buffered_bytes += len(frame)
+        self.ends[self._number] = end + len(frame)
+        if self._buffered_bytes >= _BUFFER_BYTES:
+            self._flush()
+        return self._number, end
+
+    def sync(self) -> None:
+        """Everything appended so far is on the disk."""
+        self._flush()
+        for number in self.ends:
+            self._segments.sync(number)
+
+    def abort(self) -> None:
+        """Takes the group back as far as the disk lets us; the next open does the rest."""
+        self._buffer.clear()
+        self._buffered_bytes = 0
+        number, end = self._first
+        if number:
+            self._segments.cut(number, end)
+        for created in self._created:
+            self._segments.cut(created, SEGMENT_HEADER_BYTES)
+
+    def _roll(self) -> None:
+        self._flush()
+        self._number += 1
+        self._segments.create(self._number)
+        self._created.append(self._number)
+        self._flushed = SEGMENT_HEADER_BYTES
+
+    def _flush(self) -> None:
+        if self._buffer:
+            data = b"".join(self._buffer)
+            self._segments.write(self._number, self._flushed, data)
+            self._flushed += len(data)
+            self._buffer.clear()
+            self._buffered_bytes = 0

@@ -1,0 +1,399 @@
+"""`Store`: the bank on disk, as the rooms above see it."""
+
+import builtins
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mnemos.errors import ErasePendingError
+from mnemos.store import catalog, erasing, lexical, planning, reading, receipts, verifying, words, writing
+from mnemos.store.core import Core
+from mnemos.store.ids import check_namespace, new_id
+from mnemos.store.keys import KeyProvider
+from mnemos.store.lock import DEFAULT_WAIT_S
+from mnemos.store.migrations import version
+from mnemos.store.opening import open_core
+from mnemos.store.records import (
+    Cascade,
+    ErasePlan,
+    MemoryDraft,
+    MemoryRecord,
+    Selector,
+    SessionRecord,
+    Status,
+    StoreStats,
+    TraceDraft,
+    UseRecord,
+    VerifyReport,
+)
+from mnemos.store.recovery import clear_dead_frames, recover
+from mnemos.store.words import Filter
+
+__all__ = ["Store"]
+
+
+class Store:
+    """A bank: memories in namespaces, durable when a call returns, gone when an erase has its receipt.
+
+    Safe to call from several threads; several processes may read, one writes at a time.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._seen_epoch = -1
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        keys: KeyProvider | None = None,
+        encrypted: bool = True,
+        read_only: bool = False,
+        create: bool = True,
+        lock_wait_s: float = DEFAULT_WAIT_S,
+    ) -> "Store":
+        """Opens the bank at `path`, or makes one. `encrypted` counts only for a new bank.
+
+        Raises NotFoundError where there is none and none may be made, and a BankError for a bank that can't
+        be used.
+        """
+        core = open_core(
+            Path(path).absolute(),
+            keys=keys,
+            encrypted=encrypted,
+            read_only=read_only,
+            create=create,
+            wait_s=lock_wait_s,
+        )
+        store = cls(core)
+        try:
+            if not read_only:
+                with core.reading():
+                    recover(core)
+                with suppress(ErasePendingError):
+                    store.resume()
+        except BaseException:
+            core.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        self._core.close()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def path(self) -> Path:
+        return self._core.path
+
+    @property
+    def bank_id(self) -> str:
+        return self._core.bank_id
+
+    @property
+    def read_only(self) -> bool:
+        return self._core.read_only
+
+    @property
+    def encrypted(self) -> bool:
+        return self._core.encrypted
+
+    @property
+    def key_location(self) -> str:
+        """Where the master key is, for people."""
+        return self._core.key_location
+
+    @property
+    def version(self) -> int:
+        """Of the bank's format."""
+        return version(self._core.catalog)
+
+    def erase_epoch(self) -> int:
+        """Rises with every erase, of any process. Whoever caches memories drops them when it moved."""
+        with self._core.reading(), self._core.catalog.read() as connection:
+            epoch = catalog.erase_epoch(connection)
+        if epoch != self._seen_epoch:
+            self._core.forget_keys()
+            self._seen_epoch = epoch
+        return epoch
+
+    # -- namespaces and settings
+
+    def namespaces(self) -> builtins.list[str]:
+        with self._core.reading():
+            return self._core.namespace_names()
+
+    def ensure_namespace(self, name: str) -> None:
+        check_namespace(name)
+        with self._core.writing():
+            self._core.ensure(name)
+
+    def get_setting(self, key: str) -> str | None:
+        with self._core.reading(), self._core.catalog.read() as connection:
+            return catalog.get_setting(connection, key)
+
+    def set_setting(self, key: str, value: str) -> None:
+        """A setting of the whole bank. It is not encrypted: no words."""
+        with self._core.writing(), self._core.catalog.write() as connection:
+            catalog.set_setting(connection, key, value)
+
+    # -- memories
+
+    def add(self, namespace: str, drafts: Sequence[MemoryDraft]) -> builtins.list[MemoryRecord]:
+        """Stores the drafts as one durable group; their memories, in order. Makes the namespace when there
+        is none.
+
+        Raises InvalidTextError, InvalidNamespaceError, BankFullError, BankLockedError; then nothing was
+        stored.
+        """
+        check_namespace(namespace)
+        if not drafts:
+            return []
+        ids = writing.add(self._core, namespace, drafts)
+        return self._by_id(namespace, ids)
+
+    def complete(
+        self,
+        namespace: str,
+        memory_id: str,
+        reply: str,
+        status: Status = "complete",
+        uses: Sequence[UseRecord] = (),
+    ) -> MemoryRecord:
+        """Adds the model's words to a memory, and which memories they were made with; durable.
+
+        Raises NotFoundError when the memory, or one of those used, was erased meanwhile.
+        """
+        full_id = writing.complete(self._core, namespace, memory_id, reply, status, uses)
+        return self._by_id(namespace, [full_id])[0]
+
+    def get(self, namespace: str, memory_id: str) -> MemoryRecord:
+        """By id or prefix (4 characters at least). NotFoundError, AmbiguousIdError."""
+        with self._core.reading():
+            return reading.get(self._core, self._core.get(namespace), memory_id)
+
+    def list(
+        self,
+        namespace: str,
+        *,
+        session_id: str | None = None,
+        tags: Sequence[str] | None = None,
+        matching: str | None = None,
+        source: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        include_hidden: bool = False,
+        kinds: Sequence[str] | None = None,
+        newest_first: bool = True,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> builtins.list[MemoryRecord]:
+        """Memories that meet every condition, by the order they were written in. Hidden and expired ones
+        only on wish.
+        """
+        chosen = Filter(
+            session_id=session_id,
+            tags=tags,
+            matching=matching,
+            source=source,
+            since=since,
+            until=until,
+            kinds=kinds,
+            include_hidden=include_hidden,
+        )
+        with self._core.reading():
+            found = self._core.find(namespace)
+            if found is None:
+                return []
+            with found.database.read() as connection:
+                rows = words.select_rows(
+                    connection, chosen, newest_first=newest_first, limit=limit, offset=offset
+                )
+            return reading.records(self._core, found, rows)
+
+    def count(self, namespace: str) -> int:
+        with self._core.reading():
+            found = self._core.find(namespace)
+            if found is None:
+                return 0
+            with found.database.read() as connection:
+                return words.count(connection)
+
+    def recent_ids(self, namespace: str, limit: int) -> builtins.list[str]:
+        """Ids of the latest memories, newest first, of those neither hidden nor expired."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            if found is None:
+                return []
+            with found.database.read() as connection:
+                return words.recent_ids(connection, limit)
+
+    def set_flags(
+        self, namespace: str, memory_id: str, *, pinned: bool | None = None, hidden: bool | None = None
+    ) -> MemoryRecord:
+        with self._core.writing():
+            found = self._core.get(namespace)
+            with found.database.write() as connection:
+                full_id = words.full_id(connection, memory_id)
+                words.set_flags(connection, full_id, pinned, hidden)
+        return self._by_id(namespace, [full_id])[0]
+
+    def _by_id(self, namespace: str, ids: Sequence[str]) -> builtins.list[MemoryRecord]:
+        with self._core.reading():
+            found = self._core.get(namespace)
+            with found.database.read() as connection:
+                rows = words.select_rows(connection, Filter(ids=list(dict.fromkeys(ids))))
+            known = {record.id: record for record in reading.records(self._core, found, rows)}
+            return [known[memory_id] for memory_id in ids]
+
+    # -- traces
+
+    def put_traces(self, namespace: str, drafts: Sequence[TraceDraft]) -> None:
+        """Stores traces as one durable group; a memory's former trace is superseded. NotFoundError."""
+        writing.put_traces(self._core, namespace, drafts)
+
+    def get_kv(self, namespace: str, memory_id: str) -> bytes:
+        """NotFoundError when there is none, BankUnreadableError when it is damaged."""
+        with self._core.reading():
+            return reading.read_frame(self._core, self._core.get(namespace), memory_id, "kv")
+
+    def get_route(self, namespace: str, memory_id: str) -> bytes:
+        with self._core.reading():
+            return reading.read_frame(self._core, self._core.get(namespace), memory_id, "route")
+
+    def get_routes(self, namespace: str, ids: Sequence[str]) -> dict[str, bytes]:
+        """Of those that have one."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            return {} if found is None else reading.read_frames(self._core, found, ids, "route")
+
+    def pending_traces(self, namespace: str | None, fingerprint: str) -> builtins.list[tuple[str, str]]:
+        """(namespace, memory id) of finished memories without a trace of that model, oldest first."""
+        with self._core.reading():
+            found = None if namespace is None else self._core.find(namespace)
+            if namespace is not None and found is None:
+                return []
+            with self._core.catalog.read() as connection:
+                pairs = catalog.pending_traces(connection, None if found is None else found.id, fingerprint)
+            names = {row_id: self._core.by_id(row_id) for row_id in {pair[0] for pair in pairs}}
+            return [(known.name, pair[1]) for pair in pairs if (known := names[pair[0]]) is not None]
+
+    def put_prefix(self, fingerprint: str, payload: bytes) -> None:
+        writing.put_prefix(self._core, fingerprint, payload)
+
+    def get_prefix(self, fingerprint: str) -> bytes | None:
+        with self._core.reading():
+            return reading.read_prefix(self._core, fingerprint)
+
+    # -- search and provenance
+
+    def lexical(self, namespace: str, query: str, limit: int) -> builtins.list[tuple[str, float]]:
+        """(memory id, BM25), best first, of memories neither hidden nor expired."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            if found is None:
+                return []
+            with found.database.read() as connection:
+                return lexical.search(connection, query, limit)
+
+    def uses_of(self, namespace: str, reply_id: str) -> builtins.list[UseRecord]:
+        """The memories that a reply was made with, by rank."""
+        with self._core.reading():
+            found = self._core.get(namespace)
+            with found.database.read() as connection:
+                return words.uses_of(connection, words.full_id(connection, reply_id))
+
+    def used_in(self, namespace: str, memory_id: str) -> builtins.list[str]:
+        """Ids of the replies that were made with a memory, oldest first."""
+        with self._core.reading():
+            found = self._core.get(namespace)
+            with found.database.read() as connection:
+                return words.used_in(connection, [words.full_id(connection, memory_id)])
+
+    # -- sessions
+
+    def create_session(self, namespace: str, title: str | None = None) -> SessionRecord:
+        with self._core.writing():
+            found = self._core.ensure(namespace)
+            session_id = new_id()
+            with found.database.write() as connection:
+                words.add_session(connection, session_id, title)
+                return words.sessions(connection, namespace, session_id)[0]
+
+    def sessions(self, namespace: str) -> builtins.list[SessionRecord]:
+        """Latest change first."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            if found is None:
+                return []
+            with found.database.read() as connection:
+                return words.sessions(connection, namespace)
+
+    def get_session(self, namespace: str, session_id: str) -> SessionRecord:
+        """By id or prefix. NotFoundError, AmbiguousIdError."""
+        with self._core.reading():
+            found = self._core.get(namespace)
+            with found.database.read() as connection:
+                full_id = words.full_session_id(connection, session_id)
+                return words.sessions(connection, namespace, full_id)[0]
+
+    def rename_session(self, namespace: str, session_id: str, title: str | None) -> SessionRecord:
+        with self._core.writing():
+            found = self._core.get(namespace)
+            with found.database.write() as connection:
+                full_id = words.full_session_id(connection, session_id)
+                words.rename_session(connection, full_id, title)
+                return words.sessions(connection, namespace, full_id)[0]
+
+    # -- erase
+
+    def plan_erase(self, selector: Selector, cascade: Cascade = "closure") -> ErasePlan:
+        """What an erase would do; nothing is touched. Empty when nothing matches. InvalidSelectorError,
+        NotFoundError.
+        """
+        with self._core.reading():
+            return planning.plan_erase(self._core, selector, cascade)
+
+    def erase(self, plan: ErasePlan, *, on_step: Callable[[str], None] | None = None) -> dict[str, Any]:
+        """Carries out a plan; the signed receipt. `on_step` is told each of `erasing.STEPS` when it is done.
+
+        StalePlanError when things have changed since, NotFoundError when the plan is empty,
+        ErasePendingError when all is out of reach but a reader keeps the last bytes: `resume` finishes it.
+        """
+        return erasing.erase(self._core, plan, on_step)
+
+    def resume(self) -> builtins.list[dict[str, Any]]:
+        """Finishes erases that a crash or a reader left half-done; their receipts."""
+        return erasing.resume(self._core)
+
+    def receipts(self) -> builtins.list[dict[str, Any]]:
+        """Of every erase, oldest first."""
+        with self._core.reading(), self._core.catalog.read() as connection:
+            return receipts.all_receipts(connection)
+
+    # -- care
+
+    def verify(self, deep: bool = False, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+        with self._core.reading():
+            return verifying.verify(self._core, deep, progress)
+
+    def stats(self, namespace: str | None = None) -> StoreStats:
+        from mnemos.store.statistics import stats
+
+        with self._core.reading():
+            return stats(self._core, namespace)
+
+    def reclaim(self) -> int:
+        """Clears superseded frames; the bytes given back."""
+        with self._core.writing():
+            return clear_dead_frames(self._core)

@@ -1,0 +1,366 @@
+"""Adding memories, finishing exchanges, storing traces.
+
+The order of every write: frames and data keys to the disk, then the namespace database, then the catalog.
+What the catalog does not know of was never acknowledged, and recovery takes it back.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from mnemos.errors import BankUnreadableError, InvalidTextError, NotFoundError
+from mnemos.store import catalog, words
+from mnemos.store.catalog import Placed
+from mnemos.store.core import Core, Namespace
+from mnemos.store.disk import check_room
+from mnemos.store.frames import HEADER_BYTES, encode_frame
+from mnemos.store.ids import new_id
+from mnemos.store.keypages import Slot
+from mnemos.store.payload import pack_text
+from mnemos.store.records import FrameKind, MemoryDraft, Status, TraceDraft, UseRecord
+from mnemos.store.recovery import settle
+from mnemos.store.segments import SEGMENT_BYTES, Appender
+from mnemos.store.words import Row
+
+MAX_TEXT_BYTES = 1 << 20
+MAX_NAME_BYTES = 4 << 10  # of a title, a source, a tag, a speaker
+
+
+@dataclass
+class Group:
+    """Frames that become durable together."""
+
+    appender: Appender
+    placed: list[Placed] = field(default_factory=list)
+
+    def add(
+        self, kind: FrameKind, owner: str, payload: bytes, key: bytes | None, fingerprint: str | None = None
+    ) -> Placed:
+        frame, digest = encode_frame(kind, owner, payload, key)
+        segment, start = self.appender.append(frame)
+        placed = Placed(owner, kind, segment, start, len(frame), digest, fingerprint)
+        self.placed.append(placed)
+        return placed
+
+    def record(self, connection: Connection) -> None:
+        """Writes the frames into the catalog."""
+        catalog.add_frames(connection, self.placed)
+        catalog.set_segment_ends(connection, self.appender.ends)
+
+
+@contextmanager
+def frame_group(core: Core) -> Iterator[Group]:
+    """A group of frames; taken back when the block raises. The caller holds the writer's lock."""
+    with core.catalog.read() as connection:
+        number, end = catalog.newest_segment(connection)
+    appender = Appender(core.segments, number, end, core.segment_bytes or SEGMENT_BYTES)
+    try:
+        yield Group(appender)
+    except BaseException:
+        appender.abort()
+        raise
+
+
+def add(core: Core, name: str, drafts: Sequence[MemoryDraft]) -> list[str]:
+    """Ids of the drafts' memories, in order: new ones, or the first one with the same content key."""
+    for draft in drafts:
+        check_draft(draft)
+    with core.writing():
+        check_room(core.path, sum(2 * len(draft.text.encode()) + 2048 for draft in drafts))
+        namespace = core.ensure(name)
+        batch = settle(core, namespace) + 1
+        with namespace.database.read() as connection:
+            tags = [None if d.content_key is None else namespace.content_tag(d.content_key) for d in drafts]
+            known = words.ids_by_content(connection, {tag for tag in tags if tag is not None})
+            ordinal = words.next_ordinal(connection)
+        ids: list[str] = []
+        rows: list[Row] = []
+        for draft, tag in zip(drafts, tags, strict=True):
+            if tag is not None and tag in known:
+                ids.append(known[tag])
+                continue
+            row = _row(draft, new_id(), ordinal + len(rows), tag, batch)
+            rows.append(row)
+            ids.append(row.id)
+            if tag is not None:
+                known[tag] = row.id
+        if rows:
+            _write_rows(core, namespace, rows, batch)
+        return ids
+
+
+def _write_rows(core: Core, namespace: Namespace, rows: list[Row], batch: int) -> None:
+    slots, pages = allocate_keys(core, namespace, len(rows))
+    with frame_group(core) as group:
+        for row, slot in zip(rows, slots, strict=True):
+            group.add("text", row.id, pack_text(row, ()), None if slot is None else slot.key)
+        group.appender.sync()
+        with namespace.database.write() as connection:
+            words.insert_rows(connection, rows)
+            words.touch_sessions(connection, (row.session_id for row in rows if row.session_id is not None))
+            words.set_batch(connection, batch)
+        with core.catalog.write() as connection:
+            catalog.add_memories(
+                connection, [catalog_row(namespace, row, slot) for row, slot in zip(rows, slots, strict=True)]
+            )
+            catalog.set_pages(connection, namespace.id, pages)
+            group.record(connection)
+            catalog.set_batch(connection, namespace.id, batch)
+        namespace.committed = batch
+
+
+def complete(
+    core: Core, name: str, prefix: str, reply: str, status: Status, uses: Sequence[UseRecord]
+) -> str:
+    """Adds the reply's words and provenance to a memory and drops its trace, which knew nothing of them."""
+    _check_text(reply, "reply")
+    with core.writing():
+        check_room(core.path, 2 * len(reply.encode()) + 4096)
+        namespace = core.get(name)
+        batch = settle(core, namespace) + 1
+        with namespace.database.read() as connection:
+            memory_id = words.full_id(connection, prefix)
+            (row,) = words.select_rows(connection, words.Filter(ids=[memory_id]))
+            used = {use.memory_id for use in uses}
+            gone = used - {
+                found.id for found in words.select_rows(connection, words.Filter(ids=sorted(used)))
+            }
+        if gone:
+            raise NotFoundError(
+                f"{len(gone)} of the memories that this reply was made with were erased meanwhile, so it "
+                f"was not kept. "
+                "Ask again."
+            )
+        changed = replace(
+            row,
+            reply=reply or None,
+            status=status,
+            batch=batch,
+            text_bytes=len(row.text.encode()) + len(reply.encode()),
+        )
+        with core.catalog.read() as connection:
+            key = data_keys(core, namespace, connection, [memory_id])[memory_id]
+        with frame_group(core) as group:
+            group.add("text", memory_id, pack_text(changed, uses), key)
+            group.appender.sync()
+            with namespace.database.write() as connection:
+                update_words(connection, changed)
+                words.set_uses(connection, memory_id, uses)
+                words.touch_sessions(connection, [] if row.session_id is None else [row.session_id])
+                words.set_batch(connection, batch)
+            with core.catalog.write() as connection:
+                catalog.retire_frames(connection, [memory_id], ("text", "kv", "route"))
+                group.record(connection)
+                connection.execute(
+                    text(
+                        "UPDATE memories SET is_open = :open, trace_fingerprint = NULL, tokens = 0, "
+                        "trace_bytes = 0 "
+                        "WHERE id = :id"
+                    ),
+                    {"open": int(status == "open"), "id": memory_id},
+                )
+                catalog.set_batch(connection, namespace.id, batch)
+            namespace.committed = batch
+        return memory_id
+
+
+def put_traces(core: Core, name: str, drafts: Sequence[TraceDraft]) -> None:
+    """Stores what a model keeps of memories; a memory's former trace is superseded."""
+    if not drafts:
+        return
+    with core.writing():
+        check_room(
+            core.path, sum(len(draft.kv) + len(draft.route) + 2 * HEADER_BYTES + 512 for draft in drafts)
+        )
+        namespace = core.get(name)
+        settle(core, namespace)
+        last = {draft.memory_id: draft for draft in drafts}
+        with core.catalog.read() as connection:
+            known = catalog.get_memories(connection, last)
+            missing = [memory_id for memory_id in last if memory_id not in known]
+            if missing or any(memory.namespace_id != namespace.id for memory in known.values()):
+                raise NotFoundError(
+                    "A memory that was to get its trace is gone; ask for `pending_traces` again."
+                )
+            keys = data_keys(core, namespace, connection, list(last))
+        with frame_group(core) as group:
+            updates: list[dict[str, Any]] = []
+            for memory_id, draft in last.items():
+                key = keys[memory_id]
+                kv = group.add("kv", memory_id, draft.kv, key, draft.fingerprint)
+                route = group.add("route", memory_id, draft.route, key, draft.fingerprint)
+                updates.append(
+                    {
+                        "id": memory_id,
+                        "fingerprint": draft.fingerprint,
+                        "tokens": draft.tokens,
+                        "bytes": kv.length + route.length,
+                    }
+                )
+            group.appender.sync()
+            with core.catalog.write() as connection:
+                catalog.retire_frames(connection, last, ("kv", "route"))
+                group.record(connection)
+                connection.execute(
+                    text(
+                        "UPDATE memories SET trace_fingerprint = :fingerprint, tokens = :tokens, "
+                        "trace_bytes = :bytes "
+                        "WHERE id = :id"
+                    ),
+                    updates,
+                )
+
+
+def put_prefix(core: Core, fingerprint: str, payload: bytes) -> None:
+    """Stores the frozen system prefix of one model, for the whole bank."""
+    with core.writing():
+        check_room(core.path, len(payload) + 4096)
+        with core.catalog.read() as connection:
+            key = bank_key(core, connection)
+        with frame_group(core) as group:
+            group.add("prefix", core.bank_id, payload, key, fingerprint)
+            group.appender.sync()
+            with core.catalog.write() as connection:
+                connection.execute(
+                    text(
+                        "UPDATE frames SET live = 0 WHERE owner = :owner AND fingerprint = :fingerprint "
+                        "AND live = 1"
+                    ),
+                    {"owner": core.bank_id, "fingerprint": fingerprint},
+                )
+                group.record(connection)
+
+
+def bank_key(core: Core, connection: Connection) -> bytes | None:
+    """The key of what belongs to no single memory."""
+    if not core.encrypted:
+        return None
+    sealed = catalog.get_meta(connection, "bank_key")
+    if sealed is None:
+        raise BankUnreadableError(
+            f"The catalog of {core.path} lacks the bank's own key. Restore it from a copy."
+        )
+    return core.master_box.open(sealed, b"mnemos/bank/key")
+
+
+def allocate_keys(core: Core, namespace: Namespace, count: int) -> tuple[list[Slot | None], list[Any]]:
+    """Durable new data keys, and the page rows that the catalog must take in; Nones when nothing is
+    encrypted.
+    """
+    if namespace.keys is None:
+        return [None] * count, []
+    with core.catalog.read() as connection:
+        pages = catalog.pages(connection, namespace.id)
+    slots, changed = namespace.keys.allocate(pages, count)
+    return list(slots), changed
+
+
+def data_keys(
+    core: Core, namespace: Namespace, connection: Connection, ids: Sequence[str]
+) -> dict[str, bytes | None]:
+    """Each memory's data key; None where the bank is not encrypted. NotFoundError for a memory that is
+    gone.
+    """
+    known = catalog.get_memories(connection, ids)
+    if len(known) < len(set(ids)):
+        raise NotFoundError("No such memory in the catalog; it may have been erased meanwhile.")
+    if namespace.keys is None:
+        return dict.fromkeys(ids)
+    pages = catalog.pages_by_id(
+        connection, namespace.id, {m.page_id for m in known.values() if m.page_id is not None}
+    )
+    found: dict[str, bytes | None] = {}
+    for memory in known.values():
+        page = None if memory.page_id is None else pages.get(memory.page_id)
+        key = None if page is None or memory.slot is None else namespace.keys.key(page, memory.slot)
+        if key is None:
+            raise NotFoundError("The memory's key was destroyed; it is being erased.")
+        found[memory.id] = key
+    return found
+
+
+def catalog_row(namespace: Namespace, row: Row, slot: Slot | None) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "namespace_id": namespace.id,
+        "page_id": None if slot is None else slot.page_id,
+        "slot": None if slot is None else slot.number,
+        "is_open": int(row.status == "open"),
+    }
+
+
+def update_words(connection: Connection, row: Row) -> None:
+    connection.execute(
+        text(
+            "UPDATE memory SET text = :text, reply = :reply, status = :status, text_bytes = :bytes, batch "
+            "= :batch "
+            "WHERE id = :id"
+        ),
+        {
+            "text": row.text,
+            "reply": row.reply,
+            "status": row.status,
+            "bytes": row.text_bytes,
+            "batch": row.batch,
+            "id": row.id,
+        },
+    )
+
+
+def check_draft(draft: MemoryDraft) -> None:
+    """Raises InvalidTextError for what can't be a memory."""
+    if not draft.text.strip():
+        raise InvalidTextError("A memory needs some text; this one is empty.")
+    _check_text(draft.text, "text")
+    _check_text(draft.reply or "", "reply")
+    for value in (draft.title, draft.source, draft.speaker, draft.session_id, *draft.tags):
+        if value is not None and len(_utf8(value, "title, source, speaker or tag")) > MAX_NAME_BYTES:
+            raise InvalidTextError(
+                f"A title, source, speaker or tag is over {MAX_NAME_BYTES:,} bytes; shorten it."
+            )
+
+
+def _check_text(value: str, what: str) -> None:
+    size = len(_utf8(value, what))
+    if size > MAX_TEXT_BYTES:
+        raise InvalidTextError(
+            f"The {what} has {size:,} bytes; a memory takes {MAX_TEXT_BYTES:,}. Split it up."
+        )
+
+
+def _utf8(value: str, what: str) -> bytes:
+    try:
+        return value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidTextError(
+            f"The {what} is not valid Unicode (a lone surrogate). Decode it properly first."
+        ) from None
+
+
+def _row(draft: MemoryDraft, memory_id: str, ordinal: int, tag: bytes | None, batch: int) -> Row:
+    created_us = catalog.now_us() if draft.created_at is None else words.to_us(draft.created_at)
+    return Row(
+        ordinal=ordinal,
+        id=memory_id,
+        kind=draft.kind,
+        text=draft.text,
+        reply=draft.reply or None,
+        speaker=draft.speaker,
+        title=draft.title,
+        source=draft.source,
+        session_id=draft.session_id,
+        created_us=created_us,
+        expires_us=None if draft.expires_at is None else words.to_us(draft.expires_at),
+        tags=json.dumps(list(dict.fromkeys(draft.tags)), ensure_ascii=False),
+        status=draft.status,
+        pinned=0,
+        hidden=0,
+        content_tag=tag,
+        text_bytes=len(draft.text.encode()) + len((draft.reply or "").encode()),
+        batch=batch,
+        born=batch,
+    )

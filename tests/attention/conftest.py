@@ -1,0 +1,205 @@
+"""Models for the tests of this room: the real default model, and tiny random checkpoints made on the spot."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from gguf.constants import GGMLQuantizationType
+
+from mnemos.attention.config import ModelConfig
+from mnemos.attention.models import LanguageModel, load, load_weights
+from mnemos.attention.pull import pull
+from mnemos.attention.tokenizer_source import TokenizerSource
+from mnemos.attention.weights import Weights
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+@pytest.fixture(scope="session")
+def default_path() -> Path:
+    """The default model's weights, fetched as a user's would be."""
+    return pull("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def default_weights(default_path: Path) -> tuple[ModelConfig, Weights, TokenizerSource, str]:
+    return load_weights(default_path)
+
+
+@pytest.fixture(scope="session")
+def default_model(default_path: Path) -> LanguageModel:
+    """The default model in fp32 throughout."""
+    return load(default_path, dtype="fp32")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache directory of this test's own."""
+    directory = tmp_path / "cache"
+    monkeypatch.setenv("MNEMOS_CACHE_DIR", str(directory))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> tokenizers.Tokenizer:
+    """Byte-level BPE over three control tokens, the 256 bytes and a few merges."""
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate([*CONTROL, *letters])}
+    merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w"), ("i", "n")]
+    for left, right in merges:
+        vocab[left + right] = len(vocab)
+    built = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=merges))
+    built.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Digits(individual_digits=True),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    built.decoder = tokenizers.decoders.ByteLevel()
+    built.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in CONTROL])
+    return built
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(byte_tokenizer: tokenizers.Tokenizer) -> Any:
+    """A small random Llama with grouped queries and a head of its own, as transformers builds it."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=288,
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=96,
+        max_position_embeddings=128,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.2,
+    )
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.fixture
+def hf_directory(tmp_path: Path, tiny_llama: Any, byte_tokenizer: tokenizers.Tokenizer) -> Iterator[Path]:
+    """`tiny_llama` saved as people find models: sharded safetensors, tokenizer, chat template."""
+    directory = tmp_path / "tiny"
+    tiny_llama.save_pretrained(directory, max_shard_size="100KB")
+    byte_tokenizer.save(str(directory / "tokenizer.json"))
+    settings = {"bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>"}, "chat_template": CHATML}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    return directory
+
+
+@dataclass
+class GgufSpec:
+    """What to write into a GGUF file; tests change one thing of it."""
+
+    quantisation: GGMLQuantizationType = GGMLQuantizationType.F32
+    architecture: str = "llama"
+    pre: str = "smollm"
+    tokenizer_model: str | None = "gpt2"
+    vocab_size: int = 288
+    skip: set[str] = field(default_factory=set)
+    replace: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@pytest.fixture
+def write_gguf(tmp_path: Path, tiny_llama: Any, byte_tokenizer: tokenizers.Tokenizer) -> Callable[..., Path]:
+    """Writes `tiny_llama` as llama.cpp's converter would: q and k rows interleaved for its RoPE."""
+
+    def write(**changes: Any) -> Path:
+        spec = GgufSpec(**changes)
+        path = tmp_path / f"tiny-{spec.quantisation.name}.gguf"
+        config = tiny_llama.config
+        writer = gguf.GGUFWriter(path, spec.architecture)
+        writer.add_context_length(config.max_position_embeddings)
+        writer.add_embedding_length(config.hidden_size)
+        writer.add_block_count(config.num_hidden_layers)
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count(config.num_attention_heads)
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_rope_freq_base(50000.0)
+        _write_tokenizer(writer, spec, byte_tokenizer)
+        for name, values in _gguf_tensors(tiny_llama):
+            if name in spec.skip:
+                continue
+            values = spec.replace.get(name, values)
+            kind = spec.quantisation if values.ndim == 2 else GGMLQuantizationType.F32
+            writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    return write
+
+
+def _write_tokenizer(writer: gguf.GGUFWriter, spec: GgufSpec, tokenizer: tokenizers.Tokenizer) -> None:
+    if spec.tokenizer_model is None:
+        return
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    names = [token for token, _ in tokens]
+    names += [f"<|unused{index}|>" for index in range(len(names), spec.vocab_size)]
+    writer.add_tokenizer_model(spec.tokenizer_model)
+    writer.add_tokenizer_pre(spec.pre)
+    writer.add_token_list(names)
+    types = [3 if name in CONTROL else 5 if name.startswith("<|unused") else 1 for name in names]
+    writer.add_token_types(types)
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(CHATML)
+
+
+def _gguf_tensors(model: Any) -> Iterator[tuple[str, np.ndarray]]:
+    names = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+        "lm_head.weight": "output.weight",
+        "input_layernorm": "attn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
+    heads = {"q_proj": model.config.num_attention_heads, "k_proj": model.config.num_key_value_heads}
+    for name, tensor in model.state_dict().items():
+        values = tensor.numpy().copy()
+        for projection, count in heads.items():
+            if projection in name:  # llama.cpp convert_hf_to_gguf.py, LlamaModel.permute
+                split = values.reshape(count, 2, values.shape[0] // count // 2, values.shape[1])
+                values = split.swapaxes(1, 2).reshape(values.shape)
+        if name in names:
+            yield names[name], values
+        else:
+            _, _, layer, rest = name.split(".", 3)
+            yield f"blk.{layer}.{names[rest.removesuffix('.weight')]}.weight", values

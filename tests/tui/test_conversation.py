@@ -1,0 +1,147 @@
+"""`ask` and `chat` on the real default model: what is told in one process is known in the next."""
+
+import json
+import os
+import signal
+
+import pytest
+from tests.tui.conftest import Command, Terminal
+
+pytestmark = pytest.mark.model
+
+FACT = "My sister Clara works as a nurse in Lisbon."
+QUESTION = "What does my sister Clara do for a living?"
+
+
+def exchanges(mnemos: Command) -> list[tuple[str, str]]:
+    found = mnemos("memory", "list", "--oldest", "--json").json["memories"]
+    return [(memory["text"], memory["status"]) for memory in found if memory["kind"] == "exchange"]
+
+
+def test_what_is_told_is_recalled_by_another_process(mnemos: Command) -> None:
+    told = mnemos.process("ask", FACT, "--json").json
+    asked = mnemos.process("ask", QUESTION, "--json")
+    assert asked.code == 0
+    answer = asked.json
+    assert {"text", "memories", "session", "exchange", "status", "stop_reason", "usage"} == set(answer)
+    assert answer["session"] != told["session"]
+    (memory,) = answer["memories"]
+    assert (memory["id"], memory["text"], memory["rank"]) == (told["exchange"], FACT, 1)
+    assert 0 <= memory["attention"] <= 1
+    assert answer["usage"]["paged_tokens"] > 0 and answer["usage"]["first_token_ms"] > 0
+    why = mnemos("memory", "why", "--json").json
+    assert (why["id"], [each["id"] for each in why["memories"]]) == (answer["exchange"], [told["exchange"]])
+    assert mnemos("memory", "why", told["exchange"], "--json").json["memories"] == []
+
+
+def test_search_ranks_what_a_turn_would_recall(mnemos: Command) -> None:
+    mnemos.remember("The boat leaves at noon.", FACT, "Coal is kept in the cellar.")
+    for router in ("full", "latent", "lexical"):
+        results = mnemos("memory", "search", QUESTION, "--router", router, "--json").json["results"]
+        assert results[0]["text"] == FACT, router
+        assert [each["rank"] for each in results] == list(range(1, len(results) + 1))
+        assert [each["score"] for each in results] == sorted(
+            (each["score"] for each in results), reverse=True
+        )
+
+
+def test_forgetting_takes_the_replies_made_with_it(mnemos: Command) -> None:
+    told = mnemos("remember", FACT, "--json").json["id"]
+    asked = mnemos("ask", QUESTION, "--json").json
+    assert [memory["id"] for memory in asked["memories"]] == [told]
+    plan = mnemos("memory", "forget", "--id", told, "--dry-run", "--json").json
+    assert [memory["id"] for memory in plan["dependants"]] == [asked["exchange"]]
+    ran = mnemos("memory", "forget", "--id", told, "--yes", "--json").json
+    assert (ran["forgotten"], ran["dependants"]) == ([told], [asked["exchange"]])
+    (left,) = mnemos("memory", "list", "--json").json["memories"]
+    assert (left["text"], left["reply"]) == (QUESTION, None)
+    assert left["id"] == ran["receipt"]["rewritten"][asked["exchange"]]
+
+
+def test_a_piped_chat_is_one_turn_a_line(mnemos: Command) -> None:
+    lines = [
+        FACT,
+        "",
+        "/memories",
+        "/remember I keep bees.",
+        QUESTION,
+        "/why",
+        "/session",
+        "/quit",
+        "never said",
+    ]
+    ran = mnemos.process("chat", stdin="\n".join(lines))
+    assert ran.code == 0
+    assert "\x1b" not in ran.out
+    assert [text for text, _ in exchanges(mnemos)] == [FACT, QUESTION]
+    assert any(FACT in line and line.count("\t") == 8 for line in ran.out.splitlines())
+    assert "remembered as" in ran.err and "> " not in ran.out
+
+
+def test_a_piped_chat_in_json(mnemos: Command) -> None:
+    ran = mnemos("chat", "--json", stdin=f"{FACT}\n/session title Family\n{QUESTION}\n")
+    first, second = (json.loads(line) for line in ran.out.splitlines())
+    assert first["session"] == second["session"]
+    again = mnemos("chat", "--json", "--session", first["session"][:8], stdin="And now?\n/session list\n")
+    assert json.loads(again.out.splitlines()[0])["session"] == first["session"]
+    assert again.out.splitlines()[1].split("\t")[2:] == ["3", "Family"]
+
+
+def test_a_turn_that_fails_ends_no_conversation(mnemos: Command) -> None:
+    stdin = b"caf\xe9\n/frobnicate\n/forget bees\n" + b"word " * 2_000_000 + b"\n" + FACT.encode()
+    ran = mnemos("chat", stdin=stdin)
+    assert ran.code != 0
+    assert ran.err.count("error: ") == 4
+    assert [text for text, _ in exchanges(mnemos)] == [FACT]
+
+
+def test_forgetting_inside_a_piped_chat(mnemos: Command) -> None:
+    ran = mnemos("chat", stdin="/remember The code is 4417.\n/forget --yes 4417\n/forget --yes 4417\n")
+    assert "receipt" in ran.err and "nothing matches" in ran.err
+    assert mnemos("memory", "list", "--json").json["memories"] == []
+
+
+def test_a_chat_on_a_terminal(mnemos: Command) -> None:
+    terminal = Terminal(mnemos, "chat")
+    terminal.wait_for("> ")
+    terminal.type(f"{FACT}\n")
+    terminal.wait_for("\n> ")
+    terminal.type("/help\n")
+    terminal.wait_for("/session [new|list|ID|title TEXT]")
+    terminal.type("\x1b[A\x1b[A\n")  # two lines up in the history: the first message again
+    terminal.wait_for("/why shows")
+    terminal.type("/forget nurse\n")
+    terminal.wait_for("[y/N]")
+    terminal.type("n\n")
+    terminal.wait_for("nothing was forgotten")
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    assert [text for text, _ in exchanges(mnemos)] == [FACT, FACT]
+    written = [path.name for path in (mnemos.bank.parent / "home").rglob("*") if path.is_file()]
+    assert not any("history" in name for name in written)
+
+
+def test_ctrl_c_keeps_the_message_and_marks_the_reply(mnemos: Command) -> None:
+    mnemos.remember("The lighthouse keeper is Maud Ferrier.")
+    terminal = Terminal(mnemos, "chat")
+    terminal.wait_for("> ")
+    terminal.type("Tell me a very long story about the sea and all of its ships and harbours.\n")
+    seen = len(terminal.seen) + 160
+    terminal.wait_until(lambda: len(terminal.seen) > seen)
+    terminal.type("\x03")
+    terminal.wait_for("interrupted")
+    terminal.type("/quit\n")
+    assert terminal.end() == 0
+    ((text, status),) = exchanges(mnemos)
+    assert text.startswith("Tell me a very long story") and status == "interrupted"
+    kept = mnemos("memory", "list", "--json").json["memories"][0]["reply"]
+    assert kept and kept.split()[0] in terminal.seen
+    assert mnemos("bank", "verify", "--deep", "--json").json["ok"]
+
+
+def test_ctrl_c_ends_ask_with_130(mnemos: Command) -> None:
+    terminal = Terminal(mnemos, "ask", "Tell me a very long story about the sea and all of its ships.")
+    terminal.wait_until(lambda: len(terminal.seen) > 400)
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    assert terminal.end() == 130
+    assert [status for _, status in exchanges(mnemos)] == ["interrupted"]

@@ -1,0 +1,1 @@
+"""The `mnemos` command and what people see on a screen."""

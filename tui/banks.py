@@ -1,0 +1,59 @@
+"""`mnemos bank ...`: what a bank is, and whether it is sound."""
+
+from typing import Annotated
+
+import typer
+
+from mnemos.tui import console, forms, output
+from mnemos.tui.options import Bank, Json, Namespace
+
+
+def info(bank: Bank = None, namespace: Namespace = "default", json: Json = False) -> None:
+    """Say where the bank and its key are, and what it holds."""
+    from mnemos.tui.opening import open_bank
+
+    with open_bank(bank, namespace) as opened:
+        stats = opened.stats().model_dump(mode="json")
+        namespaces = opened.namespaces()
+        found = {
+            "path": str(opened.path),
+            "id": opened.bank_id,
+            "encrypted": opened.encrypted,
+            "key": opened.key_location,
+        }
+    if json:
+        output.document(found | {"namespaces": namespaces, "stats": stats})
+        return
+    counts = {name: stats[name] for name in ("memories", "hidden", "pending", "tokens")}
+    sizes = {name: output.amount(stats[name]) for name in ("text_bytes", "trace_bytes", "disk_bytes")}
+    output.fields(found | {"namespaces": ", ".join(namespaces)} | counts | sizes)
+    console.say("back up the key: without it the bank can't be read")
+
+
+def verify(
+    deep: Annotated[bool, typer.Option("--deep", help="Decrypt and scan every file as well.")] = False,
+    bank: Bank = None,
+    namespace: Namespace = "default",
+    json: Json = False,
+) -> None:
+    """Check the bank against itself. Exit code 4 when it finds damage."""
+    from mnemos.errors import DamageFoundError
+    from mnemos.tui.opening import open_bank
+
+    with open_bank(bank, namespace) as opened, console.progress("verifying") as on_progress:
+        report = opened.verify(deep=deep, progress=on_progress)
+    if json:
+        output.document(forms.verify(report))
+    else:
+        output.table(
+            ("kind", "subject", "detail"),
+            [(each.kind, each.subject, each.detail) for each in report.problems],
+        )
+    if report.ok:
+        console.say("the bank is sound")
+        return
+    message = f"{len(report.problems)} problems in the bank"
+    if json:
+        console.say(f"error: {message}")
+        raise typer.Exit(DamageFoundError.exit_code)
+    raise DamageFoundError(message)

@@ -1,0 +1,52 @@
+"""`mnemos bench ...`: prints what the benchmarks of the lower rooms measure."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from mnemos.tui import console, output
+from mnemos.tui.options import Json, Model, UnusedBank, UnusedNamespace
+
+
+def decode(
+    model: Model = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads", min=1, help="CPU threads; torch's own choice without it.", show_default=False
+        ),
+    ] = None,
+    bank: UnusedBank = None,
+    namespace: UnusedNamespace = "default",
+    json: Json = False,
+) -> None:
+    """Measure prefill and decode speed against transformers with the same weights."""
+    from mnemos.attention import bench_decode
+
+    console.say("measuring prefill and decode ...")
+    _show(bench_decode.run(model, threads=threads), json=json)
+
+
+def paging(
+    memories: Annotated[
+        int, typer.Option("--memories", min=1, metavar="N", help="Memories recalled in a turn.")
+    ] = 14,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, metavar="N", help="Tokens of each memory.")] = 100,
+    model: Model = None,
+    bank: UnusedBank = None,
+    namespace: UnusedNamespace = "default",
+    json: Json = False,
+) -> None:
+    """Measure the time to first token with memories paged in against re-reading them as text."""
+    from mnemos.memory import bench_paging
+
+    console.say("measuring time to first token ...")
+    _show(bench_paging.run(memories=memories, tokens=tokens, model=model), json=json)
+
+
+def _show(measured: Mapping[str, Any], *, json: bool) -> None:
+    if json:
+        output.document(measured)
+    else:
+        output.fields(measured)

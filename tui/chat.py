@@ -1,0 +1,141 @@
+"""`mnemos chat`: a conversation, a line a turn. Lines from a pipe work as well as a person's."""
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mnemos.errors import MnemosError
+from mnemos.tui import console
+from mnemos.tui.options import Bank, Json, Model, Namespace, Session
+
+if TYPE_CHECKING:
+    from mnemos.agent.agent import Agent
+    from mnemos.agent.events import Reply
+    from mnemos.memory.bank import MemoryBank
+
+
+def chat(
+    session: Session = None,
+    model: Model = None,
+    bank: Bank = None,
+    namespace: Namespace = "default",
+    json: Json = False,
+) -> None:
+    """Talk with an agent that remembers from one conversation to the next. /help lists its commands."""
+    import typer
+
+    from mnemos.tui.opening import open_bank
+
+    with open_bank(bank, namespace, create=True) as opened:
+        conversation = Conversation(opened, namespace, model, json=json)
+        if session:
+            conversation.switch(opened.get_session(session, namespace=namespace).id)
+        conversation.run()
+    if conversation.exit_code:
+        raise typer.Exit(conversation.exit_code)
+
+
+class Conversation:
+    """The state of one `mnemos chat`: a bank, a session, and a model that is loaded at the first message."""
+
+    def __init__(self, bank: "MemoryBank", namespace: str, model: str | None, *, json: bool = False) -> None:
+        self.bank = bank
+        self.namespace = namespace
+        self.json = json  # each reply as one JSON document on a line of its own
+        self.session_id: str | None = None
+        self.last_reply: Reply | None = None
+        self.is_over = False
+        self.exit_code = 0  # of the last turn that failed, where nobody was there to see it
+        self._model = model
+        self._agent: Agent | None = None
+
+    def run(self) -> None:
+        """Turns until the end of input or `/quit`. An error ends its turn, not the conversation."""
+        for line in read_lines():
+            try:
+                self.take(line)
+            except KeyboardInterrupt:
+                console.say("interrupted; the reply is kept as far as it came")
+            except MnemosError as error:
+                console.say(f"error: {error}")
+                if not console.is_interactive():
+                    self.exit_code = error.exit_code
+            if self.is_over:
+                break
+
+    def take(self, line: str | MnemosError) -> None:
+        """One line: a message, or a command that starts with a slash (two slashes: a message with one)."""
+        if isinstance(line, MnemosError):
+            raise line
+        if not line.strip():
+            return
+        if line.startswith("/") and not line.startswith("//"):
+            from mnemos.tui.chat_commands import execute
+
+            execute(self, line)
+            return
+        self.send(line.removeprefix("/") if line.startswith("//") else line)
+
+    def send(self, text: str) -> None:
+        """One turn with the agent."""
+        from mnemos.tui import forms, output
+        from mnemos.tui.ask import stream_reply
+
+        agent = self.agent()
+        self.session_id = agent.session_id
+        self.last_reply = reply = stream_reply(agent, text, quietly=self.json)
+        if self.json:
+            output.document(forms.reply(reply))
+        elif reply.memories and console.is_interactive():
+            count = len(reply.memories)
+            console.say(f"[{count} {'memory' if count == 1 else 'memories'}; /why shows them]")
+
+    def agent(self) -> "Agent":
+        """The agent of the current session; loads the model the first time."""
+        if self._agent is None:
+            console.say("loading the model ...")
+            from mnemos.tui.opening import load_model
+
+            model = load_model(self._model)
+            from mnemos.agent.agent import Agent
+
+            self._agent = Agent(self.bank, namespace=self.namespace, model=model, session=self.session_id)
+        return self._agent
+
+    def switch(self, session_id: str | None) -> None:
+        """Go on with another session; None starts a new one at the next message."""
+        if self._agent is not None:
+            from mnemos.agent.agent import Agent
+
+            old, self._agent = self._agent, None
+            self._agent = Agent(self.bank, namespace=self.namespace, model=old.model, session=session_id)
+        self.session_id, self.last_reply = session_id, None
+
+
+def read_lines() -> "Iterator[str | MnemosError]":
+    """Lines as they are typed or piped; for one that is not text, the error that says so."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        while data := sys.stdin.buffer.readline():
+            try:
+                yield console.decode(data.rstrip(b"\r\n"))
+            except MnemosError as error:
+                yield error
+        return
+    _keep_history()
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            print()
+            console.say("(Ctrl+D or /quit leaves)")
+
+
+def _keep_history() -> None:
+    """Arrow keys bring back earlier lines of this conversation: from memory, never from a file."""
+    try:
+        import readline
+    except ImportError:  # Windows, and Pythons built without it
+        return
+    readline.set_auto_history(True)

@@ -1,0 +1,177 @@
+"""`mnemos memory forget`: shows what would go, asks, erases, and shows the receipt."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mnemos.errors import InvalidSelectorError, NotFoundError, UsageError
+from mnemos.tui import console, forms, output, when
+from mnemos.tui.options import Bank, Json, Namespace, Session, Since, Source, Tags, Until
+
+if TYPE_CHECKING:
+    from mnemos.memory.bank import MemoryBank
+    from mnemos.memory.records import ForgetPlan, Receipt
+
+SHOWN = 10  # memories of a plan that are shown one by one
+
+
+class Cascade(StrEnum):
+    """What happens to replies that were made with a forgotten memory."""
+
+    CLOSURE = "closure"
+    NONE = "none"
+
+
+def forget(
+    ids: Annotated[
+        list[str] | None,
+        typer.Option("--id", metavar="ID", help="A memory's id or prefix; repeatable.", show_default=False),
+    ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            "--match", metavar="TEXT|-", help="Text that it contains, in any case.", show_default=False
+        ),
+    ] = None,
+    session: Session = None,
+    source: Source = None,
+    tags: Tags = None,
+    since: Since = None,
+    until: Until = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything in the namespace.")] = False,
+    cascade: Annotated[
+        Cascade,
+        typer.Option(
+            "--cascade", help="closure: replies made with it lose their words too. none: they stay."
+        ),
+    ] = Cascade.CLOSURE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    confirm: Annotated[
+        str | None,
+        typer.Option(
+            "--confirm", metavar="NAME", help="The namespace again, for --all --yes.", show_default=False
+        ),
+    ] = None,
+    bank: Bank = None,
+    namespace: Namespace = "default",
+    json: Json = False,
+) -> None:
+    """Erase memories for good. Every selector that is given must match. `hide` is the reversible way."""
+    from mnemos.tui.opening import open_bank
+    from mnemos.tui.selecting import source_as_stored
+
+    if not (ids or match is not None or session or source or tags or since or until or everything):
+        raise InvalidSelectorError(
+            "say what to forget: --id, --match, --session, --source, --tag, --since, --until or --all"
+        )
+    if not (dry_run or yes):
+        console.require_person("add --yes to forget without being asked, or --dry-run to see the plan")
+    if everything and yes and not dry_run and confirm != namespace:
+        raise UsageError(f"--all with --yes needs --confirm {namespace}: the namespace's name, once more")
+    with open_bank(bank, namespace) as opened:
+        plan = opened.plan_forget(
+            namespace=namespace,
+            ids=ids or None,
+            matching=None if match is None else console.text_or_stdin(match),
+            session_id=opened.get_session(session, namespace=namespace).id if session else None,
+            source=source_as_stored(source),
+            tags=tags or None,
+            since=when.since(since),
+            until=when.until(until),
+            everything=everything,
+            cascade=cascade.value,
+        )
+        if not plan.selected:
+            raise NotFoundError(f"nothing in '{namespace}' matches; nothing was forgotten")
+        if dry_run:
+            show_dry_run(plan, json=json)
+            return
+        if not yes:
+            show_plan(plan)
+            if not is_confirmed(plan, by_name=everything):
+                raise NotFoundError("nothing was forgotten")
+        receipt = opened.forget(plan, on_step=None if json else _say_step)
+    if json:
+        output.document(forms.forgotten(plan, receipt))
+    else:
+        show_receipt(plan, receipt)
+
+
+def show_dry_run(plan: "ForgetPlan", *, json: bool) -> None:
+    if json:
+        output.document(forms.plan(plan))
+        return
+    from mnemos.tui.recollections import one_line
+
+    rows = [("forget", output.short_id(memory.id), one_line(memory)) for memory in plan.selected]
+    rows += [(_fate(plan), output.short_id(memory.id), one_line(memory)) for memory in plan.dependants]
+    output.table(("what", "id", "text"), rows)
+    console.say(f"{summary(plan)}; nothing was touched")
+
+
+def show_plan(plan: "ForgetPlan") -> None:
+    """The plan on stderr: the first memories one by one, then counts and bytes."""
+    from mnemos.tui.recollections import one_line
+
+    shown = [("forget", memory) for memory in plan.selected] + [
+        (_fate(plan), memory) for memory in plan.dependants
+    ]
+    for what, memory in shown[:SHOWN]:
+        console.say(f"  {what}  {memory.id[: output.SHORT_ID]}  {one_line(memory)[:80]}")
+    if len(shown) > SHOWN:
+        console.say(f"  ... and {len(shown) - SHOWN} more")
+    console.say(summary(plan))
+
+
+def _fate(plan: "ForgetPlan") -> str:
+    return "erase reply" if plan.cascade == "closure" else "keep reply"
+
+
+def summary(plan: "ForgetPlan") -> str:
+    """Counts and bytes of a plan, in words."""
+    words = f"{_count(len(plan.selected), 'memory', 'memories')}, {output.size(plan.bytes_on_disk)} on disk"
+    if not plan.dependants:
+        return words
+    replies = _count(len(plan.dependants), "reply made with it", "replies made with them")
+    return f"{words}, and {replies}" + ("" if plan.cascade == "closure" else ", which stay")
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
+
+
+def is_confirmed(plan: "ForgetPlan", *, by_name: bool) -> bool:
+    """Whether the person agrees; for a whole namespace, by typing its name."""
+    if by_name:
+        return (
+            console.ask(f"Type the namespace's name ({plan.namespace}) to forget all of it: ")
+            == plan.namespace
+        )
+    return console.confirm("Forget for good?")
+
+
+def _say_step(step: str) -> None:
+    console.say(f"  {step}")
+
+
+def show_receipt(plan: "ForgetPlan", receipt: "Receipt") -> None:
+    print(f"forgotten: {summary(plan)}")
+    print(f"receipt: {receipt.id}")
+
+
+def forget_matching(opened: "MemoryBank", namespace: str, text: str, *, yes: bool) -> None:
+    """The chat's `/forget TEXT`: plan, question, erase, receipt."""
+    if not yes:
+        console.require_person("write /forget --yes TEXT to forget without being asked")
+    plan = opened.plan_forget(namespace=namespace, matching=text)
+    if not plan.selected:
+        console.say("nothing matches; nothing was forgotten")
+        return
+    show_plan(plan)
+    if yes or is_confirmed(plan, by_name=False):
+        receipt = opened.forget(plan)
+        console.say(f"forgotten for good; receipt {receipt.id}")
+    else:
+        console.say("nothing was forgotten")

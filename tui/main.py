@@ -1,0 +1,79 @@
+"""The `mnemos` command: the tree of its commands. Each body imports what it needs when it runs."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mnemos.tui import ask, banks, benches, chat, demo, forget, models, notes, recollections
+from mnemos.tui.console import run
+
+app = typer.Typer(
+    name="mnemos",
+    help="An agent that remembers, shows what it remembers, and forgets for good.",
+    no_args_is_help=True,
+    # Plain help: rendering it with rich would double the time of `mnemos --help`.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _group(name: str, text: str) -> typer.Typer:
+    group = typer.Typer(name=name, help=text, no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(group)
+    return group
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from mnemos import __version__
+
+        print(f"mnemos {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """An agent that remembers, shows what it remembers, and forgets for good."""
+
+
+app.command("chat")(chat.chat)
+app.command("ask")(ask.ask)
+app.command("remember")(notes.remember)
+app.command("ingest")(notes.ingest)
+app.command("demo")(demo.demo)
+
+memory = _group("memory", "Look into the memory, and take things out of it.")
+memory.command("list")(recollections.list_memories)
+memory.command("show")(recollections.show)
+memory.command("search")(recollections.search)
+memory.command("why")(recollections.why)
+memory.command("forget")(forget.forget)
+memory.command("hide")(recollections.hide)
+memory.command("unhide")(recollections.unhide)
+memory.command("pin")(recollections.pin)
+memory.command("unpin")(recollections.unpin)
+memory.command("stats")(recollections.stats)
+
+bank = _group("bank", "The bank as a whole.")
+bank.command("info")(banks.info)
+bank.command("verify")(banks.verify)
+
+model = _group("model", "The language models.")
+model.command("list")(models.list_models)
+model.command("pull")(models.pull)
+model.command("show")(models.show)
+
+bench = _group("bench", "Measure this machine.")
+bench.command("decode")(benches.decode)
+bench.command("paging")(benches.paging)
+
+
+def main() -> None:
+    """The entry point of the `mnemos` script."""
+    sys.exit(run(app, sys.argv[1:]))

@@ -1,0 +1,48 @@
+"""Opens the bank and loads the model that a command works with, and tells the person what takes time."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnemos.errors import BankUnreadableError
+from mnemos.tui.console import progress, say
+
+if TYPE_CHECKING:
+    from mnemos.attention.models import LanguageModel
+    from mnemos.memory.bank import MemoryBank
+
+
+@contextmanager
+def open_bank(path: Path | None, namespace: str, *, create: bool = False) -> "Iterator[MemoryBank]":
+    """The bank, closed at the end. A bank that is made now says where its key is.
+
+    The namespace's name is looked at first, so that no bank is made for one that can't be.
+    """
+    from mnemos.memory.bank import MemoryBank, default_path
+    from mnemos.store.ids import check_namespace
+
+    check_namespace(namespace)
+    place = (path or default_path()).expanduser()
+    is_new = create and not (place.is_dir() and any(place.iterdir()))
+    try:
+        opened = MemoryBank.open(place, create=create)
+    except OSError as error:
+        raise BankUnreadableError(
+            f"no bank can be at {place} ({error.strerror}); name another place"
+        ) from error
+    with opened as bank:
+        if is_new:
+            say(f"made a new bank in {bank.path}")
+            say(f"back up its key, without which it can't be read: {bank.key_location}")
+        yield bank
+
+
+def load_model(name: str | None) -> "LanguageModel":
+    """The named model or the default one, fetched on first use with a progress bar."""
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton warns where it is unset
+    from mnemos.attention.models import load
+
+    with progress("fetching the model", in_bytes=True) as on_progress:
+        return load(name, on_progress=on_progress)

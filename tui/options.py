@@ -1,0 +1,65 @@
+"""Options that many commands share, so that they are named and explained once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Bank = Annotated[
+    Path | None,
+    typer.Option(
+        "--bank",
+        envvar="MNEMOS_BANK",
+        metavar="PATH",
+        help="The memory bank's directory.",
+        show_default=False,
+    ),
+]
+Namespace = Annotated[
+    str, typer.Option("--namespace", envvar="MNEMOS_NAMESPACE", metavar="NAME", help="Whose memory it is.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        envvar="MNEMOS_MODEL",
+        metavar="NAME|PATH",
+        help="A known model, a .gguf file or a model directory.",
+        show_default=False,
+    ),
+]
+Session = Annotated[
+    str | None,
+    typer.Option("--session", metavar="ID", help="A session's id or a prefix of it.", show_default=False),
+]
+Source = Annotated[
+    str | None,
+    typer.Option("--source", metavar="PATH", help="The file it was ingested from.", show_default=False),
+]
+Tags = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tag", metavar="TAG", help="A tag; repeat for several, all must match.", show_default=False
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="WHEN", help="2026-03-01, or 3d, 2w, 12h ago.", show_default=False),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        "--until", metavar="WHEN", help="As --since; a date's whole day counts.", show_default=False
+    ),
+]
+Limit = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most so many.")]
+MemoryId = Annotated[
+    str, typer.Argument(metavar="ID", help="A memory's id or a prefix of 4 characters or more.")
+]
+
+# For commands that need no bank: accepted like everywhere, so that scripts can pass them to every command.
+UnusedBank = Annotated[Path | None, typer.Option("--bank", envvar="MNEMOS_BANK", metavar="PATH", hidden=True)]
+UnusedNamespace = Annotated[
+    str, typer.Option("--namespace", envvar="MNEMOS_NAMESPACE", metavar="NAME", hidden=True)
+]

@@ -19,7 +19,7 @@ from mnemos.attention.models import LanguageModel
 from mnemos.attention.sampling import Sampling
 from mnemos.attention.tokenizer import Detokenizer
 from mnemos.errors import UsageError
-from mnemos.memory.bank import DEFAULT_NAMESPACE, MemoryBank
+from mnemos.memory.bank import DEFAULT_NAMESPACE, MemoryBank, check_size
 from mnemos.memory.recall import DEFAULT_K, Recall
 from mnemos.memory.records import Memory, RecalledMemory
 
@@ -128,6 +128,7 @@ class Agent:
                 prompts = PromptBuilder(model, self._instructions)
                 self._working = WorkingMemory(recaller, prompts, self._working_tokens)
             working = self._working
+            check_size(text)
             words = model.tokenizer.encode(text)
             working.check_fits(words)
             exchange = self.bank.begin_exchange(text, namespace=self.namespace, session_id=self.session_id)

@@ -114,7 +114,7 @@ def tell(
 
 def ask(bank: MemoryBank, namespace: str, model: LanguageModel, say: Callable[[str], None]) -> dict[str, Any]:
     """Ask about the facts, each in a new session; then forget two of them."""
-    answers = []
+    answers: list[dict[str, Any]] = []
     for question in QUESTIONS:
         agent = Agent(bank, namespace=namespace, model=model, sampling=_SAMPLING)
         reply = agent.run_sync(question.text)
@@ -124,8 +124,9 @@ def ask(bank: MemoryBank, namespace: str, model: LanguageModel, say: Callable[[s
         for recalled in reply.memories:
             say(f"          {recalled.score:5.2f}  {_one_line(recalled.memory.text)}")
         say(
-            f"          first token after {reply.usage.first_token_ms:.0f} ms with {reply.usage.paged_tokens} "
-            f"tokens paged in; {as_text_ms:.0f} ms when the same memories are re-read as text"
+            f"          first token after {reply.usage.first_token_ms:.0f} ms, "
+            f"{reply.usage.paged_tokens} tokens paged in; {as_text_ms:.0f} ms when the same memories are "
+            "re-read as text"
         )
         answers.append(
             {

@@ -30,8 +30,8 @@ class WorkingMemory:
         room = window - min(PAGED_TOKENS, window // 4) - self._budget - _REPLY_ROOM
         if len(words) > room:
             raise ContextOverflowError(
-                f"the message has {len(words)} tokens, the model reads at most {room} in one message; nothing "
-                "was stored. Put long texts in a file and `mnemos ingest` it"
+                f"the message has {len(words)} tokens, the model reads at most {room} in one message; "
+                "nothing was stored. Put long texts in a file and `mnemos ingest` it"
             )
 
     def last_reply(self, past: Sequence[Memory]) -> list[int]:

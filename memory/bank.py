@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from mnemos.errors import UsageError
+from mnemos.errors import InvalidTextError, UsageError
 from mnemos.memory.convert import plan_from_store, plan_to_store, receipt_from_store, to_memory
 from mnemos.memory.records import BankStats, ForgetPlan, Kind, Memory, RecalledMemory, Receipt, RouterName
 from mnemos.store.keys import KeyProvider
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mnemos.memory.recall import Recaller
 
 DEFAULT_NAMESPACE = "default"
+MAX_TEXT_BYTES = 64 * 1024  # of one memory: some 16,000 tokens of KV
 BANK_VARIABLE = "MNEMOS_BANK"
 
 
@@ -32,6 +33,16 @@ def default_path() -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("mnemos") / "bank"
+
+
+def check_size(text: str) -> None:
+    """Raises `InvalidTextError` when a text is too large to be one memory."""
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_TEXT_BYTES:
+        raise InvalidTextError(
+            f"the text has {size:,} bytes, one memory takes {MAX_TEXT_BYTES:,}; put it in a file and "
+            "`mnemos ingest` it, which cuts it into passages. Nothing was stored"
+        )
 
 
 class MemoryBank:
@@ -138,6 +149,8 @@ class MemoryBank:
         self, drafts: Sequence[MemoryDraft], *, namespace: str = DEFAULT_NAMESPACE
     ) -> list[Memory]:
         """Write several memories as one durable group: all of them or none."""
+        for draft in drafts:
+            check_size(draft.text)
         return [to_memory(record) for record in self.store.add(namespace, drafts)]
 
     def begin_exchange(self, text: str, *, namespace: str, session_id: str | None) -> Memory:

@@ -1,4 +1,6 @@
-"""`mnemos bench paging`: time to first token with memories paged in, against reading the same memories as text."""
+"""`mnemos bench paging`: time to first token with memories paged in, against reading the same memories as
+text.
+"""
 
 import os
 import random
@@ -16,10 +18,30 @@ from mnemos.memory.recall import Recaller
 from mnemos.store.keys import KeyFile
 
 QUESTION = "What did I tell you about the garden?"
-_WORDS = (
-    "garden river window letter winter morning market bridge station orchard kitchen teacher captain music village "
-    "mountain silver paper summer island lantern harbour blanket story forest meadow candle journey weather bicycle"
-).split()
+_WORDS = [
+    "garden",
+    "river",
+    "window",
+    "letter",
+    "winter",
+    "morning",
+    "market",
+    "bridge",
+    "station",
+    "orchard",
+]
+_WORDS += [
+    "kitchen",
+    "teacher",
+    "captain",
+    "music",
+    "village",
+    "mountain",
+    "silver",
+    "paper",
+    "summer",
+    "island",
+]
 
 
 def run(
@@ -27,8 +49,8 @@ def run(
 ) -> dict[str, Any]:
     """Times in seconds, medians of interleaved repeats; both sides include routing.
 
-    `ttft_paged_s` starts with no decoded block in host memory: each one is read from the bank's files, decrypted and
-    dequantised.
+    `ttft_paged_s` starts with no decoded block in host memory: each one is read from the bank's files,
+    decrypted and dequantised.
     """
     loaded = load(model, threads=threads)
     with TemporaryDirectory(prefix="mnemos-bench-") as folder:

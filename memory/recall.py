@@ -114,8 +114,8 @@ class Recaller:
     ) -> Recall:
         """Up to `k` memories for the message `words` (token ids of `query`) read behind `context`.
 
-        Fewer, or none, when the scores say that little matters, unless `selective` is off. `exclude` are memories already in working
-        memory. The context is left as it was.
+        Fewer, or none, when the scores say that little matters, unless `selective` is off. `exclude` are
+        memories already in working memory. The context is left as it was.
         """
         self.refresh()
         started = time.perf_counter()

@@ -380,8 +380,8 @@ def untraced(connection: Connection, namespace_id: str | None) -> int:
 
 
 def frame_bytes(connection: Connection, namespace_id: str | None) -> int:
-    """Bytes of live frames."""
-    query = select(func.coalesce(func.sum(schema.frames.c.length), 0)).where(schema.frames.c.live == 1)
+    """Bytes of frames, those that were superseded and not yet cleared among them."""
+    query = select(func.coalesce(func.sum(schema.frames.c.length), 0))
     if namespace_id is not None:
         mine = select(schema.memories.c.id).where(schema.memories.c.namespace_id == namespace_id)
         query = query.where(schema.frames.c.owner.in_(mine))

@@ -221,8 +221,8 @@ class Core:
                 ) from None
             if not self.namespace_path(row.id).exists():
                 raise BankUnreadableError(
-                    f"{self.namespace_path(row.id)} is missing. Restore it from a copy, or run `mnemos "
-                    f"bank verify`."
+                    f"{self.namespace_path(row.id)} is missing. Restore it from a copy, or run `mnemos bank "
+                    "verify`."
                 )
             namespace = Namespace(self, row, self._name(row), key)
             try:

@@ -1,7 +1,6 @@
 """The few cryptographic moves of the bank, all from the `cryptography` library.
 
-One key, one purpose: every key in use is derived from (HKDF-SHA256) or wrapped by (AES-256-GCM) the one
-above it.
+One key, one purpose: each is derived from (HKDF-SHA256) or wrapped by (AES-256-GCM) the one above it.
 """
 
 import hashlib

@@ -1,6 +1,4 @@
-"""What the operating system is asked for: durable writes, zeros, holes, room, and errors a person can act
-on.
-"""
+"""What the operating system is asked for: durable writes, zeros, holes, room, and errors to act on."""
 
 import ctypes
 import errno
@@ -61,9 +59,7 @@ def zero(fd: int, offset: int, length: int) -> None:
 
 
 def zero_and_unlink(path: Path) -> None:
-    """Overwrites a whole file with zeros, makes that durable, then removes it. A file that is gone is
-    fine.
-    """
+    """Overwrites a whole file with zeros, makes that durable, then removes it. Gone already is fine."""
     try:
         fd = os.open(path, os.O_RDWR)
     except FileNotFoundError:
@@ -105,14 +101,14 @@ def check_room(path: Path, need_bytes: int) -> None:
     free = shutil.disk_usage(path).free
     if free < need_bytes + _RESERVE_BYTES:
         raise BankFullError(
-            f"The disk of {path} has {free >> 10:,} KiB left and the write needs {(need_bytes >> 10) + 1:,} KiB "
-            "beside a small reserve; nothing was written. Free some room and try again."
+            f"The disk of {path} has {free >> 10:,} KiB left and the write needs {(need_bytes >> 10) + 1:,} "
+            "KiB beside a small reserve; nothing was written. Free some room and try again."
         )
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turns what the disk and SQLite say into the bank's errors, without their own text: it may hold words."""
+    """Turns what the disk and SQLite say into the bank's errors. Their own text may hold words: it goes."""
     try:
         yield
     except OSError as error:
@@ -132,8 +128,8 @@ def _of_os_error(path: Path, error: OSError) -> Exception | None:
         )
     if error.errno in _READ_ONLY:
         return BankReadOnlyError(
-            f"{path} can't be written ({os.strerror(error.errno or 0)}). Make it writable, or open the "
-            f"bank read-only."
+            f"{path} can't be written ({os.strerror(error.errno or 0)}). Make it writable, or open the bank "
+            "read-only."
         )
     if error.errno == errno.EIO:
         return BankUnreadableError(

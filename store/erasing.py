@@ -1,10 +1,10 @@
 """Erasing memories so that no file holds them, in steps that a crash at any point can't stop.
 
-The intent is written first (ids only). Every later step can be run again, so the next open goes through all
-of them.
+The intent is written first (ids only). Every later step can be run again, so the next open runs them all.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +36,7 @@ STEPS = (
     "check",
     "receipt",
 )
+_ROOM_BYTES = 64 << 20  # with less than this left, the logs are cut first: erasing needs some room itself
 OnStep = Callable[[str], None]
 
 
@@ -211,6 +212,8 @@ def _run(core: Core, intent: Intent, on_step: OnStep | None) -> dict[str, Any]:
             ("rows", _remove_rows),
             ("checkpoint", _checkpoint),
         )
+    if shutil.disk_usage(core.path).free < _ROOM_BYTES:
+        _truncate_logs(core, intent)
     for name, step in steps:
         step(core, intent)
         _tell(on_step, name)
@@ -221,7 +224,7 @@ def _run(core: Core, intent: Intent, on_step: OnStep | None) -> dict[str, Any]:
         failed = ", ".join(name for name, held in checks.items() if not held)
         raise BankError(
             f"Erase {intent.id} did not pass its own check ({failed}), so it has no receipt. Run `mnemos "
-            f"bank verify`."
+            "bank verify`."
         )
     _tell(on_step, "check")
     receipt = _sign_off(core, intent, checks)
@@ -292,8 +295,7 @@ def _bury(core: Core, intent: Intent) -> None:
 def _remove_from_index(core: Core, intent: Intent) -> None:
     """The rows of words and, through their triggers, the lexical index."""
     with _namespace(core, intent).database.write() as connection:
-        for part in catalog.chunks(intent.selected):
-            _on_ids(connection, "DELETE FROM memory WHERE erased = 1 AND id IN :ids", part)
+        words.remove_buried(connection, intent.selected)
 
 
 def _destroy_keys(core: Core, intent: Intent) -> None:
@@ -366,16 +368,19 @@ def _remove_namespace_rows(core: Core, intent: Intent) -> None:
 
 
 def _checkpoint(core: Core, intent: Intent) -> None:
-    namespace = None if intent.is_whole else core.by_id(intent.namespace_id)
-    truncated = core.catalog.truncate_wal()
-    if namespace is not None:
-        truncated = namespace.database.truncate_wal() and truncated
-    if not truncated:
+    if not _truncate_logs(core, intent):
         raise ErasePendingError(
             f"Erase {intent.id}: the memories are out of reach, but another process is reading and keeps "
-            f"the last bytes "
-            "from being cleared. There is no receipt yet; it is finished at the next write or open."
+            "the last bytes from being cleared. There is no receipt yet; it comes when the bank is next "
+            "opened for writing."
         )
+
+
+def _truncate_logs(core: Core, intent: Intent) -> bool:
+    """Both write-ahead logs, down to nothing. False when a reader is in the way."""
+    namespace = None if intent.is_whole else core.by_id(intent.namespace_id)
+    truncated = core.catalog.truncate_wal()
+    return truncated if namespace is None else namespace.database.truncate_wal() and truncated
 
 
 def _sign_off(core: Core, intent: Intent, checks: dict[str, bool]) -> dict[str, Any]:

@@ -143,9 +143,7 @@ def check_frame(data: bytes, kind: FrameKind, owner: str) -> Header:
 
 
 def decode_frame(data: bytes, kind: FrameKind, owner: str, key: bytes | None) -> bytes:
-    """The payload. Raises FrameError when anything at all is off; never returns other bytes than were
-    written.
-    """
+    """The payload, or FrameError when anything at all is off: never other bytes than were written."""
     header = check_frame(data, kind, owner)
     if (header.cipher == 1) != (key is not None):
         raise FrameError("undecryptable", "the frame and the bank disagree about encryption")

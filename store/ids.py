@@ -34,8 +34,8 @@ def check_namespace(name: str) -> str:
     """The name itself, or InvalidNamespaceError."""
     if not isinstance(name, str) or not 1 <= len(name) <= NAMESPACE_CHARS or not _NAMESPACE.fullmatch(name):
         raise InvalidNamespaceError(
-            f"A namespace is 1 to {NAMESPACE_CHARS} characters: letters, digits and . _ @ - in parts "
-            f"joined by '/'."
+            f"A namespace is 1 to {NAMESPACE_CHARS} characters: letters, digits and . _ @ - in parts joined "
+            "by '/'."
         )
     if any(part in {".", ".."} for part in name.split("/")):
         raise InvalidNamespaceError("A part of a namespace can't be '.' or '..'; choose another name.")
@@ -43,9 +43,7 @@ def check_namespace(name: str) -> str:
 
 
 def check_prefix(prefix: str, what: str = "memory") -> str:
-    """The prefix in lower case. UsageError when too short to be meant, NotFoundError when no id can start
-    so.
-    """
+    """The prefix in lower case. UsageError when it is too short, NotFoundError when no id can start so."""
     prefix = prefix.strip().lower()
     if len(prefix) < MIN_PREFIX_CHARS:
         raise UsageError(f"Give at least {MIN_PREFIX_CHARS} characters of the {what}'s id.")

@@ -219,7 +219,7 @@ class KeyPages:
     def _damaged(self, page: PageRow) -> BankUnreadableError:
         return BankUnreadableError(
             f"Key page {page.id} of {self.path.name} is damaged. Restore it from a copy, or run `mnemos "
-            f"bank verify`."
+            "bank verify`."
         )
 
     def _fd(self) -> int:
@@ -231,7 +231,7 @@ class KeyPages:
             except FileNotFoundError:
                 raise BankUnreadableError(
                     f"Key file {self.path} is missing: the bank was copied without its keys. Restore it "
-                    f"from a copy."
+                    "from a copy."
                 ) from None
             if is_new:
                 fsync_dir(self.path.parent)

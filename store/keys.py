@@ -51,8 +51,8 @@ class KeyFile:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise BankKeyError(
-                f"The bank's key file {self.path} is missing. Put it back from your backup; "
-                "without it the bank can't be read."
+                f"The bank's key file {self.path} is missing. Put it back from your backup; without it the "
+                "bank can't be read."
             ) from None
         except OSError as error:
             raise BankKeyError(
@@ -63,7 +63,7 @@ class KeyFile:
             if mode & 0o077:
                 raise BankKeyError(
                     f"The key file {self.path} can be read by others (mode {mode:04o}). Run `chmod 600` on "
-                    f"it."
+                    "it."
                 )
             content = file.read(256)
         try:

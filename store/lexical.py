@@ -18,13 +18,13 @@ STOP_WORDS = frozenset(
     him his how i if in is it its just like me my no not of on or our she so some that the their them
     there they this to too up us was we were what when where which who whom whose why will with would
     you your s t re ve ll d m
-    """.split()
+    """.split()  # noqa: SIM905
 )
 
 _SEARCH = text(
     "SELECT m.id, bm25(words) FROM words JOIN memory m ON m.ordinal = words.rowid WHERE words MATCH :query "
-    f"AND {words.LIVE} AND m.hidden = 0 AND (m.expires_us IS NULL OR m.expires_us > :now) "
-    "ORDER BY bm25(words), m.ordinal LIMIT :limit"
+    f"AND {words.LIVE} AND m.hidden = 0 AND (m.expires_us IS NULL OR m.expires_us > :now) ORDER BY "
+    "bm25(words), m.ordinal LIMIT :limit"
 )
 _COUNT = text("SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH :query LIMIT :limit)")
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from mnemos.errors import BankLockedError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 DEFAULT_WAIT_S = 5.0
 
@@ -23,7 +25,7 @@ class WriterLock:
     def __init__(self, bank: Path, wait_s: float = DEFAULT_WAIT_S) -> None:
         self._bank = bank
         self._holder = bank / "lock.pid"
-        self._lock = FileLock(bank / "lock", thread_local=False, mode=0o600)
+        self._lock: FileLock | None = None
         self._threads = threading.RLock()
         self._depth = 0
         self.wait_s = wait_s
@@ -59,17 +61,21 @@ class WriterLock:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._depth -= 1
-        if self._depth == 0:
+        if self._depth == 0 and self._lock is not None:
             self._lock.release()
         self._threads.release()
 
     def _acquire(self) -> None:
+        from filelock import FileLock, Timeout  # loads asyncio, which a mere reader can do without
+
+        if self._lock is None:
+            self._lock = FileLock(self._bank / "lock", thread_local=False, mode=0o600)
         try:
             self._lock.acquire(timeout=self.wait_s, poll_interval=0.01)
         except Timeout:
             raise BankLockedError(
-                f"{self._bank} is being written by another process ({self._holder_name()}). "
-                f"Waited {self.wait_s:g} s; try again when it is done."
+                f"{self._bank} is being written by another process ({self._holder_name()}). Waited "
+                f"{self.wait_s:g} s; try again when it is done."
             ) from None
         try:
             self._holder.write_text(str(os.getpid()), encoding="ascii")

@@ -30,23 +30,19 @@ def version(database: Database) -> int:
 
 
 def pending(database: Database, migrations: Sequence[Migration]) -> list[Migration]:
-    """The steps that `upgrade` would take, in order; changes nothing. Raises BankVersionError on a newer
-    database.
-    """
+    """The steps that `upgrade` would take, in order; changes nothing. BankVersionError when newer."""
     at = version(database)
     newest = migrations[-1].number
     if at > newest:
         raise BankVersionError(
-            f"{database.path.name} is of format {at}; this Mnemos knows formats up to {newest}. "
-            "Install a newer Mnemos to open the bank."
+            f"{database.path.name} is of format {at}; this Mnemos knows formats up to {newest}. Install a "
+            "newer Mnemos to open the bank."
         )
     return [migration for migration in migrations if migration.number > at]
 
 
 def upgrade(database: Database, migrations: Sequence[Migration]) -> list[str]:
-    """Takes every pending step, all or none. A copy of an existing database is kept until that has
-    succeeded.
-    """
+    """Takes every pending step, all or none. An existing database is copied, until that has succeeded."""
     todo = pending(database, migrations)
     if not todo:
         return []

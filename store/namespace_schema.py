@@ -12,8 +12,9 @@ INSERT INTO meta VALUES ('batch', 0)
 CREATE TABLE memory (
   ordinal INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, text TEXT NOT NULL, reply TEXT,
   speaker TEXT, title TEXT, source TEXT, session_id TEXT, created_us INTEGER NOT NULL, expires_us INTEGER,
-  tags TEXT NOT NULL, status TEXT NOT NULL, pinned INTEGER NOT NULL DEFAULT 0, hidden INTEGER NOT NULL DEFAULT 0,
-  erased INTEGER NOT NULL DEFAULT 0, content_tag BLOB UNIQUE, text_bytes INTEGER NOT NULL,
+  tags TEXT NOT NULL, status TEXT NOT NULL, pinned INTEGER NOT NULL DEFAULT 0,
+  hidden INTEGER NOT NULL DEFAULT 0, erased INTEGER NOT NULL DEFAULT 0, content_tag BLOB UNIQUE,
+  text_bytes INTEGER NOT NULL,
   batch INTEGER NOT NULL, born INTEGER NOT NULL)
 
 CREATE INDEX memory_by_session ON memory (session_id) WHERE session_id IS NOT NULL
@@ -40,6 +41,8 @@ CREATE VIRTUAL TABLE words USING fts5(
   tokenize="porter unicode61 remove_diacritics 2")
 
 INSERT INTO words (words, rank) VALUES ('secure-delete', 1)
+
+INSERT INTO words (words, rank) VALUES ('automerge', 2)
 
 CREATE TRIGGER memory_added AFTER INSERT ON memory BEGIN
   INSERT INTO words (rowid, text, reply, title, tags, source)

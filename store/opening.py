@@ -92,7 +92,7 @@ def _look(path: Path) -> bool:
     if left:
         raise BankUnreadableError(
             f"{path} holds parts of a bank ({', '.join(left)}) without its catalog.db. Restore the whole "
-            f"bank from a copy."
+            "bank from a copy."
         )
     return False
 
@@ -170,8 +170,8 @@ def unlock(core: Core, keys: KeyProvider, check: bytes) -> None:
         known = False
     if not known:
         raise BankKeyError(
-            f"The key from {provider.describe()} is not the key of the bank at {core.path}. "
-            "Give the right passphrase, or put the right key file back from your backup."
+            f"The key from {provider.describe()} is not the key of the bank at {core.path}. Give the right "
+            "passphrase, or put the right key file back from your backup."
         )
     core.key_location = provider.describe()
 

@@ -1,5 +1,4 @@
-"""What a text frame holds: a memory's words and all that is known of it, so that rows can be rebuilt from
-frames.
+"""What a text frame holds: a memory's words and all that is known of it, enough to rebuild its rows.
 
 JSON, version 1: v, ordinal, kind, text, reply, speaker, title, source, session, created_us, expires_us,
 tags, status, content (hexadecimal, or null), uses.

@@ -34,6 +34,14 @@ def plan_erase(core: Core, selector: Selector, cascade: Cascade) -> ErasePlan:
     return plan_rows(core, namespace, selected, cascade, is_whole=selector.everything)
 
 
+def plan_expired(core: Core, name: str) -> ErasePlan:
+    """The memories whose time is over, and the replies that hang on them."""
+    namespace = core.get(name)
+    with namespace.database.read() as connection:
+        selected = words.select_rows(connection, Filter(expired_by_us=catalog.now_us()))
+    return plan_rows(core, namespace, selected, "closure", is_whole=False)
+
+
 def plan_rows(
     core: Core, namespace: Namespace, selected: list[Row], cascade: Cascade, *, is_whole: bool
 ) -> ErasePlan:
@@ -42,14 +50,17 @@ def plan_rows(
     )
     touched = [row.id for row in (*selected, *dependants)]
     with core.catalog.read() as connection:
-        frames = catalog.frames_of(connection, touched)
+        if is_whole:
+            bytes_on_disk = catalog.frame_bytes(connection, namespace.id)
+        else:
+            bytes_on_disk = sum(frame.length for frame in catalog.frames_of(connection, touched))
     return ErasePlan(
         token=token(core, namespace, selected, dependants, cascade, is_whole=is_whole),
         namespace=namespace.name,
         selected=tuple(reading.records(core, namespace, selected)),
         dependants=tuple(reading.records(core, namespace, dependants)),
         cascade=cascade,
-        bytes_on_disk=sum(frame.length for frame in frames),
+        bytes_on_disk=bytes_on_disk,
     )
 
 

@@ -9,7 +9,7 @@ from mnemos.store.core import Core, Namespace
 from mnemos.store.frames import FrameError, decode_frame
 from mnemos.store.records import FrameKind, MemoryRecord
 from mnemos.store.words import Filter, Row, from_us
-from mnemos.store.writing import bank_key, data_keys
+from mnemos.store.writing import bank_key, keys_of
 
 _WHOLE_NAMESPACE = 2000  # rows; above it one scan of the catalog beats many look-ups
 
@@ -114,13 +114,11 @@ def _look_up(
             catalog.frames_of(connection, ids, kind), key=lambda frame: (frame.segment, frame.start)
         )
         known = catalog.get_memories(connection, [place.owner for place in places])
-        places = [
-            place
-            for place in places
-            if place.owner in known and known[place.owner].namespace_id == namespace.id
-        ]
+        mine = {owner: memory for owner, memory in known.items() if memory.namespace_id == namespace.id}
         try:
-            return places, data_keys(core, namespace, connection, [place.owner for place in places])
+            return [place for place in places if place.owner in mine], keys_of(
+                namespace, connection, mine.values()
+            )
         except NotFoundError:
             return [], {}
 

@@ -29,9 +29,7 @@ def public_key(signing_key: bytes) -> str:
 
 
 def sign(body: Mapping[str, Any], signing_key: bytes) -> dict[str, Any]:
-    """The receipt with its public key and its Ed25519 signature (RFC 8032) over the canonical JSON of the
-    rest.
-    """
+    """The receipt with its public key and its Ed25519 signature (RFC 8032) over the rest as JSON."""
     receipt = {**body, "public_key": public_key(signing_key)}
     signature = Ed25519PrivateKey.from_private_bytes(signing_key).sign(_canonical(receipt))
     return {**receipt, "signature": base64.b64encode(signature).decode("ascii")}

@@ -126,7 +126,7 @@ class Segments:
             except FileNotFoundError:
                 raise BankUnreadableError(
                     f"Segment {self.name(number)} is missing. Restore it from a copy, or run `mnemos bank "
-                    f"verify`."
+                    "verify`."
                 ) from None
             self._files[number] = fd
             if len(self._files) > _OPEN_FILES:

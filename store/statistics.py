@@ -7,9 +7,7 @@ from mnemos.store.records import StoreStats
 
 
 def stats(core: Core, name: str | None) -> StoreStats:
-    """`disk_bytes` is what the files take up for the whole bank, and what the frames take up for one
-    namespace.
-    """
+    """`disk_bytes` is what the files take up; for one namespace, what its frames do."""
     namespaces = (
         list(core.live()) if name is None else [found for found in [core.find(name)] if found is not None]
     )

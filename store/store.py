@@ -58,8 +58,7 @@ class Store:
     ) -> "Store":
         """Opens the bank at `path`, or makes one. `encrypted` counts only for a new bank.
 
-        Raises NotFoundError where there is none and none may be made, and a BankError for a bank that can't
-        be used.
+        Raises NotFoundError where there is none and none may be made, a BankError where it can't be used.
         """
         core = open_core(
             Path(path).absolute(),
@@ -150,11 +149,9 @@ class Store:
     # -- memories
 
     def add(self, namespace: str, drafts: Sequence[MemoryDraft]) -> builtins.list[MemoryRecord]:
-        """Stores the drafts as one durable group; their memories, in order. Makes the namespace when there
-        is none.
+        """Stores the drafts as one durable group; their memories, in order. Makes the namespace if need be.
 
-        Raises InvalidTextError, InvalidNamespaceError, BankFullError, BankLockedError; then nothing was
-        stored.
+        On InvalidTextError, InvalidNamespaceError, BankFullError or BankLockedError nothing was stored.
         """
         check_namespace(namespace)
         if not drafts:
@@ -198,9 +195,7 @@ class Store:
         limit: int | None = None,
         offset: int = 0,
     ) -> builtins.list[MemoryRecord]:
-        """Memories that meet every condition, by the order they were written in. Hidden and expired ones
-        only on wish.
-        """
+        """Memories that meet every condition, in the order of writing; hidden and expired ones on wish."""
         chosen = Filter(
             session_id=session_id,
             tags=tags,
@@ -266,6 +261,12 @@ class Store:
         """NotFoundError when there is none, BankUnreadableError when it is damaged."""
         with self._core.reading():
             return reading.read_frame(self._core, self._core.get(namespace), memory_id, "kv")
+
+    def get_kvs(self, namespace: str, ids: Sequence[str]) -> dict[str, bytes]:
+        """Of those that have one: cheaper than one by one."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            return {} if found is None else reading.read_frames(self._core, found, ids, "kv")
 
     def get_route(self, namespace: str, memory_id: str) -> bytes:
         with self._core.reading():
@@ -363,6 +364,16 @@ class Store:
         """
         with self._core.reading():
             return planning.plan_erase(self._core, selector, cascade)
+
+    def plan_expired(self, namespace: str) -> ErasePlan:
+        """The plan of erasing what has expired. NotFoundError for an unknown namespace."""
+        with self._core.reading():
+            return planning.plan_expired(self._core, namespace)
+
+    def audit(self) -> builtins.list[dict[str, Any]]:
+        """The hash-chained log of erases, oldest first."""
+        with self._core.reading(), self._core.catalog.read() as connection:
+            return receipts.audit_lines(connection)
 
     def erase(self, plan: ErasePlan, *, on_step: Callable[[str], None] | None = None) -> dict[str, Any]:
         """Carries out a plan; the signed receipt. `on_step` is told each of `erasing.STEPS` when it is done.

@@ -212,8 +212,8 @@ def sums(connection: Connection) -> tuple[int, int, int]:
     """Memories, hidden ones, bytes of text."""
     row = connection.execute(
         text(
-            "SELECT count(*), coalesce(sum(hidden), 0), coalesce(sum(text_bytes), 0) "
-            f"FROM memory WHERE {LIVE}"
+            "SELECT count(*), coalesce(sum(hidden), 0), coalesce(sum(text_bytes), 0) FROM memory WHERE "
+            f"{LIVE}"
         )
     ).one()
     return int(row[0]), int(row[1]), int(row[2])
@@ -226,6 +226,21 @@ def set_flags(connection: Connection, memory_id: str, pinned: bool | None, hidde
                 text(f"UPDATE memory SET {name} = :value WHERE id = :id"),
                 {"value": int(value), "id": memory_id},
             )
+
+
+def remove_buried(connection: Connection, ids: Iterable[str]) -> None:
+    """Deletes buried rows, and their words from the index through its trigger."""
+    query = text("SELECT ordinal FROM memory WHERE erased = 1 AND id IN :ids")
+    query = query.bindparams(bindparam("ids", expanding=True))
+    ordinals: list[int] = []
+    for part in chunks(ids):
+        ordinals += connection.execute(query, {"ids": part}).scalars()
+    if ordinals:
+        # In order, since FTS5 writes its index out at each step back.
+        connection.execute(
+            text("DELETE FROM memory WHERE ordinal = :ordinal"),
+            [{"ordinal": ordinal} for ordinal in sorted(ordinals)],
+        )
 
 
 # -- provenance
@@ -257,8 +272,8 @@ def set_uses(connection: Connection, reply_id: str, uses: Sequence[UseRecord]) -
 
 def uses_of(connection: Connection, reply_id: str) -> list[UseRecord]:
     query = text(
-        "SELECT memory_id, rank, score, signals, attention, cited FROM use WHERE reply_id = :id "
-        f"AND memory_id IN (SELECT id FROM memory WHERE {LIVE}) ORDER BY rank"
+        "SELECT memory_id, rank, score, signals, attention, cited FROM use WHERE reply_id = :id AND "
+        f"memory_id IN (SELECT id FROM memory WHERE {LIVE}) ORDER BY rank"
     )
     rows = connection.execute(query, {"id": reply_id})
     return [UseRecord(row[0], row[1], row[2], json.loads(row[3]), row[4], bool(row[5])) for row in rows]
@@ -267,8 +282,8 @@ def uses_of(connection: Connection, reply_id: str) -> list[UseRecord]:
 def used_in(connection: Connection, memory_ids: Iterable[str]) -> list[str]:
     """Ids of the replies that any of these memories was paged in for, oldest first."""
     query = text(
-        "SELECT DISTINCT m.ordinal, m.id FROM use u JOIN memory m ON m.id = u.reply_id "
-        f"WHERE u.memory_id IN :ids AND {LIVE}"
+        "SELECT DISTINCT m.ordinal, m.id FROM use u JOIN memory m ON m.id = u.reply_id WHERE u.memory_id IN "
+        f":ids AND {LIVE}"
     ).bindparams(bindparam("ids", expanding=True))
     found: list[Any] = []
     for part in chunks(memory_ids):
@@ -279,9 +294,8 @@ def used_in(connection: Connection, memory_ids: Iterable[str]) -> list[str]:
 # -- sessions
 
 _SESSIONS = (
-    "SELECT s.id, s.title, s.created_us, s.updated_us, "
-    f"(SELECT count(*) FROM memory m WHERE m.session_id = s.id AND m.kind = 'exchange' AND {LIVE}) "
-    "FROM session s"
+    "SELECT s.id, s.title, s.created_us, s.updated_us, (SELECT count(*) FROM memory m WHERE m.session_id = "
+    f"s.id AND m.kind = 'exchange' AND {LIVE}) FROM session s"
 )
 
 

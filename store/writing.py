@@ -5,7 +5,7 @@ What the catalog does not know of was never acknowledged, and recovery takes it 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -132,8 +132,7 @@ def complete(
         if gone:
             raise NotFoundError(
                 f"{len(gone)} of the memories that this reply was made with were erased meanwhile, so it "
-                f"was not kept. "
-                "Ask again."
+                "was not kept. Ask again."
             )
         changed = replace(
             row,
@@ -158,8 +157,7 @@ def complete(
                 connection.execute(
                     text(
                         "UPDATE memories SET is_open = :open, trace_fingerprint = NULL, tokens = 0, "
-                        "trace_bytes = 0 "
-                        "WHERE id = :id"
+                        "trace_bytes = 0 WHERE id = :id"
                     ),
                     {"open": int(status == "open"), "id": memory_id},
                 )
@@ -208,8 +206,7 @@ def put_traces(core: Core, name: str, drafts: Sequence[TraceDraft]) -> None:
                 connection.execute(
                     text(
                         "UPDATE memories SET trace_fingerprint = :fingerprint, tokens = :tokens, "
-                        "trace_bytes = :bytes "
-                        "WHERE id = :id"
+                        "trace_bytes = :bytes WHERE id = :id"
                     ),
                     updates,
                 )
@@ -227,8 +224,8 @@ def put_prefix(core: Core, fingerprint: str, payload: bytes) -> None:
             with core.catalog.write() as connection:
                 connection.execute(
                     text(
-                        "UPDATE frames SET live = 0 WHERE owner = :owner AND fingerprint = :fingerprint "
-                        "AND live = 1"
+                        "UPDATE frames SET live = 0 WHERE owner = :owner AND fingerprint = :fingerprint AND "
+                        "live = 1"
                     ),
                     {"owner": core.bank_id, "fingerprint": fingerprint},
                 )
@@ -248,9 +245,7 @@ def bank_key(core: Core, connection: Connection) -> bytes | None:
 
 
 def allocate_keys(core: Core, namespace: Namespace, count: int) -> tuple[list[Slot | None], list[Any]]:
-    """Durable new data keys, and the page rows that the catalog must take in; Nones when nothing is
-    encrypted.
-    """
+    """Durable new data keys (None where nothing is encrypted), and the page rows for the catalog."""
     if namespace.keys is None:
         return [None] * count, []
     with core.catalog.read() as connection:
@@ -262,19 +257,23 @@ def allocate_keys(core: Core, namespace: Namespace, count: int) -> tuple[list[Sl
 def data_keys(
     core: Core, namespace: Namespace, connection: Connection, ids: Sequence[str]
 ) -> dict[str, bytes | None]:
-    """Each memory's data key; None where the bank is not encrypted. NotFoundError for a memory that is
-    gone.
-    """
+    """Each memory's data key; None where the bank is not encrypted. NotFoundError when one is gone."""
     known = catalog.get_memories(connection, ids)
     if len(known) < len(set(ids)):
         raise NotFoundError("No such memory in the catalog; it may have been erased meanwhile.")
+    return keys_of(namespace, connection, known.values())
+
+
+def keys_of(
+    namespace: Namespace, connection: Connection, memories: Collection[catalog.CatalogMemory]
+) -> dict[str, bytes | None]:
+    """As `data_keys`, of memories whose catalog rows are at hand."""
     if namespace.keys is None:
-        return dict.fromkeys(ids)
-    pages = catalog.pages_by_id(
-        connection, namespace.id, {m.page_id for m in known.values() if m.page_id is not None}
-    )
+        return {memory.id: None for memory in memories}
+    page_ids = {memory.page_id for memory in memories if memory.page_id is not None}
+    pages = catalog.pages_by_id(connection, namespace.id, page_ids)
     found: dict[str, bytes | None] = {}
-    for memory in known.values():
+    for memory in memories:
         page = None if memory.page_id is None else pages.get(memory.page_id)
         key = None if page is None or memory.slot is None else namespace.keys.key(page, memory.slot)
         if key is None:
@@ -296,9 +295,8 @@ def catalog_row(namespace: Namespace, row: Row, slot: Slot | None) -> dict[str, 
 def update_words(connection: Connection, row: Row) -> None:
     connection.execute(
         text(
-            "UPDATE memory SET text = :text, reply = :reply, status = :status, text_bytes = :bytes, batch "
-            "= :batch "
-            "WHERE id = :id"
+            "UPDATE memory SET text = :text, reply = :reply, status = :status, text_bytes = :bytes, batch = "
+            ":batch WHERE id = :id"
         ),
         {
             "text": row.text,

@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnemos.tui import console, forms, output
-from mnemos.tui.options import Bank, Json, Model, Namespace, Session
+from mnemos.tui.options import Bank, Json, MaxTokens, Model, Namespace, Session
 
 if TYPE_CHECKING:
     from mnemos.agent.agent import Agent
     from mnemos.agent.events import Reply
+    from mnemos.attention.models import LanguageModel
+    from mnemos.memory.bank import MemoryBank
 
 
 def ask(
     text: Annotated[str, typer.Argument(metavar="TEXT|-", help="The message, or - to read standard input.")],
     session: Session = None,
+    max_tokens: MaxTokens = None,
     model: Model = None,
     bank: Bank = None,
     namespace: Namespace = "default",
@@ -27,12 +30,22 @@ def ask(
     words = console.text_or_stdin(text)
     with open_bank(bank, namespace, create=True) as opened:
         session_id = opened.get_session(session, namespace=namespace).id if session else None
-        from mnemos.agent.agent import Agent
-
-        agent = Agent(opened, namespace=namespace, model=load_model(model), session=session_id)
+        agent = make_agent(opened, namespace, load_model(model), session_id, max_tokens)
         reply = stream_reply(agent, words, quietly=json)
     if json:
         output.document(forms.reply(reply))
+
+
+def make_agent(
+    bank: "MemoryBank", namespace: str, model: "LanguageModel", session: str | None, max_tokens: int | None
+) -> "Agent":
+    """An agent of one session, or of a new one, with replies of at most `max_tokens`."""
+    from dataclasses import replace
+
+    from mnemos.agent.agent import DEFAULT_SAMPLING, Agent
+
+    sampling = replace(DEFAULT_SAMPLING, max_tokens=max_tokens) if max_tokens else DEFAULT_SAMPLING
+    return Agent(bank, namespace=namespace, model=model, session=session, sampling=sampling)
 
 
 def stream_reply(agent: "Agent", text: str, *, quietly: bool = False) -> "Reply":

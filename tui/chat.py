@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING
 
 from mnemos.errors import MnemosError
 from mnemos.tui import console
-from mnemos.tui.options import Bank, Json, Model, Namespace, Session
+from mnemos.tui.options import Bank, Json, MaxTokens, Model, Namespace, Session
 
 if TYPE_CHECKING:
     from mnemos.agent.agent import Agent
     from mnemos.agent.events import Reply
+    from mnemos.attention.models import LanguageModel
     from mnemos.memory.bank import MemoryBank
 
 
 def chat(
     session: Session = None,
+    max_tokens: MaxTokens = None,
     model: Model = None,
     bank: Bank = None,
     namespace: Namespace = "default",
@@ -27,7 +29,7 @@ def chat(
     from mnemos.tui.opening import open_bank
 
     with open_bank(bank, namespace, create=True) as opened:
-        conversation = Conversation(opened, namespace, model, json=json)
+        conversation = Conversation(opened, namespace, model, max_tokens, json=json)
         if session:
             conversation.switch(opened.get_session(session, namespace=namespace).id)
         conversation.run()
@@ -38,7 +40,15 @@ def chat(
 class Conversation:
     """The state of one `mnemos chat`: a bank, a session, and a model that is loaded at the first message."""
 
-    def __init__(self, bank: "MemoryBank", namespace: str, model: str | None, *, json: bool = False) -> None:
+    def __init__(
+        self,
+        bank: "MemoryBank",
+        namespace: str,
+        model: str | None,
+        max_tokens: int | None = None,
+        *,
+        json: bool = False,
+    ) -> None:
         self.bank = bank
         self.namespace = namespace
         self.json = json  # each reply as one JSON document on a line of its own
@@ -47,6 +57,7 @@ class Conversation:
         self.is_over = False
         self.exit_code = 0  # of the last turn that failed, where nobody was there to see it
         self._model = model
+        self._max_tokens = max_tokens
         self._agent: Agent | None = None
 
     def run(self) -> None:
@@ -96,20 +107,19 @@ class Conversation:
             console.say("loading the model ...")
             from mnemos.tui.opening import load_model
 
-            model = load_model(self._model)
-            from mnemos.agent.agent import Agent
-
-            self._agent = Agent(self.bank, namespace=self.namespace, model=model, session=self.session_id)
+            self._agent = self._new_agent(load_model(self._model), self.session_id)
         return self._agent
 
     def switch(self, session_id: str | None) -> None:
         """Go on with another session; None starts a new one at the next message."""
         if self._agent is not None:
-            from mnemos.agent.agent import Agent
-
-            old, self._agent = self._agent, None
-            self._agent = Agent(self.bank, namespace=self.namespace, model=old.model, session=session_id)
+            self._agent = self._new_agent(self._agent.model, session_id)
         self.session_id, self.last_reply = session_id, None
+
+    def _new_agent(self, model: "LanguageModel", session_id: str | None) -> "Agent":
+        from mnemos.tui.ask import make_agent
+
+        return make_agent(self.bank, self.namespace, model, session_id, self._max_tokens)
 
 
 def read_lines() -> "Iterator[str | MnemosError]":

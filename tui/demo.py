@@ -1,7 +1,6 @@
 """`mnemos demo`: three processes over one bank, which are told, asked, made to forget, and asked again."""
 
-from dataclasses import asdict
-from pathlib import Path
+from tempfile import mkdtemp
 
 import typer
 
@@ -12,23 +11,26 @@ from mnemos.tui.options import Bank, Json, Model, Namespace
 def demo(
     bank: Bank = None, namespace: Namespace = "default", model: Model = None, json: Json = False
 ) -> None:
-    """Show an agent that remembers across processes and forgets on demand."""
-    from tempfile import mkdtemp
+    """Show an agent that remembers across processes and forgets on demand. It makes a bank of its own."""
+    from dataclasses import asdict
+    from pathlib import Path
 
-    from mnemos.agent.demo import run_demo
+    from mnemos.store.ids import check_namespace
     from mnemos.tui.opening import load_model
 
-    load_model(model)  # fetched here, where its progress can be shown
+    check_namespace(namespace)
     place = bank or Path(mkdtemp(prefix="mnemos-demo-")) / "bank"
-    say = console.say if json else _print
-    report = run_demo(place, namespace=namespace, model=model, say=say)
+    load_model(model)  # fetched here, with a progress bar; each process of the demonstration loads it again
+    from mnemos.agent.demo import run_demo
+
+    report = run_demo(place, namespace=namespace, model=model, say=console.say if json else _print)
     if json:
         output.document(asdict(report))
     else:
-        _print("")
+        _print("\n== what held")
         for check, held in report.checks.items():
             _print(f"   {'yes' if held else 'NO '}  {check}")
-        _print(f"\n   the bank is kept in {report.bank}")
+        _print(f"   the bank is in {report.bank}")
     if not report.ok:
         raise typer.Exit(1)
 

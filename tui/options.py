@@ -29,6 +29,10 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", min=1, metavar="N", help="A reply's longest length.", show_default=False),
+]
 Session = Annotated[
     str | None,
     typer.Option("--session", metavar="ID", help="A session's id or a prefix of it.", show_default=False),

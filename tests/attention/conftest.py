@@ -203,3 +203,25 @@ def _gguf_tensors(model: Any) -> Iterator[tuple[str, np.ndarray]]:
         else:
             _, _, layer, rest = name.split(".", 3)
             yield f"blk.{layer}.{names[rest.removesuffix('.weight')]}.weight", values
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> ModelConfig:
+    """A shape to build tensors by, of no real model."""
+    return ModelConfig(
+        name="tiny",
+        architecture="llama",
+        vocab_size=16,
+        hidden_size=64,
+        layers=2,
+        heads=2,
+        kv_heads=1,
+        head_dim=32,
+        intermediate_size=64,
+        rms_norm_eps=1e-5,
+        rope_theta=10000.0,
+        max_positions=128,
+        tie_embeddings=True,
+        bos_id=None,
+        eos_ids=(0,),
+    )

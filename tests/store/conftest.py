@@ -116,7 +116,7 @@ def _count_down(points: int) -> None:
 
 @pytest.fixture
 def killed_at_each_point() -> Callable[[Callable[[], Callable[[], object]], Callable[[int], None]], int]:
-    """Enumerates: `prepare` runs in a child and returns the act; the act is killed at its 1st, 2nd, ... point.
+    """`prepare` runs in a child and returns the act, which is killed at its 1st, 2nd, ... point.
 
     `check` is called after each kill with the number of the point. Returns how many points there were.
     """
@@ -152,7 +152,8 @@ def _fill(store: Store, namespace: str = "alice") -> Family:
     fact, other = (
         record.id
         for record in store.add(
-            namespace, [MemoryDraft("My sister Clara works as a nurse."), MemoryDraft("The boat is painted green.")]
+            namespace,
+            [MemoryDraft("My sister Clara works as a nurse."), MemoryDraft("The boat is painted green.")],
         )
     )
     session = store.create_session(namespace, "evening talk")
@@ -161,7 +162,10 @@ def _fill(store: Store, namespace: str = "alice") -> Family:
     store.complete(namespace, asked.id, "Clara is a nurse.", uses=[UseRecord(fact, 0, 1.0)])
     store.put_traces(
         namespace,
-        [TraceDraft(memory_id, "model-a", 7, b"kv" * 3000, b"route" * 50) for memory_id in (fact, other, asked.id)],
+        [
+            TraceDraft(memory_id, "model-a", 7, b"kv" * 3000, b"route" * 50)
+            for memory_id in (fact, other, asked.id)
+        ],
     )
     return Family(fact, other, asked.id)
 

@@ -35,7 +35,9 @@ def test_a_writer_killed_at_random_loses_nothing_that_it_acknowledged(bank: Path
             report = store.verify(deep=True)
             assert report.ok, report.problems
             held = {record.id: record.text for record in store.list("a", include_hidden=True)}
-            assert {memory_id: held.get(memory_id) for memory_id in seen} == {i: f"text-{n}" for i, n in seen.items()}
+            assert {memory_id: held.get(memory_id) for memory_id in seen} == {
+                i: f"text-{n}" for i, n in seen.items()
+            }
             for memory_id in seen:
                 assert [hit[0] for hit in store.lexical("a", f"text-{seen[memory_id]}", 1)] == [memory_id]
     assert len(seen) >= 20

@@ -34,8 +34,17 @@ def test_closure_takes_the_reply_and_keeps_the_users_own_words(either_store: Sto
     assert sorted(told) == sorted(STEPS) and store.erase_epoch() == epoch + 1
     new_id = receipt["rewritten"][family.reply]
     kept = store.get("alice", new_id)
-    assert (kept.text, kept.reply, kept.status, kept.trace_fingerprint) == (before.text, None, "complete", None)
-    assert (kept.ordinal, kept.session_id, kept.created_at) == (before.ordinal, before.session_id, before.created_at)
+    assert (kept.text, kept.reply, kept.status, kept.trace_fingerprint) == (
+        before.text,
+        None,
+        "complete",
+        None,
+    )
+    assert (kept.ordinal, kept.session_id, kept.created_at) == (
+        before.ordinal,
+        before.session_id,
+        before.created_at,
+    )
     assert store.pending_traces("alice", "model-a") == [("alice", new_id)]
     for gone in (family.fact, family.reply):
         for call in (store.get, store.get_kv, store.get_route, store.uses_of, store.used_in):
@@ -162,10 +171,15 @@ def test_a_session_goes_with_its_last_memory_and_a_title_with_its_words(store: S
     other = store.create_session("a", "boats")
     store.add("a", [MemoryDraft("Clara again", session_id=whole.id)])
     store.add("a", [MemoryDraft("My sister Clara works as a nurse", session_id=part.id)])
-    store.add("a", [MemoryDraft("unrelated", session_id=part.id), MemoryDraft("Clara's boat", session_id=other.id)])
+    store.add(
+        "a", [MemoryDraft("unrelated", session_id=part.id), MemoryDraft("Clara's boat", session_id=other.id)]
+    )
     store.add("a", [MemoryDraft("sail", session_id=other.id)])
     store.erase(store.plan_erase(Selector("a", matching="clara")))
-    assert {session.id: session.title for session in store.sessions("a")} == {part.id: None, other.id: "boats"}
+    assert {session.id: session.title for session in store.sessions("a")} == {
+        part.id: None,
+        other.id: "boats",
+    }
 
 
 def test_a_whole_namespace_goes_with_its_name(either_store: Store, bank: Path, fill: Any) -> None:
@@ -190,6 +204,17 @@ def test_the_ordinal_of_the_last_memory_is_free_again(store: Store) -> None:
     gone = store.add("a", [MemoryDraft("two")])[0]
     store.erase(store.plan_erase(Selector("a", ids=[gone.id])))
     assert store.add("a", [MemoryDraft("three")])[0].ordinal == 2
+
+
+def test_what_has_expired_is_erased_on_demand(store: Store) -> None:
+    past, future = datetime(2020, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
+    drafts = [MemoryDraft("old", expires_at=past), MemoryDraft("new", expires_at=future), MemoryDraft("kept")]
+    old = store.add("a", drafts)[0]
+    plan = store.plan_expired("a")
+    assert [record.id for record in plan.selected] == [old.id]
+    store.erase(plan)
+    assert store.plan_expired("a").selected == () and store.count("a") == 2
+    assert [line["action"] for line in store.audit()] == ["erase", "erased"]
 
 
 def test_an_erased_content_key_can_be_remembered_again(store: Store) -> None:
@@ -250,7 +275,9 @@ def test_an_erase_killed_at_each_point_is_finished_or_never_began(
             states.append(bool(receipts))
             if receipts:
                 assert verify_receipt(receipts[0]) and all(receipts[0]["checks"].values())
-                assert store.lexical("alice", "Clara nurse", 9) == [] and store.count("alice") == (0 if whole else 2)
+                assert store.lexical("alice", "Clara nurse", 9) == [] and store.count("alice") == (
+                    0 if whole else 2
+                )
                 assert [record.reply for record in store.list("alice")] == ([] if whole else [None, None])
             else:
                 assert store.count("alice") == 3 and len(store.lexical("alice", "Clara", 9)) == 2

@@ -41,7 +41,7 @@ def holding(bank: Path, word: str) -> list[str]:
 
 
 def plant(store: Store, namespace: str) -> str:
-    """A memory with a canary in each place where words can be, and a reply derived from it; the session's id."""
+    """A memory with a canary wherever words can be, and a reply derived from it; the session's id."""
     session = store.create_session(namespace, f"talk of {CANARIES['session']}")
     long = " ".join([CANARIES["expanded"]] * 400)
     planted = store.add(
@@ -61,11 +61,15 @@ def plant(store: Store, namespace: str) -> str:
     )[0]
     store.add(namespace, [MemoryDraft(f"bystander number {index} stays") for index in range(30)])
     asked = store.add(namespace, [MemoryDraft("and what of it?", kind="exchange", status="open")])[0]
-    store.complete(namespace, asked.id, "first try " + CANARIES["derived"], uses=[UseRecord(planted.id, 0, 1.0)])
+    store.complete(
+        namespace, asked.id, "first try " + CANARIES["derived"], uses=[UseRecord(planted.id, 0, 1.0)]
+    )
     store.complete(namespace, asked.id, "told: " + CANARIES["derived"], uses=[UseRecord(planted.id, 0, 1.0)])
     for model in ("m1", "m2"):
         payload = CANARIES["trace"].encode() * 300
-        store.put_traces(namespace, [TraceDraft(i, model, 4, payload, payload) for i in (planted.id, asked.id)])
+        store.put_traces(
+            namespace, [TraceDraft(i, model, 4, payload, payload) for i in (planted.id, asked.id)]
+        )
     return session.id
 
 
@@ -105,7 +109,10 @@ def test_no_canary_survives_the_erase_of_a_namespace(bank: Path, encrypted: bool
 def test_many_erased_among_many_leave_no_word_in_the_index(bank: Path) -> None:
     """What a plain FTS5 index keeps of deleted rows is why it is opened with its secure-delete option."""
     with Store.open(bank, encrypted=False) as store:
-        drafts = [MemoryDraft(f"word{index:04d}x shared", tags=["odd" if index % 2 else "even"]) for index in range(600)]
+        drafts = [
+            MemoryDraft(f"word{index:04d}x shared", tags=["odd" if index % 2 else "even"])
+            for index in range(600)
+        ]
         for start in range(0, 600, 50):
             store.add("a", drafts[start : start + 50])
         store.erase(store.plan_erase(Selector("a", tags=["odd"])))

@@ -24,7 +24,9 @@ def test_round_trip(kind: Any, payload: bytes, key: bytes | None, repeat: int) -
 
 
 @given(payload=st.binary(max_size=400), key=KEYS, data=st.data())
-def test_a_changed_byte_is_an_error_and_never_other_data(payload: bytes, key: bytes | None, data: st.DataObject) -> None:
+def test_a_changed_byte_is_an_error_and_never_other_data(
+    payload: bytes, key: bytes | None, data: st.DataObject
+) -> None:
     owner = new_id()
     frame = bytearray(encode_frame("text", owner, payload, key)[0])
     for _ in range(data.draw(st.integers(1, 3))):
@@ -90,7 +92,9 @@ def test_compression_is_used_where_it_saves() -> None:
 
 def test_nonces_do_not_repeat() -> None:
     key, owner = new_key(), new_id()
-    assert len({decode_header(encode_frame("text", owner, b"same", key)[0]).nonce for _ in range(2000)}) == 2000
+    assert (
+        len({decode_header(encode_frame("text", owner, b"same", key)[0]).nonce for _ in range(2000)}) == 2000
+    )
 
 
 def test_a_frame_that_claims_to_unpack_to_more_than_it_says() -> None:

@@ -26,7 +26,9 @@ def test_no_room_is_noticed_before_anything_is_written(store: Store, monkeypatch
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("act", ["pwrite", "fsync"])
-def test_the_disk_fills_up_at_each_call(store: Store, fill: Any, monkeypatch: pytest.MonkeyPatch, act: str, code: int) -> None:
+def test_the_disk_fills_up_at_each_call(
+    store: Store, fill: Any, monkeypatch: pytest.MonkeyPatch, act: str, code: int
+) -> None:
     family = fill(store)
     real = getattr(os, act)
     for failing in range(1, 4):
@@ -78,7 +80,7 @@ def test_a_file_size_limit(bank: Path, in_child: Callable[[Callable[[], object]]
 
 
 def test_a_small_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real disk of 8 MiB: filled to its last byte it stays a bank, and with the reserve kept it can still erase."""
+    """Filled to its last byte a bank stays one, and with the reserve kept it can still erase."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]

@@ -27,7 +27,9 @@ def holder(bank: Path) -> Iterator["subprocess.Popen[str]"]:
     """Another process that holds the writer's lock of a bank with one memory."""
     with Store.open(bank) as store:
         store.add("a", [MemoryDraft("the kettle")])
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(bank)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(bank)], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         yield process
         process.kill()

@@ -74,7 +74,9 @@ def test_a_missing_foreign_or_broken_key_is_refused(bank: Path, tmp_path: Path) 
         assert store.count("a") == 1
 
 
-def test_a_passphrase_opens_what_it_closed(bank: Path, monkeypatch: pytest.MonkeyPatch, key_home: Path) -> None:
+def test_a_passphrase_opens_what_it_closed(
+    bank: Path, monkeypatch: pytest.MonkeyPatch, key_home: Path
+) -> None:
     with Store.open(bank, keys=Passphrase("correct horse")) as store:
         store.add("a", [MemoryDraft("kept")])
         assert store.key_location == "passphrase"
@@ -190,7 +192,9 @@ def test_read_only_reads_and_refuses_to_write(bank: Path) -> None:
     assert {path: data for path, data in after.items() if path in before} == before
 
 
-def test_a_directory_that_cannot_be_written(bank: Path, in_child: Callable[[Callable[[], object]], int]) -> None:
+def test_a_directory_that_cannot_be_written(
+    bank: Path, in_child: Callable[[Callable[[], object]], int]
+) -> None:
     """As another user, since root may write anywhere."""
     if os.geteuid() != 0:
         pytest.skip("needs root to change to another user")
@@ -272,7 +276,8 @@ def test_the_migrated_catalog_has_the_columns_that_the_code_names(bank: Path) ->
 
 def test_importing_the_store_is_light() -> None:
     code = (
-        "import sys, time; t = time.process_time(); import mnemos.store.store; used = time.process_time() - t; "
+        "import sys, time; t = time.process_time(); import mnemos.store.store; "
+        "used = time.process_time() - t; "
         "heavy = {'torch', 'numpy', 'faiss', 'textual', 'rich', 'sqlalchemy.orm'} & set(sys.modules); "
         "assert not heavy, heavy; assert used < 1.5, used"
     )

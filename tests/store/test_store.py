@@ -36,7 +36,12 @@ def test_what_goes_in_comes_out_in_another_opening(bank: Path, either_store: Sto
         assert again.verify(deep=True).ok
     assert read == written
     assert (read.text, read.reply, read.speaker, read.title) == (draft.text, "ja", "Ann", "Notes")
-    assert (read.source, read.kind, read.tags, read.created_at) == ("notes.md", "document", ("ünï", "b"), created)
+    assert (read.source, read.kind, read.tags, read.created_at) == (
+        "notes.md",
+        "document",
+        ("ünï", "b"),
+        created,
+    )
     assert (read.trace_bytes, read.tokens, read.trace_fingerprint, read.ordinal) == (0, 0, None, 1)
     assert len(read.id) == 26 and read.id == read.id.lower()
 
@@ -50,7 +55,9 @@ def test_a_large_group_keeps_its_order_and_spans_key_pages(store: Store) -> None
 
 
 def test_the_same_content_key_gives_the_first_memory(store: Store) -> None:
-    first = store.add("a", [MemoryDraft("one", content_key=b"k1"), MemoryDraft("one again", content_key=b"k1")])
+    first = store.add(
+        "a", [MemoryDraft("one", content_key=b"k1"), MemoryDraft("one again", content_key=b"k1")]
+    )
     assert first[0] == first[1]
     assert store.add("a", [MemoryDraft("two", content_key=b"k1")])[0].id == first[0].id
     assert store.add("b", [MemoryDraft("two", content_key=b"k1")])[0].text == "two"
@@ -115,7 +122,13 @@ def test_list_filters(store: Store) -> None:
         "a",
         [
             MemoryDraft("apple", tags=["x", "y"], created_at=day, source="s1"),
-            MemoryDraft("PÊCHE", tags=["x"], created_at=day + timedelta(days=1), kind="exchange", session_id=session.id),
+            MemoryDraft(
+                "PÊCHE",
+                tags=["x"],
+                created_at=day + timedelta(days=1),
+                kind="exchange",
+                session_id=session.id,
+            ),
             MemoryDraft("plum", title="Straße", created_at=day + timedelta(days=2), reply="pears"),
             MemoryDraft("gone", expires_at=datetime(2025, 2, 1, tzinfo=UTC)),
         ],
@@ -182,6 +195,7 @@ def test_traces_are_replaced_and_found_by_model(either_store: Store) -> None:
     store.put_traces("a", [TraceDraft(i, "m2", 6, b"kv-" + i.encode(), b"r-" + i.encode()) for i in ids])
     assert store.get_kv("a", ids[0]) == b"kv-" + ids[0].encode()
     assert store.get_routes("a", [*ids, "a" * 26]) == {i: b"r-" + i.encode() for i in ids}
+    assert store.get_kvs("a", ids) == {i: b"kv-" + i.encode() for i in ids}
     assert store.pending_traces("a", "m2") == [] and len(store.pending_traces("a", "m1")) == 2
     record = store.get("a", ids[0])
     assert (record.trace_fingerprint, record.tokens) == ("m2", 6) and record.trace_bytes > 100

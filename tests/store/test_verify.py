@@ -36,7 +36,9 @@ Damage = Callable[[Path, Path, Any], None]
 
 DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "a frame's row is lost": (
-        lambda bank, words, ids: _sql(bank / "catalog.db", f"DELETE FROM frames WHERE owner='{ids.fact}' AND kind=1"),
+        lambda bank, words, ids: _sql(
+            bank / "catalog.db", f"DELETE FROM frames WHERE owner='{ids.fact}' AND kind=1"
+        ),
         {"missing-frame", "orphan-frame"},
     ),
     "a memory's row is lost": (
@@ -60,7 +62,9 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         {"index-mismatch"},
     ),
     "a trace's frame is lost": (
-        lambda bank, words, ids: _sql(bank / "catalog.db", f"UPDATE frames SET live=0 WHERE owner='{ids.fact}' AND kind=2"),
+        lambda bank, words, ids: _sql(
+            bank / "catalog.db", f"UPDATE frames SET live=0 WHERE owner='{ids.fact}' AND kind=2"
+        ),
         {"missing-frame"},
     ),
     "the audit log is changed": (

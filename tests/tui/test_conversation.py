@@ -10,6 +10,7 @@ from tests.tui.conftest import Command, Terminal
 pytestmark = pytest.mark.model
 
 FACT = "My sister Clara works as a nurse in Lisbon."
+SHORT = ("--max-tokens", "12")
 QUESTION = "What does my sister Clara do for a living?"
 
 
@@ -19,8 +20,8 @@ def exchanges(mnemos: Command) -> list[tuple[str, str]]:
 
 
 def test_what_is_told_is_recalled_by_another_process(mnemos: Command) -> None:
-    told = mnemos.process("ask", FACT, "--json").json
-    asked = mnemos.process("ask", QUESTION, "--json")
+    told = mnemos.process("ask", FACT, *SHORT, "--json").json
+    asked = mnemos.process("ask", QUESTION, *SHORT, "--json")
     assert asked.code == 0
     answer = asked.json
     assert {"text", "memories", "session", "exchange", "status", "stop_reason", "usage"} == set(answer)
@@ -47,7 +48,7 @@ def test_search_ranks_what_a_turn_would_recall(mnemos: Command) -> None:
 
 def test_forgetting_takes_the_replies_made_with_it(mnemos: Command) -> None:
     told = mnemos("remember", FACT, "--json").json["id"]
-    asked = mnemos("ask", QUESTION, "--json").json
+    asked = mnemos("ask", QUESTION, *SHORT, "--json").json
     assert [memory["id"] for memory in asked["memories"]] == [told]
     plan = mnemos("memory", "forget", "--id", told, "--dry-run", "--json").json
     assert [memory["id"] for memory in plan["dependants"]] == [asked["exchange"]]
@@ -70,7 +71,7 @@ def test_a_piped_chat_is_one_turn_a_line(mnemos: Command) -> None:
         "/quit",
         "never said",
     ]
-    ran = mnemos.process("chat", stdin="\n".join(lines))
+    ran = mnemos.process("chat", *SHORT, stdin="\n".join(lines))
     assert ran.code == 0
     assert "\x1b" not in ran.out
     assert [text for text, _ in exchanges(mnemos)] == [FACT, QUESTION]
@@ -79,30 +80,34 @@ def test_a_piped_chat_is_one_turn_a_line(mnemos: Command) -> None:
 
 
 def test_a_piped_chat_in_json(mnemos: Command) -> None:
-    ran = mnemos("chat", "--json", stdin=f"{FACT}\n/session title Family\n{QUESTION}\n")
+    ran = mnemos("chat", *SHORT, "--json", stdin=f"{FACT}\n/session title Family\n{QUESTION}\n")
     first, second = (json.loads(line) for line in ran.out.splitlines())
     assert first["session"] == second["session"]
-    again = mnemos("chat", "--json", "--session", first["session"][:8], stdin="And now?\n/session list\n")
+    again = mnemos(
+        "chat", *SHORT, "--json", "--session", first["session"][:8], stdin="And now?\n/session list\n"
+    )
     assert json.loads(again.out.splitlines()[0])["session"] == first["session"]
     assert again.out.splitlines()[1].split("\t")[2:] == ["3", "Family"]
 
 
 def test_a_turn_that_fails_ends_no_conversation(mnemos: Command) -> None:
     stdin = b"caf\xe9\n/frobnicate\n/forget bees\n" + b"word " * 2_000_000 + b"\n" + FACT.encode()
-    ran = mnemos("chat", stdin=stdin)
+    ran = mnemos("chat", *SHORT, stdin=stdin)
     assert ran.code != 0
     assert ran.err.count("error: ") == 4
     assert [text for text, _ in exchanges(mnemos)] == [FACT]
 
 
 def test_forgetting_inside_a_piped_chat(mnemos: Command) -> None:
-    ran = mnemos("chat", stdin="/remember The code is 4417.\n/forget --yes 4417\n/forget --yes 4417\n")
+    ran = mnemos(
+        "chat", *SHORT, stdin="/remember The code is 4417.\n/forget --yes 4417\n/forget --yes 4417\n"
+    )
     assert "receipt" in ran.err and "nothing matches" in ran.err
     assert mnemos("memory", "list", "--json").json["memories"] == []
 
 
 def test_a_chat_on_a_terminal(mnemos: Command) -> None:
-    terminal = Terminal(mnemos, "chat")
+    terminal = Terminal(mnemos, "chat", *SHORT)
     terminal.wait_for("> ")
     terminal.type(f"{FACT}\n")
     terminal.wait_for("\n> ")

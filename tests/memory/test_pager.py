@@ -1,0 +1,90 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnemos.attention.kv import SpanKV
+from mnemos.memory.pager import Pager
+
+BLOCK_BYTES = 2 * 4 * 64
+
+
+def pager_of(budget_bytes: int, reads: list[str]) -> Pager:
+    def read(namespace: str, memory_id: str) -> bytes:
+        reads.append(f"{namespace}/{memory_id}")
+        return memory_id.encode()
+
+    def decode(payload: bytes) -> list[SpanKV]:
+        value = float(payload.decode())
+        return [SpanKV(torch.full((1, 1, 1, 64), value), torch.full((1, 1, 1, 64), value))]
+
+    return Pager(read, decode, budget_bytes=budget_bytes)
+
+
+def test_a_block_is_read_once_while_it_is_held() -> None:
+    reads: list[str] = []
+    pager = pager_of(10 * BLOCK_BYTES, reads)
+    first = pager.page("a", ["1", "2"])
+    second = pager.page("a", ["2", "1"])
+    assert [float(block[0].k[0, 0, 0, 0]) for block in first] == [1.0, 2.0]
+    assert second[0][0] is first[1][0]
+    assert reads == ["a/1", "a/2"]
+    assert (pager.hits, pager.misses, pager.bytes) == (2, 2, 2 * BLOCK_BYTES)
+
+
+def test_namespaces_do_not_share_blocks() -> None:
+    reads: list[str] = []
+    pager = pager_of(10 * BLOCK_BYTES, reads)
+    pager.page("a", ["1"])
+    pager.page("b", ["1"])
+    assert reads == ["a/1", "b/1"]
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [lambda p: p.drop("a", "1"), lambda p: p.drop("a"), lambda p: p.drop()],
+    ids=["one", "namespace", "all"],
+)
+def test_what_is_dropped_is_overwritten(drop: Callable[[Pager], None]) -> None:
+    pager = pager_of(10 * BLOCK_BYTES, [])
+    (block,) = pager.page("a", ["1"])
+    drop(pager)
+    assert not block[0].k.any()
+    assert not block[0].v.any()
+    assert pager.bytes == 0
+
+
+def test_dropping_one_leaves_the_others() -> None:
+    pager = pager_of(10 * BLOCK_BYTES, [])
+    _, kept = pager.page("a", ["1", "2"])
+    pager.drop("a", "1")
+    assert kept[0].k.all()
+    assert pager.bytes == BLOCK_BYTES
+
+
+def test_a_block_larger_than_the_budget_is_read_each_time() -> None:
+    reads: list[str] = []
+    pager = pager_of(BLOCK_BYTES - 1, reads)
+    for _ in range(2):
+        assert float(pager.page("a", ["7"])[0][0].k[0, 0, 0, 0]) == 7.0
+    assert reads == ["a/7", "a/7"]
+    assert pager.bytes == 0
+
+
+@given(st.lists(st.integers(1, 6), max_size=40), st.integers(1, 5))
+def test_never_over_budget_and_the_least_recently_used_go_first(asked: list[int], room: int) -> None:
+    reads: list[str] = []
+    pager = pager_of(room * BLOCK_BYTES, reads)
+    model: list[int] = []
+    expected: list[str] = []
+    for number in asked:
+        pager.page("a", [str(number)])
+        if number in model:
+            model.remove(number)
+        else:
+            expected.append(f"a/{number}")
+        model = [*model, number][-room:]
+        assert pager.bytes == len(model) * BLOCK_BYTES
+    assert reads == expected

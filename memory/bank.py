@@ -375,6 +375,24 @@ class MemoryBank:
         """
         return self.recaller(model).encode_pending(namespace, on_progress=on_progress)
 
+    def reencode(
+        self, model: "LanguageModel", *, on_progress: Callable[[int, int], None] | None = None
+    ) -> int:
+        """Make every trace again with `model`, from the text; how many were made.
+
+        The bank belongs to that model afterwards. Stopped half-way, it still belongs to the earlier one; run
+        it again.
+        """
+        from mnemos.memory.encoder import MemoryEncoder
+
+        if self._recaller is not None:
+            self._recaller.close()
+            self._recaller = None
+        encoder = MemoryEncoder(self.store, model, any_model=True)
+        made = encoder.encode_pending(on_progress=on_progress)
+        encoder.adopt()
+        return made
+
     # the whole
 
     def stats(self, namespace: str | None = None) -> BankStats:

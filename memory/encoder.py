@@ -24,11 +24,15 @@ class MemoryEncoder:
     behind.
     """
 
-    def __init__(self, store: Store, model: LanguageModel, *, bits: TraceBits = 4) -> None:
+    def __init__(
+        self, store: Store, model: LanguageModel, *, bits: TraceBits = 4, any_model: bool = False
+    ) -> None:
+        """`any_model` takes a bank over whose traces another model made; otherwise it is refused."""
         self._store = store
         self._model = model
         self.fingerprint = trace_fingerprint(model)
-        _check_model(store, model, self.fingerprint)
+        if not any_model:
+            _check_model(store, model, self.fingerprint)
         head, _ = model.template.parts("system", model.tokenizer)
         self.prefix_tokens = [*head, *model.tokenizer.encode(MEMORY_HEADER)]
         self.prefix = self._load_prefix()

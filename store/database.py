@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
 _BUSY_MS = 5000
+_CACHE_KIB = 64 << 10  # at most; a page that is not held has to be decrypted again
 
 
 class Database:
@@ -112,6 +113,7 @@ class Database:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.execute("PRAGMA trusted_schema = OFF")
         if self._committed is not None:
             connection.create_function("committed", 0, self._committed, deterministic=True)

@@ -22,7 +22,8 @@ STOP_WORDS = frozenset(
 )
 
 _SEARCH = text(
-    "SELECT m.id, bm25(words) FROM words JOIN memory m ON m.ordinal = words.rowid WHERE words MATCH :query "
+    "SELECT m.id, bm25(words) FROM words CROSS JOIN memory m ON m.ordinal = words.rowid "
+    "WHERE words MATCH :query "
     f"AND {words.LIVE} AND m.hidden = 0 AND (m.expires_us IS NULL OR m.expires_us > :now) ORDER BY "
     "bm25(words), m.ordinal LIMIT :limit"
 )

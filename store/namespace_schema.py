@@ -25,7 +25,7 @@ CREATE INDEX memory_by_expiry ON memory (expires_us) WHERE expires_us IS NOT NUL
 
 CREATE INDEX memory_by_batch ON memory (batch)
 
-CREATE INDEX memory_erased ON memory (id) WHERE erased = 1
+CREATE INDEX memory_counts ON memory (erased, born, hidden, text_bytes)
 
 CREATE TABLE session (
   id TEXT PRIMARY KEY, title TEXT, created_us INTEGER NOT NULL, updated_us INTEGER NOT NULL)

@@ -13,7 +13,8 @@ from mnemos.store.catalog import chunks, now_us
 from mnemos.store.ids import ID_CHARS, check_prefix
 from mnemos.store.records import SessionRecord, UseRecord
 
-LIVE = "erased = 0 AND born <= committed()"  # what may be shown: not buried, and known to the catalog
+# What may be shown: not buried, and known to the catalog. The plus keeps the planner off that index.
+LIVE = "+erased = 0 AND born <= committed()"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS = (
     "ordinal, id, kind, text, reply, speaker, title, source, session_id, created_us, expires_us, tags, "

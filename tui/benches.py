@@ -8,15 +8,21 @@ import typer
 from mnemos.tui import console, output
 from mnemos.tui.options import Json, Model, UnusedBank, UnusedNamespace
 
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        metavar="N",
+        help="CPU threads; torch's own choice without it.",
+        show_default=False,
+    ),
+]
+
 
 def decode(
     model: Model = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "--threads", min=1, help="CPU threads; torch's own choice without it.", show_default=False
-        ),
-    ] = None,
+    threads: Threads = None,
     bank: UnusedBank = None,
     namespace: UnusedNamespace = "default",
     json: Json = False,
@@ -33,6 +39,7 @@ def paging(
         int, typer.Option("--memories", min=1, metavar="N", help="Memories recalled in a turn.")
     ] = 14,
     tokens: Annotated[int, typer.Option("--tokens", min=1, metavar="N", help="Tokens of each memory.")] = 100,
+    threads: Threads = None,
     model: Model = None,
     bank: UnusedBank = None,
     namespace: UnusedNamespace = "default",
@@ -42,7 +49,7 @@ def paging(
     from mnemos.memory import bench_paging
 
     console.say("measuring time to first token ...")
-    _show(bench_paging.run(memories=memories, tokens=tokens, model=model), json=json)
+    _show(bench_paging.run(memories=memories, tokens=tokens, model=model, threads=threads), json=json)
 
 
 def _show(measured: Mapping[str, Any], *, json: bool) -> None:

@@ -37,11 +37,7 @@ def run(app: Callable[..., object], args: Sequence[str]) -> int:
     except typer.Abort:
         return MnemosError.exit_code
     except typer.TyperException as error:
-        context = getattr(error, "ctx", None)
-        hint = f" (see `{context.command_path} --help`)" if context else ""
-        return _fail(
-            "UsageError", f"{error.format_message()}{hint}", getattr(error, "exit_code", 2), wants_json
-        )
+        return _fail("UsageError", _usage(error), getattr(error, "exit_code", 2), wants_json)
     except MnemosError as error:
         return _fail(type(error).__name__, str(error), error.exit_code, wants_json)
     except OSError as error:
@@ -78,6 +74,16 @@ def _fail(kind: str, message: str, exit_code: int, wants_json: bool) -> int:
         with suppress(BrokenPipeError):
             print(json.dumps({"error": {"type": kind, "message": message}}), flush=True)
     return exit_code
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What is wrong with a command line, on one line; a group without a command shows its help before."""
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    if "\n" in message:
+        print(message, end="\n\n", file=sys.stderr)
+        message = "a command is missing"
+    return f"{message} (see `{context.command_path} --help`)" if context else message
 
 
 def _reader_is_gone() -> int:

@@ -158,6 +158,16 @@ def test_a_bank_of_another_model_is_refused_by_fingerprint(
         bank.recaller(other)
 
 
+def test_reencoding_gives_the_bank_to_another_model(bank: MemoryBank, language_model: LanguageModel) -> None:
+    bank.encode_pending(language_model)
+    other = dataclasses.replace(language_model, fingerprint="0" * 64, name="other")
+    assert bank.reencode(other) == len(FACTS)
+    assert bank.search("What does Clara do?", model=other)[0].memory.text == FACTS[0]
+    with pytest.raises(ModelMismatchError, match="by other"):
+        bank.recaller(language_model)
+    assert bank.verify(deep=True).ok
+
+
 def test_a_reply_is_a_span_of_its_own(bank: MemoryBank, language_model: LanguageModel) -> None:
     exchange = bank.begin_exchange("I live in Porto.", namespace="default", session_id=None)
     bank.complete_exchange(exchange, "Porto is a city in Portugal.")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,13 @@ class Terminal:
         os.close(self.master)
         return self.process.wait(60)
 
+    def kill(self) -> None:
+        """Ends it, where a test left it running."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+            os.close(self.master)
+
     def _read(self) -> bool:
         if not select.select([self.master], [], [], 1.0)[0]:
             return self.process.poll() is None
@@ -124,6 +131,23 @@ class Terminal:
             return False
         self.seen += data.decode(errors="replace")
         return bool(data)
+
+
+OpenTerminal = Callable[..., Terminal]
+
+
+@pytest.fixture
+def open_terminal() -> Iterator[OpenTerminal]:
+    """Makes terminals as `Terminal` does, and leaves none running."""
+    made: list[Terminal] = []
+
+    def make(mnemos: Command, *args: str) -> Terminal:
+        made.append(Terminal(mnemos, *args))
+        return made[-1]
+
+    yield make
+    for terminal in made:
+        terminal.kill()
 
 
 @pytest.fixture

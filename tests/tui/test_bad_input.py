@@ -154,6 +154,13 @@ def test_a_session_that_is_not_there(mnemos: Command, args: list[str]) -> None:
     assert mnemos(*args).code == 1
 
 
+@pytest.mark.parametrize("group", [[], ["memory"], ["bank"], ["model"], ["bench"]])
+def test_a_group_without_a_command_shows_its_help(mnemos: Command, group: list[str]) -> None:
+    ran = mnemos(*group)
+    assert (ran.code, ran.out) == (2, "")
+    assert "Commands:" in ran.err and "error: a command is missing" in ran.err
+
+
 def test_a_reader_that_leaves_early(mnemos: Command) -> None:
     mnemos.remember(*(f"line {number}" for number in range(3)))
     reading, writing = os.pipe()

@@ -5,11 +5,11 @@ import os
 import signal
 
 import pytest
-from tests.tui.conftest import Command, Terminal
+from tests.tui.conftest import Command, OpenTerminal
 
 pytestmark = pytest.mark.model
 
-FACT = "My sister Clara works as a nurse in Lisbon."
+FACT = "My sister Clara works as a nurse in Leeds."
 SHORT = ("--max-tokens", "12")
 QUESTION = "What does my sister Clara do for a living?"
 
@@ -106,15 +106,17 @@ def test_forgetting_inside_a_piped_chat(mnemos: Command) -> None:
     assert mnemos("memory", "list", "--json").json["memories"] == []
 
 
-def test_a_chat_on_a_terminal(mnemos: Command) -> None:
-    terminal = Terminal(mnemos, "chat", *SHORT)
+def test_a_chat_on_a_terminal(mnemos: Command, open_terminal: OpenTerminal) -> None:
+    terminal = open_terminal(mnemos, "chat", *SHORT)
     terminal.wait_for("> ")
     terminal.type(f"{FACT}\n")
     terminal.wait_for("\n> ")
     terminal.type("/help\n")
     terminal.wait_for("/session [new|list|ID|title TEXT]")
+    terminal.wait_for("\n> ")
     terminal.type("\x1b[A\x1b[A\n")  # two lines up in the history: the first message again
-    terminal.wait_for("/why shows")
+    terminal.wait_for(FACT)
+    terminal.wait_for("\n> ")
     terminal.type("/forget nurse\n")
     terminal.wait_for("[y/N]")
     terminal.type("n\n")
@@ -126,12 +128,12 @@ def test_a_chat_on_a_terminal(mnemos: Command) -> None:
     assert not any("history" in name for name in written)
 
 
-def test_ctrl_c_keeps_the_message_and_marks_the_reply(mnemos: Command) -> None:
+def test_ctrl_c_keeps_the_message_and_marks_the_reply(mnemos: Command, open_terminal: OpenTerminal) -> None:
     mnemos.remember("The lighthouse keeper is Maud Ferrier.")
-    terminal = Terminal(mnemos, "chat")
+    terminal = open_terminal(mnemos, "chat")
     terminal.wait_for("> ")
     terminal.type("Tell me a very long story about the sea and all of its ships and harbours.\n")
-    seen = len(terminal.seen) + 160
+    seen = len(terminal.seen) + 120
     terminal.wait_until(lambda: len(terminal.seen) > seen)
     terminal.type("\x03")
     terminal.wait_for("interrupted")
@@ -144,9 +146,9 @@ def test_ctrl_c_keeps_the_message_and_marks_the_reply(mnemos: Command) -> None:
     assert mnemos("bank", "verify", "--deep", "--json").json["ok"]
 
 
-def test_ctrl_c_ends_ask_with_130(mnemos: Command) -> None:
-    terminal = Terminal(mnemos, "ask", "Tell me a very long story about the sea and all of its ships.")
-    terminal.wait_until(lambda: len(terminal.seen) > 400)
+def test_ctrl_c_ends_ask_with_130(mnemos: Command, open_terminal: OpenTerminal) -> None:
+    terminal = open_terminal(mnemos, "ask", "Tell me a very long story about the sea and all of its ships.")
+    terminal.wait_until(lambda: len(terminal.seen) > 300)
     os.killpg(terminal.process.pid, signal.SIGINT)
     assert terminal.end() == 130
     assert [status for _, status in exchanges(mnemos)] == ["interrupted"]

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.tui.conftest import Command, Terminal
+from tests.tui.conftest import Command, OpenTerminal
 
 SECRET = "The spare key hangs under the quincetree"
 OTHER = "Breakfast is at seven"
@@ -98,10 +98,10 @@ def test_forgetting_a_namespace(mnemos: Command) -> None:
     assert [memory["text"] for memory in left] == [OTHER]
 
 
-def test_the_question_answered_no(mnemos: Command) -> None:
+def test_the_question_answered_no(mnemos: Command, open_terminal: OpenTerminal) -> None:
     mnemos.remember(SECRET)
     for answer in ("n\n", "\n", "\x04"):
-        terminal = Terminal(mnemos, "memory", "forget", "--match", "quincetree")
+        terminal = open_terminal(mnemos, "memory", "forget", "--match", "quincetree")
         terminal.wait_for("[y/N]")
         assert "1 memory" in terminal.seen and SECRET in terminal.seen
         terminal.type(answer)
@@ -110,9 +110,9 @@ def test_the_question_answered_no(mnemos: Command) -> None:
     assert listed(mnemos) == [SECRET]
 
 
-def test_the_question_answered_yes(mnemos: Command) -> None:
+def test_the_question_answered_yes(mnemos: Command, open_terminal: OpenTerminal) -> None:
     mnemos.remember(SECRET)
-    terminal = Terminal(mnemos, "memory", "forget", "--match", "quincetree")
+    terminal = open_terminal(mnemos, "memory", "forget", "--match", "quincetree")
     terminal.wait_for("[y/N]")
     terminal.type("y\n")
     assert terminal.end() == 0
@@ -120,39 +120,39 @@ def test_the_question_answered_yes(mnemos: Command) -> None:
     assert listed(mnemos) == []
 
 
-def test_a_namespace_is_forgotten_by_its_name(mnemos: Command) -> None:
+def test_a_namespace_is_forgotten_by_its_name(mnemos: Command, open_terminal: OpenTerminal) -> None:
     mnemos.remember(SECRET)
     for answer, code in (("y\n", 1), ("default\n", 0)):
-        terminal = Terminal(mnemos, "memory", "forget", "--all")
+        terminal = open_terminal(mnemos, "memory", "forget", "--all")
         terminal.wait_for("Type the namespace's name")
         terminal.type(answer)
         assert terminal.end() == code
     assert listed(mnemos) == []
 
 
-def test_ctrl_c_at_the_question(mnemos: Command) -> None:
+def test_ctrl_c_at_the_question(mnemos: Command, open_terminal: OpenTerminal) -> None:
     mnemos.remember(SECRET)
-    terminal = Terminal(mnemos, "memory", "forget", "--match", "quincetree")
+    terminal = open_terminal(mnemos, "memory", "forget", "--match", "quincetree")
     terminal.wait_for("[y/N]")
     os.killpg(terminal.process.pid, 2)
     assert terminal.end() == 130
     assert listed(mnemos) == [SECRET]
 
 
-def test_a_memory_cannot_drive_the_terminal(mnemos: Command) -> None:
+def test_a_memory_cannot_drive_the_terminal(mnemos: Command, open_terminal: OpenTerminal) -> None:
     mnemos.remember("red \x1b[31malert\x1b[0m \x9b2J \u202edesrever")
     for args in (["memory", "list"], ["memory", "show", "--json"], ["memory", "show"]):
         if "show" in args:
             args = [*args, mnemos("memory", "list", "--json").json["memories"][0]["id"]]
-        terminal = Terminal(mnemos, *args)
+        terminal = open_terminal(mnemos, *args)
         assert terminal.end() == 0
         assert "alert" in terminal.seen
         assert not any(escape in terminal.seen for escape in ("\x1b[31m", "\x9b", "\u202e"))
 
 
-def test_a_table_on_a_terminal_has_short_ids(mnemos: Command) -> None:
+def test_a_table_on_a_terminal_has_short_ids(mnemos: Command, open_terminal: OpenTerminal) -> None:
     (memory,) = mnemos.remember(OTHER)
-    terminal = Terminal(mnemos, "memory", "list")
+    terminal = open_terminal(mnemos, "memory", "list")
     assert terminal.end() == 0
     assert memory[:8] in terminal.seen and memory not in terminal.seen
     assert "fidelity" in terminal.seen

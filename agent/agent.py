@@ -6,25 +6,21 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Generator
 from threading import Event as Flag
-from threading import Lock
+from threading import Lock, get_ident
 
-from mnemos.agent.citing import cite
-from mnemos.agent.events import Event, Recalled, Reply, Stored, TokenDelta, Usage
+from mnemos.agent.events import Event, Reply
 from mnemos.agent.prompt import PromptBuilder
+from mnemos.agent.turn import Turn
 from mnemos.agent.working import WorkingMemory
-from mnemos.attention.decoder import Collect
-from mnemos.attention.generate import StopReason, generate, text_pieces
-from mnemos.attention.kv import KVCache
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.sampling import Sampling
-from mnemos.attention.tokenizer import Detokenizer
-from mnemos.errors import UsageError
+from mnemos.errors import InvalidTextError, UsageError
 from mnemos.memory.bank import DEFAULT_NAMESPACE, MemoryBank, check_size
-from mnemos.memory.recall import DEFAULT_K, Recall
-from mnemos.memory.records import Memory, RecalledMemory
+from mnemos.memory.recall import DEFAULT_K
 
 DEFAULT_SAMPLING = Sampling(max_tokens=256, repetition_penalty=1.1)
 WORKING_TOKENS = 1024
+_POLL_S = 0.005
 
 
 class Agent:
@@ -58,7 +54,8 @@ class Agent:
         self._sampling = sampling
         self._working_tokens = working_tokens
         self._working: WorkingMemory | None = None
-        self._lock = Lock()
+        self._lock = Lock()  # one turn at a time
+        self._busy_in: int | None = None  # thread whose turn holds the lock
 
     @property
     def session_id(self) -> str:
@@ -74,7 +71,8 @@ class Agent:
             return self._named_model
         from mnemos.attention.models import load
 
-        loaded = load(self._named_model)
+        named = self._named_model
+        loaded = self.bank.recaller().model if named is None else load(named)
         self._named_model = loaded
         return loaded
 
@@ -100,6 +98,9 @@ class Agent:
         """The turn's events as they come. Cancelling keeps the message and marks the partial reply as
         interrupted.
         """
+        while not self._lock.acquire(blocking=False):  # waiting in a thread could starve the turn that runs
+            await asyncio.sleep(_POLL_S)
+        self._busy_in = get_ident()
         stop = Flag()
         turn = self._turn(text, stop)
         try:
@@ -107,132 +108,56 @@ class Agent:
                 yield event
         finally:
             stop.set()  # a step still running in its thread ends at the next token
-            while True:
-                try:
-                    turn.close()
-                    break
-                except ValueError:  # the generator is still executing in the thread that was cancelled
-                    await asyncio.sleep(0.01)
+            await asyncio.shield(asyncio.to_thread(self._finish, turn))
 
     def stream_sync(self, text: str) -> Generator[Event]:
         """The turn's events as they come. Closing the iterator early marks the partial reply as
         interrupted.
         """
-        return self._turn(text, Flag())
+        if self._busy_in == get_ident():
+            raise UsageError(
+                "a turn of this agent is still open in this thread; read it to its end or close it"
+            )
+        with self._lock:
+            self._busy_in = get_ident()
+            try:
+                yield from self._turn(text, Flag())
+            finally:
+                self._busy_in = None
+
+    def _finish(self, turn: Generator[Event]) -> None:
+        """Close a turn, waiting for a step that still runs in another thread, and let the next one begin."""
+        try:
+            while True:
+                try:
+                    turn.close()
+                    return
+                except ValueError as error:
+                    if "already executing" not in str(error):
+                        raise
+                    time.sleep(_POLL_S)
+        finally:
+            self._busy_in = None
+            self._lock.release()
 
     def _turn(self, text: str, stop: Flag) -> Generator[Event]:
-        with self._lock:
-            model, recaller = self.model, self.bank.recaller(self.model)
-            started = time.perf_counter()
-            if self._working is None or self._working.recaller is not recaller:
-                prompts = PromptBuilder(model, self._instructions)
-                self._working = WorkingMemory(recaller, prompts, self._working_tokens)
-            working = self._working
-            check_size(text)
-            words = model.tokenizer.encode(text)
-            working.check_fits(words)
-            exchange = self.bank.begin_exchange(text, namespace=self.namespace, session_id=self.session_id)
-            pieces: list[str] = []
-            recall: Recall | None = None
-            try:
-                recaller.encode_pending(self.namespace)
-                past = self._past(exchange)
-                context, shown = working.route_context(past)
-                recall = recaller.recall(
-                    text, context, words, namespace=self.namespace, k=self._k, exclude=shown | {exchange.id}
-                )
-                yield Recalled(
-                    memories=recall.memories,
-                    route_ms=recall.route_ms,
-                    page_ms=recall.page_ms,
-                    paged_tokens=recall.tokens,
-                    paged_bytes=recall.bytes,
-                )
-                cache, prompt = self._prompt(working, recall, past, text)
-                collect = Collect(memory_mass=bool(recall.spans))
-                logits = model.decoder.forward(prompt, cache, collect=collect)
-                generation = generate(
-                    model.decoder,
-                    cache,
-                    logits,
-                    self._sampling,
-                    eos_ids=model.tokenizer.eos_ids,
-                    history=working.last_reply(past),
-                    should_stop=stop.is_set,
-                )
-                first_ms = 0.0
-                for piece in text_pieces(generation, Detokenizer(model.tokenizer), self._sampling.stop):
-                    first_ms = first_ms or (time.perf_counter() - started) * 1e3
-                    pieces.append(piece)
-                    yield TokenDelta(text=piece)
-                reply_text = "".join(pieces)
-                memories = cite(_with_attention(recall, collect), text, reply_text)
-                is_cut = generation.stop_reason is StopReason.INTERRUPTED
-                done = self.bank.complete_exchange(
-                    exchange, reply_text, status="interrupted" if is_cut else "complete", recalled=memories
-                )
-            except BaseException:
-                self.bank.complete_exchange(
-                    exchange,
-                    "".join(pieces),
-                    status="interrupted",
-                    recalled=recall.memories if recall else (),
-                )
-                raise
-            total_ms = (time.perf_counter() - started) * 1e3
-            yield Reply(
-                text=reply_text,
-                memories=memories,
-                exchange_id=done.id,
-                session_id=self.session_id,
-                status="interrupted" if is_cut else "complete",
-                stop_reason=str(generation.stop_reason),
-                usage=Usage(
-                    prefill_tokens=len(prompt),
-                    paged_tokens=recall.tokens,
-                    decoded_tokens=len(generation.tokens),
-                    route_ms=recall.route_ms,
-                    page_ms=recall.page_ms,
-                    first_token_ms=first_ms or total_ms,
-                    decode_ms=total_ms - (first_ms or total_ms),
-                ),
-            )
-            recaller.encode_pending(self.namespace)
-            yield Stored(memory_id=done.id)
-
-    def _past(self, exchange: Memory) -> list[Memory]:
-        """The session's earlier exchanges, oldest first."""
-        earlier = self.bank.list(self.namespace, session_id=self.session_id, newest_first=True, limit=64)
-        return [m for m in reversed(earlier) if m.kind == "exchange" and m.id != exchange.id and m.reply]
-
-    def _prompt(
-        self, working: WorkingMemory, recall: Recall, past: list[Memory], text: str
-    ) -> tuple[KVCache, list[int]]:
-        """A cache with the memories paged in, and the tokens that go behind them."""
-        prompts, model = working.prompts, self.model
-        _, kept = prompts.fit(past, self._working_tokens)
-        start = prompts.with_memories() if recall.spans else prompts.without_memories()
-        prompt = [*start, *kept, *prompts.message(text), *prompts.turn.reply_head]
-        room = len(prompt) + self._sampling.max_tokens
-        if not recall.spans:
-            return model.decoder.new_cache(room), prompt
-        cache = working.recaller.new_context(working.recaller.encoder.prefix.tokens + recall.tokens + room)
-        reading = model.calibration.reading_for(len(recall.spans))
-        cache.page_in(recall.spans, temperature=reading.temperature, mass_scale=reading.mass_scale)
-        return cache, prompt
-
-
-def _with_attention(recall: Recall, collect: Collect) -> tuple[RecalledMemory, ...]:
-    """The memories with their share of the attention that the message put on all of them."""
-    if collect.mass is None:
-        return recall.memories
-    shares = [0.0] * len(recall.memories)
-    start = 0
-    for span, owner in zip(recall.spans, recall.owners, strict=True):
-        shares[owner] += float(collect.mass[start : start + span.tokens].sum())
-        start += span.tokens
-    total = sum(shares) or 1.0
-    return tuple(
-        memory.model_copy(update={"attention": share / total})
-        for memory, share in zip(recall.memories, shares, strict=True)
-    )
+        check_size(text)
+        if not text.strip():
+            raise InvalidTextError("the message is empty; nothing was stored")
+        recaller = self.bank.recaller(self.model)
+        if self._working is None or self._working.recaller is not recaller:
+            prompts = PromptBuilder(recaller.model, self._instructions)
+            self._working = WorkingMemory(recaller, prompts, self._working_tokens)
+        words = recaller.model.tokenizer.encode(text)
+        self._working.check_fits(words)
+        turn = Turn(
+            self.bank,
+            self._working,
+            namespace=self.namespace,
+            session_id=self.session_id,
+            k=self._k,
+            sampling=self._sampling,
+            stop=stop,
+        )
+        with self._working.in_use():
+            yield from turn.run(text, words)

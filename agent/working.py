@@ -1,6 +1,8 @@
 """Working memory: the recent turns, attended densely, and their KV kept between turns for routing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
 
 from mnemos.agent.prompt import PromptBuilder
 from mnemos.attention.kv import KVCache
@@ -8,57 +10,83 @@ from mnemos.errors import ContextOverflowError
 from mnemos.memory.recall import PAGED_TOKENS, Recaller
 from mnemos.memory.records import Memory
 
+_LONGEST_WINDOW = 16384  # tokens; a longer window of the model is not used for routing
 _REPLY_ROOM = 256  # tokens of the window kept free for a reply
 
 
 class WorkingMemory:
-    """The routing side of a conversation: a cache of [prefix][system tail][recent turns] that grows with
-    it.
+    """The routing side of a conversation: a cache of [prefix][system tail][recent turns] that grows with it.
+
+    After an erase nothing of it is used again: its KV may have been computed from what was erased.
     """
 
     def __init__(self, recaller: Recaller, prompts: PromptBuilder, budget_tokens: int) -> None:
         self.recaller = recaller
         self.prompts = prompts
-        self._budget = budget_tokens
+        self._window = min(recaller.model.config.max_positions, _LONGEST_WINDOW)
+        self._budget = min(budget_tokens, self._window // 4)
         self._cache: KVCache | None = None
         self._tokens: list[int] = []
         self._epoch = -1
+        self._in_use = Lock()
+        recaller.watchers.add(self)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While a turn runs: an erase then leaves the clearing to the end of the turn."""
+        with self._in_use:
+            try:
+                yield
+            finally:
+                if self.recaller.epoch != self._epoch:
+                    self._clear()
+
+    def erased(self) -> None:
+        """Something was erased: overwrite the cache now, or at the end of the turn that is using it."""
+        if self._in_use.acquire(blocking=False):
+            try:
+                self._clear()
+            finally:
+                self._in_use.release()
 
     def check_fits(self, words: Sequence[int]) -> None:
         """Raises `ContextOverflowError` when a message leaves no room for memories and a reply."""
-        window = self.recaller.model.config.max_positions
-        room = window - min(PAGED_TOKENS, window // 4) - self._budget - _REPLY_ROOM
+        system = max(len(self.prompts.with_memories()), len(self.prompts.without_memories()))
+        taken = min(PAGED_TOKENS, self._window // 4) + self._budget + _REPLY_ROOM + system
+        room = max(self._window - taken, 0)
         if len(words) > room:
             raise ContextOverflowError(
                 f"the message has {len(words)} tokens, the model reads at most {room} in one message; "
                 "nothing was stored. Put long texts in a file and `mnemos ingest` it"
             )
 
-    def last_reply(self, past: Sequence[Memory]) -> list[int]:
+    def last_reply(self, seen: Sequence[Memory]) -> list[int]:
         """Tokens of the latest reply: a small model otherwise likes to give the same one again."""
-        return self.recaller.model.tokenizer.encode(past[-1].reply or "") if past else []
+        return self.recaller.model.tokenizer.encode(seen[-1].reply or "") if seen else []
 
-    def route_context(self, past: Sequence[Memory]) -> tuple[KVCache, frozenset[str]]:
-        """The cache to route behind, prefilled with what is new only, and the ids of the turns in it."""
+    def route_context(self, past: Sequence[Memory]) -> tuple[KVCache, list[Memory]]:
+        """The cache to route behind, prefilled with what is new only, and the turns in it."""
+        self.recaller.refresh()
         kept, ids = self.prompts.fit(past, self._budget)
         wanted = [*self.prompts.with_memories(), *ids, *self.prompts.turn.user_head]
-        epoch = self.recaller.epoch
-        if self._cache is None or epoch != self._epoch:
-            if self._cache is not None:
-                self._cache.zero_()  # a turn in it may have been erased
-            prefix = self.recaller.encoder.prefix.tokens
-            window = self.recaller.model.config.max_positions
-            self._cache = self.recaller.new_context(window if window < 16384 else 16384)
-            self._tokens, self._epoch = [], epoch
-            assert self._cache.length == prefix
+        if self._cache is None or self.recaller.epoch != self._epoch:
+            self._clear()
+            self._cache = self.recaller.new_context(self._window)
+            self._epoch = self.recaller.epoch
         cache = self._cache
         shared = _shared_length(self._tokens, wanted)
         start = self.recaller.encoder.prefix.tokens + shared
         cache.truncate(start, start)
+        self._tokens = wanted[:shared]
         if shared < len(wanted):
             self.recaller.model.decoder.prefill(wanted[shared:], cache)
         self._tokens = wanted
-        return cache, frozenset(memory.id for memory in kept)
+        return cache, kept
+
+    def _clear(self) -> None:
+        if self._cache is not None:
+            self._cache.zero_()
+        self._cache, self._tokens = None, []
 
 
 def _shared_length(old: Sequence[int], new: Sequence[int]) -> int:

@@ -14,8 +14,8 @@ from mnemos.attention.models import load_weights, pick_dtypes
 from mnemos.attention.weights import Weights
 from mnemos.errors import UsageError
 
-PREFILL_TOKENS = 512
-DECODE_TOKENS = 64
+PREFILL_TOKENS = 256
+DECODE_TOKENS = 32
 
 
 class _Runner:

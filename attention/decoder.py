@@ -15,6 +15,7 @@ from torch.nn import functional
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.kv import KVCache
 from mnemos.attention.linear import Projection
+from mnemos.attention.step import decode_step
 from mnemos.attention.weights import LayerWeights, Weights
 
 _QUERY_BLOCK = 256  # rows of scores at once: bounds the score matrix at block x slots
@@ -37,7 +38,7 @@ class Collect:
 
 
 class _Layer:
-    __slots__ = ("attn_norm", "down", "gate_up", "mlp_norm", "o", "qkv")
+    __slots__ = ("attn_norm", "down", "gate_up", "mlp_norm", "o", "qkv", "step_attn_norm", "step_mlp_norm")
 
     def __init__(
         self, weights: LayerWeights, config: ModelConfig, dtype: torch.dtype, decode_dtype: torch.dtype
@@ -55,6 +56,8 @@ class _Layer:
         self.down = Projection(weights.down, dtype, decode_dtype)
         self.attn_norm = weights.attn_norm.to(dtype)
         self.mlp_norm = weights.mlp_norm.to(dtype)
+        self.step_attn_norm = weights.attn_norm.to(decode_dtype)
+        self.step_mlp_norm = weights.mlp_norm.to(decode_dtype)
 
 
 def _pair_neighbours(weight: Tensor, heads: int) -> Tensor:
@@ -100,7 +103,10 @@ class Decoder:
 
         Raises `ContextOverflowError` when they don't fit.
         """
-        x = self._run(tokens, cache, collect, len(self.layers))
+        if len(tokens) == 1 and collect is None:
+            x = decode_step(self, tokens[0], cache)
+        else:
+            x = self._run(tokens, cache, collect, len(self.layers))
         return self._logits(x[-1:])[0]
 
     @torch.inference_mode()
@@ -209,6 +215,10 @@ class Decoder:
     def _logits(self, x: Tensor) -> Tensor:
         normed = _rms_norm(x, self.norm, self.config.rms_norm_eps)
         return self.lm_head(normed).float()
+
+    def rotation(self, position: int) -> Tensor:
+        """The rotary factors of one position, `[head_dim / 2]`, complex64."""
+        return self._cis[position]
 
     def _rotations(self) -> Tensor:
         config = self.config

@@ -48,6 +48,8 @@ class KVCache:
         shape = (config.layers, config.kv_heads, capacity, config.head_dim)
         self.k = torch.empty(shape, dtype=dtype)
         self.v = torch.empty(shape, dtype=dtype)
+        self.layer_k = self.k.unbind()  # of each layer: [kv_heads, capacity, head_dim]
+        self.layer_v = self.v.unbind()
         self.capacity = capacity
         self.max_positions = config.max_positions
         self.length = 0

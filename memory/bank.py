@@ -4,12 +4,14 @@ traces.
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from mnemos.errors import InvalidTextError, UsageError
+from mnemos.errors import BankLockedError, ErasePendingError, InvalidTextError, NotFoundError, UsageError
 from mnemos.memory.convert import plan_from_store, plan_to_store, receipt_from_store, to_memory
 from mnemos.memory.records import BankStats, ForgetPlan, Kind, Memory, RecalledMemory, Receipt, RouterName
 from mnemos.store.keys import KeyProvider
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from mnemos.memory.recall import Recaller
 
 DEFAULT_NAMESPACE = "default"
+_IN_WORKING_MEMORY = "working"  # the signal of a use that was no recall
 MAX_TEXT_BYTES = 64 * 1024  # of one memory: some 16,000 tokens of KV
 BANK_VARIABLE = "MNEMOS_BANK"
 
@@ -55,6 +58,7 @@ class MemoryBank:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._recaller: Recaller | None = None
+        self._opening = Lock()
 
     @classmethod
     def open(
@@ -72,7 +76,11 @@ class MemoryBank:
         the bank can't be opened and what to do.
         """
         place = default_path() if path is None else Path(path).expanduser()
-        return cls(Store.open(place, keys=keys, encrypted=encryption, read_only=read_only, create=create))
+        bank = cls(Store.open(place, keys=keys, encrypted=encryption, read_only=read_only, create=create))
+        if not read_only:
+            with suppress(BankLockedError, ErasePendingError):  # left to the next open
+                bank.sweep()
+        return bank
 
     def close(self) -> None:
         """Let go of files and of decoded memories in host memory, which are overwritten."""
@@ -165,11 +173,16 @@ class MemoryBank:
         *,
         status: Literal["complete", "interrupted"] = "complete",
         recalled: Sequence[RecalledMemory] = (),
+        working: Sequence[Memory] = (),
     ) -> Memory:
-        """Add the reply's words and its provenance to an exchange; durable when this returns."""
+        """Add the reply's words and its provenance to an exchange; durable when this returns.
+
+        `working` are the earlier turns that the reply was made with: forgetting one takes the reply with it.
+        """
         uses = [
             UseRecord(r.memory.id, r.rank, r.score, dict(r.signals), r.attention, r.cited) for r in recalled
         ]
+        uses += [UseRecord(memory.id, 0, 0.0, {_IN_WORKING_MEMORY: 1.0}) for memory in working]
         record = self.store.complete(exchange.namespace, exchange.id, reply, status, uses)
         return to_memory(record)
 
@@ -232,33 +245,35 @@ class MemoryBank:
         if limit < 1:
             raise UsageError(f"limit must be at least 1, not {limit}")
         if router == "lexical":
-            found = self.store.lexical(namespace, query, limit)
-            return [
-                RecalledMemory(
-                    memory=self.get(memory_id, namespace=namespace),
-                    rank=rank,
-                    score=score,
-                    signals={"lexical": score},
-                )
-                for rank, (memory_id, score) in enumerate(found, 1)
-            ]
+            return self._lexical(query, namespace, limit)
         return self.recaller(model).search(query, namespace=namespace, limit=limit, router=router)
 
     def why(self, exchange_id: str, *, namespace: str = DEFAULT_NAMESPACE) -> "Sequence[RecalledMemory]":
         """Which memories an exchange's reply was made with, and the scores that led to each."""
-        found = []
+        found: list[RecalledMemory] = []
         for use in self.store.uses_of(namespace, self.get(exchange_id, namespace=namespace).id):
-            memory = self.get(use.memory_id, namespace=namespace)
-            found.append(
-                RecalledMemory(
-                    memory=memory,
-                    rank=use.rank,
-                    score=use.score,
-                    signals=use.signals,
-                    attention=use.attention,
-                    cited=use.cited,
+            if _IN_WORKING_MEMORY in use.signals:
+                continue
+            with suppress(NotFoundError):  # forgotten since the uses were read
+                found.append(
+                    RecalledMemory(
+                        memory=self.get(use.memory_id, namespace=namespace),
+                        rank=use.rank,
+                        score=use.score,
+                        signals=use.signals,
+                        attention=use.attention,
+                        cited=use.cited,
+                    )
                 )
-            )
+        return found
+
+    def _lexical(self, query: str, namespace: str, limit: int) -> "Sequence[RecalledMemory]":
+        found: list[RecalledMemory] = []
+        for memory_id, score in self.store.lexical(namespace, query, limit):
+            with suppress(NotFoundError):  # forgotten since the index was read
+                memory = self.get(memory_id, namespace=namespace)
+                signals = {"lexical": score}
+                found.append(RecalledMemory(memory=memory, rank=len(found) + 1, score=score, signals=signals))
         return found
 
     # flags
@@ -340,9 +355,24 @@ class MemoryBank:
         Raises `StalePlanError` when the bank changed since the plan was made, `ErasePendingError` when the
         words are out of reach but a reader still keeps the last bytes from being cleared.
         """
-        if self._recaller is not None:
-            self._recaller.drop(plan.namespace, [memory.id for memory in (*plan.selected, *plan.dependants)])
-        return receipt_from_store(self.store.erase(plan_to_store(plan), on_step=on_step), plan.namespace)
+        ids = [memory.id for memory in (*plan.selected, *plan.dependants)]
+        try:
+            document = self.store.erase(plan_to_store(plan), on_step=on_step)
+        finally:  # a pending erase is out of reach already, and so must its KV be
+            if self._recaller is not None:
+                self._recaller.drop(plan.namespace, ids)
+        return receipt_from_store(document, plan.namespace)
+
+    def sweep(self) -> int:
+        """Erase the memories that have expired, in every namespace; how many erases that took, each with a
+        receipt.
+
+        It also runs whenever a bank is opened for writing.
+        """
+        receipts = self.store.sweep_expired()
+        if receipts and self._recaller is not None:
+            self._recaller.refresh()
+        return len(receipts)
 
     # the model's side
 
@@ -353,15 +383,16 @@ class MemoryBank:
         """
         from mnemos.memory.recall import Recaller
 
-        if self._recaller is None or (model is not None and self._recaller.model is not model):
-            if model is None:
-                from mnemos.attention.models import load
+        with self._opening:
+            if self._recaller is None or (model is not None and self._recaller.model is not model):
+                if model is None:
+                    from mnemos.attention.models import load
 
-                model = load()
-            if self._recaller is not None:
-                self._recaller.close()
-            self._recaller = Recaller(self.store, model)
-        return self._recaller
+                    model = load()
+                if self._recaller is not None:
+                    self._recaller.close()
+                self._recaller = Recaller(self.store, model)
+            return self._recaller
 
     def encode_pending(
         self,

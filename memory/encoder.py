@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from mnemos.attention.encode import TraceEncoder, encode_prefix
+from mnemos.attention.encode import SPAN_TOKENS, TraceEncoder, encode_prefix
 from mnemos.attention.kv import SpanKV
 from mnemos.attention.memory_codec import TraceBits, decode_kv, encode_kv
 from mnemos.attention.models import LanguageModel
-from mnemos.errors import ModelMismatchError
+from mnemos.errors import ModelMismatchError, NotFoundError
 from mnemos.memory.convert import to_memory
 from mnemos.memory.layout import LAYOUT_VERSION, MEMORY_HEADER, render_memory
 from mnemos.memory.records import Memory
@@ -17,6 +18,7 @@ from mnemos.store.store import Store
 MODEL_SETTING = "trace_fingerprint"
 MODEL_NAME_SETTING = "trace_model"
 _GROUP = 16  # traces made durable together
+_ABANDONED_S = 900.0  # a turn open for longer was cut off by a crash
 
 
 class MemoryEncoder:
@@ -32,11 +34,23 @@ class MemoryEncoder:
         self._model = model
         self.fingerprint = trace_fingerprint(model)
         if not any_model:
-            _check_model(store, model, self.fingerprint)
+            self.check_model()
         head, _ = model.template.parts("system", model.tokenizer)
         self.prefix_tokens = [*head, *model.tokenizer.encode(MEMORY_HEADER)]
         self.prefix = self._load_prefix()
         self._traces = TraceEncoder(model.decoder, model.calibration, self.prefix, bits=bits)
+
+    def check_model(self) -> None:
+        """Raises `ModelMismatchError` when the bank's traces were made by another model."""
+        known = self._store.get_setting(MODEL_SETTING)
+        if known is None or known == self.fingerprint:
+            return
+        name, model = self._store.get_setting(MODEL_NAME_SETTING) or "another model", self._model.name
+        raise ModelMismatchError(
+            f"the memories of bank {self._store.path} were encoded by {name} ({known[:8]}), not by {model} "
+            f"({self.fingerprint[:8]}); use --model {name}, or run `mnemos bank reencode --model {model}` to "
+            "make every trace again from its text"
+        )
 
     def lines_of(self, memory: Memory) -> list[list[int]]:
         """Token ids of each line of a memory."""
@@ -51,22 +65,53 @@ class MemoryEncoder:
         return drafts
 
     def encode_pending(
-        self, namespace: str | None = None, *, on_progress: Callable[[int, int], None] | None = None
+        self,
+        namespace: str | None = None,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ) -> int:
-        """Make and write every missing trace; how many were made."""
+        """Make and write every missing trace; how many were made. `should_stop()` is asked between groups."""
         if self._store.read_only:
             return 0
+        self._close_abandoned()
         pending = self._store.pending_traces(namespace, self.fingerprint)
+        made = 0
         for start in range(0, len(pending), _GROUP):
+            if should_stop is not None and should_stop():
+                break
             group = pending[start : start + _GROUP]
             for owner in dict.fromkeys(name for name, _ in group):
-                memories = [to_memory(self._store.get(owner, i)) for name, i in group if name == owner]
-                self._store.put_traces(owner, self.encode(memories))
+                made += self._encode_group(owner, [i for name, i in group if name == owner])
             if on_progress is not None:
                 on_progress(min(start + _GROUP, len(pending)), len(pending))
-        if pending and self._store.get_setting(MODEL_SETTING) is None:
+        if made and self._store.get_setting(MODEL_SETTING) is None:
             self.adopt()
-        return len(pending)
+        return made
+
+    def _encode_group(self, namespace: str, ids: Sequence[str]) -> int:
+        """Traces of those that still exist: another process may be forgetting some of them."""
+        memories = []
+        for memory_id in ids:
+            with suppress(NotFoundError):
+                memories.append(to_memory(self._store.get(namespace, memory_id)))
+        drafts = self.encode(memories)
+        try:
+            self._store.put_traces(namespace, drafts)
+        except NotFoundError:
+            made = 0
+            for draft in drafts:
+                with suppress(NotFoundError):
+                    self._store.put_traces(namespace, [draft])
+                    made += 1
+            return made
+        return len(drafts)
+
+    def _close_abandoned(self) -> None:
+        """Turns that a crash cut off become interrupted ones, so that their words can be recalled."""
+        for namespace, memory_id in self._store.abandoned(_ABANDONED_S):
+            with suppress(NotFoundError):
+                self._store.complete(namespace, memory_id, "", "interrupted", [])
 
     def adopt(self) -> None:
         """Make this model the one that the bank's traces belong to."""
@@ -90,16 +135,7 @@ def trace_fingerprint(model: LanguageModel) -> str:
     """
     head, _ = model.template.parts("system", model.tokenizer)
     heads = ",".join(f"{layer}.{head}" for layer, head in model.calibration.key_heads)
-    parts = [model.fingerprint, str(LAYOUT_VERSION), MEMORY_HEADER, repr(head), heads]
+    hidden = f"{model.calibration.hidden_layer} {model.calibration.hidden_centre}"
+    layout = f"{LAYOUT_VERSION} {SPAN_TOKENS}"
+    parts = [model.fingerprint, layout, MEMORY_HEADER, repr(head), heads, hidden]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-
-
-def _check_model(store: Store, model: LanguageModel, fingerprint: str) -> None:
-    known = store.get_setting(MODEL_SETTING)
-    if known is not None and known != fingerprint:
-        name = store.get_setting(MODEL_NAME_SETTING) or "another model"
-        raise ModelMismatchError(
-            f"the memories of bank {store.path} were encoded by {name} ({known[:8]}), not by {model.name} "
-            f"({fingerprint[:8]}); use --model {name}, or run `mnemos bank reencode --model {model.name}` to "
-            "make every trace again from its text"
-        )

@@ -7,12 +7,14 @@ from datetime import datetime
 from mnemos.memory.records import Memory
 
 LAYOUT_VERSION = 1  # part of every trace's fingerprint; raise it when a line below changes
+_MONTHS: tuple[str, ...] = ("January", "February", "March", "April", "May", "June", "July")
+_MONTHS += ("August", "September", "October", "November", "December")
 MEMORY_HEADER = "Use the following memories of the user to answer.\n"
 
 
 def format_date(moment: datetime) -> str:
-    """`3 March 2026`."""
-    return f"{moment.day} {moment:%B %Y}"
+    """`3 March 2026`, in UTC and in English wherever this runs: the words are part of the trace."""
+    return f"{moment.day} {_MONTHS[moment.month - 1]} {moment.year}"
 
 
 def render_memory(memory: Memory) -> list[str]:

@@ -38,6 +38,11 @@ class Pager:
         """The spans of each memory, in order, from host memory where held, otherwise from the bank."""
         return [self._one((namespace, memory_id)) for memory_id in ids]
 
+    def keys(self) -> list[tuple[str, str]]:
+        """(namespace, memory id) of what is held."""
+        with self._lock:
+            return list(self._held)
+
     def drop(self, namespace: str | None = None, memory_id: str | None = None) -> None:
         """Zero and let go of one memory's block, a namespace's blocks, or all."""
         with self._lock:

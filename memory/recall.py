@@ -2,16 +2,21 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from threading import RLock
+from typing import Protocol
+from weakref import WeakSet
 
 from mnemos.attention.kv import KVCache, SpanKV
 from mnemos.attention.memory_codec import decode_kv, decode_route
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.routing import RouteQuery, route_query
+from mnemos.errors import BankLockedError, NotFoundError
 from mnemos.memory.convert import to_memory
 from mnemos.memory.encoder import MemoryEncoder
 from mnemos.memory.pager import Pager
-from mnemos.memory.records import Memory, RecalledMemory, RouterName
+from mnemos.memory.records import RecalledMemory, RouterName
 from mnemos.memory.route_index import RouteIndex
 from mnemos.memory.router import Router, Scored
 from mnemos.store.store import Store
@@ -40,6 +45,12 @@ class Recall:
         return sum(span.nbytes for span in self.spans)
 
 
+class Watcher(Protocol):
+    """Holds KV that was computed with memories in view, and clears it when one is erased."""
+
+    def erased(self) -> None: ...
+
+
 class Recaller:
     """A bank as one model reads it: encoder, router, pager and their caches in host memory."""
 
@@ -52,31 +63,60 @@ class Recaller:
         self.routes = RouteIndex(store.get_routes, decode_route)
         self._router = Router(store, self.routes, model)
         self.epoch = store.erase_epoch()
+        self.watchers: WeakSet[Watcher] = WeakSet()
+        self._guard = RLock()
         _, tail = model.template.parts("system", model.tokenizer)
         user_head, _ = model.template.parts("user", model.tokenizer)
         self._query_head = [*tail, *user_head]
 
     def close(self) -> None:
+        """Overwrite and let go of everything held."""
         self.pager.drop()
         self.routes.drop()
+        self._tell_watchers()
 
     def drop(self, namespace: str, ids: Sequence[str]) -> None:
-        """Overwrite and let go of what is held of those memories."""
-        for memory_id in ids:
-            self.pager.drop(namespace, memory_id)
-            self.routes.drop(namespace, memory_id)
+        """Overwrite and let go of what is held of those memories, and of what was computed with them in
+        view.
+        """
+        with self._guard:
+            for memory_id in ids:
+                self.pager.drop(namespace, memory_id)
+                self.routes.drop(namespace, memory_id)
+            self.epoch = self._store.erase_epoch()
+        self._tell_watchers()
 
     def refresh(self) -> None:
-        """Let go of everything held when another process erased something since the last look."""
-        epoch = self._store.erase_epoch()
-        if epoch != self.epoch:
-            self.close()
+        """Let go of what another process erased since the last look.
+
+        Raises `ModelMismatchError` when the bank was given to another model meanwhile.
+        """
+        with self._guard:
+            self.encoder.check_model()
+            epoch = self._store.erase_epoch()
+            if epoch == self.epoch:
+                return
+            for namespace, memory_id in {*self.pager.keys(), *self.routes.keys()}:
+                try:
+                    self._store.get(namespace, memory_id)
+                except NotFoundError:
+                    self.pager.drop(namespace, memory_id)
+                    self.routes.drop(namespace, memory_id)
             self.epoch = epoch
 
+    def _tell_watchers(self) -> None:
+        for watcher in list(self.watchers):
+            watcher.erased()
+
     def encode_pending(
-        self, namespace: str | None = None, *, on_progress: Callable[[int, int], None] | None = None
+        self,
+        namespace: str | None = None,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ) -> int:
-        return self.encoder.encode_pending(namespace, on_progress=on_progress)
+        """Make the traces that are missing; how many were made."""
+        return self.encoder.encode_pending(namespace, on_progress=on_progress, should_stop=should_stop)
 
     def new_context(self, capacity: int) -> KVCache:
         """A cache that holds the frozen prefix."""
@@ -89,7 +129,8 @@ class Recaller:
     ) -> Sequence[RecalledMemory]:
         """The best memories for a query that stands alone, best first."""
         self.refresh()
-        self.encode_pending(namespace)
+        with suppress(BankLockedError):  # somebody else is writing: search what is encoded already
+            self.encode_pending(namespace)
         words = self.model.tokenizer.encode(query)
         if not words:
             return []
@@ -126,38 +167,47 @@ class Recaller:
             scored = self._router.score(namespace, query, states, limit=k)
         described = self._described(namespace, scored)
         routed = time.perf_counter()
-        blocks = self.pager.page(namespace, [r.memory.id for r in described])
         memories: list[RecalledMemory] = []
         spans: list[SpanKV] = []
         owners: list[int] = []
         tokens = 0
-        for recalled, scored_memory, whole in zip(described, scored, blocks, strict=True):
-            block = _telling_spans(whole, scored_memory.spans)
-            size = sum(span.tokens for span in block)
-            if tokens + size > PAGED_TOKENS:
+        mass = {found.id: found.spans for found in scored}
+        for recalled in described:
+            try:
+                (whole,) = self.pager.page(namespace, [recalled.memory.id])
+            except NotFoundError:  # forgotten since it was routed
+                continue
+            block = _telling_spans(whole, mass[recalled.memory.id], PAGED_TOKENS - tokens)
+            if not block:
                 continue
             owners += [len(memories)] * len(block)
             memories.append(recalled)
             spans += block
-            tokens += size
+            tokens += sum(span.tokens for span in block)
         paged = time.perf_counter()
         return Recall(
             tuple(memories), tuple(spans), tuple(owners), (routed - started) * 1e3, (paged - routed) * 1e3
         )
 
     def _described(self, namespace: str, scored: Sequence[Scored]) -> list[RecalledMemory]:
-        return [
-            RecalledMemory(memory=self._memory(namespace, s.id), rank=rank, score=s.score, signals=s.signals)
-            for rank, s in enumerate(scored, 1)
-        ]
+        found: list[RecalledMemory] = []
+        for each in scored:
+            with suppress(NotFoundError):  # forgotten since it was scored
+                memory = to_memory(self._store.get(namespace, each.id))
+                rank = len(found) + 1
+                found.append(RecalledMemory(memory=memory, rank=rank, score=each.score, signals=each.signals))
+        return found
 
-    def _memory(self, namespace: str, memory_id: str) -> Memory:
-        return to_memory(self._store.get(namespace, memory_id))
 
+def _telling_spans(spans: Sequence[SpanKV], mass: Sequence[float], room_tokens: int) -> list[SpanKV]:
+    """The spans of one memory that the query points at, in their order, as far as there is room.
 
-def _telling_spans(spans: Sequence[SpanKV], mass: Sequence[float]) -> list[SpanKV]:
-    """The spans of one memory that the query points at: those with half the mass of its best span, or
-    more.
+    Those are the spans with half the mass of its best one, or more; the best ones go first where not all fit.
     """
-    best = max(mass, default=0.0)
-    return [span for span, share in zip(spans, mass, strict=True) if share >= _SPAN_SHARE * best]
+    chosen = set()
+    for index in sorted(range(len(spans)), key=lambda i: -mass[i]):
+        if mass[index] < _SPAN_SHARE * max(mass) or spans[index].tokens > room_tokens:
+            continue
+        room_tokens -= spans[index].tokens
+        chosen.add(index)
+    return [span for index, span in enumerate(spans) if index in chosen]

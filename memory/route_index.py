@@ -55,6 +55,11 @@ class RouteIndex:
                 self.bytes -= self._held.popitem(last=False)[1].nbytes
         return found
 
+    def keys(self) -> list[tuple[str, str]]:
+        """(namespace, memory id) of what is held."""
+        with self._lock:
+            return list(self._held)
+
     def drop(self, namespace: str | None = None, memory_id: str | None = None) -> None:
         """Zero and let go of one memory's record, a namespace's, or all."""
         with self._lock:

@@ -163,26 +163,29 @@ def get_memories(connection: Connection, ids: Iterable[str]) -> dict[str, Catalo
     found: dict[str, CatalogMemory] = {}
     for part in chunks(ids):
         for row in connection.execute(select(schema.memories).where(schema.memories.c.id.in_(part))):
-            found[row.id] = _memory(row)
+            found[row[0]] = _memory(row)
     return found
 
 
 def namespace_memories(connection: Connection, namespace_id: str) -> dict[str, CatalogMemory]:
     rows = connection.execute(select(schema.memories).where(schema.memories.c.namespace_id == namespace_id))
-    return {row.id: _memory(row) for row in rows}
+    return {row[0]: _memory(row) for row in rows}
 
 
 def _memory(row: Any) -> CatalogMemory:
+    memory_id, namespace_id, page_id, slot, is_open, fingerprint, tokens, trace_bytes = row
     return CatalogMemory(
-        row.id,
-        row.namespace_id,
-        row.page_id,
-        row.slot,
-        bool(row.is_open),
-        row.trace_fingerprint,
-        row.tokens,
-        row.trace_bytes,
+        memory_id, namespace_id, page_id, slot, bool(is_open), fingerprint, tokens, trace_bytes
     )
+
+
+def open_memories(connection: Connection) -> dict[str, list[str]]:
+    """Ids of memories that wait for their reply, by namespace id."""
+    c = schema.memories.c
+    found: dict[str, list[str]] = {}
+    for row in connection.execute(select(c.namespace_id, c.id).where(text("memories.is_open = 1"))):
+        found.setdefault(row.namespace_id, []).append(row.id)
+    return found
 
 
 def remove_memories(connection: Connection, ids: Iterable[str]) -> None:
@@ -295,17 +298,9 @@ def remove_frames_of(connection: Connection, owners: Iterable[str]) -> None:
 
 
 def _placed(row: Any) -> Placed:
-    kind = KIND_NAMES[row.kind]
+    number, owner, kind, segment, start, length, digest, live, fingerprint = row
     return Placed(
-        row.owner,
-        kind,
-        row.segment,
-        row.start,
-        row.length,
-        row.digest,
-        row.fingerprint,
-        bool(row.live),
-        row.id,
+        owner, KIND_NAMES[kind], segment, start, length, digest, fingerprint, live=bool(live), row=number
     )
 
 

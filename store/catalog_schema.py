@@ -138,4 +138,11 @@ def _first(connection: Connection) -> None:
     run_script(connection, _FIRST)
 
 
-MIGRATIONS = (Migration(1, "first tables", _first),)
+def _index_open(connection: Connection) -> None:
+    run_script(connection, "CREATE INDEX memories_open ON memories (namespace_id) WHERE is_open = 1")
+
+
+MIGRATIONS = (
+    Migration(1, "first tables", _first),
+    Migration(2, "index of open exchanges", _index_open),
+)

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
 
 from mnemos.errors import BankError, ErasePendingError, NotFoundError, StalePlanError
-from mnemos.store import catalog, catalog_schema, receipts, words
+from mnemos.store import catalog, catalog_schema, indexing, receipts, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.ids import new_id
 from mnemos.store.payload import pack_text
@@ -295,7 +295,7 @@ def _bury(core: Core, intent: Intent) -> None:
 def _remove_from_index(core: Core, intent: Intent) -> None:
     """The rows of words and, through their triggers, the lexical index."""
     with _namespace(core, intent).database.write() as connection:
-        words.remove_buried(connection, intent.selected)
+        indexing.remove_buried(connection, intent.selected)
 
 
 def _destroy_keys(core: Core, intent: Intent) -> None:

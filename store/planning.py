@@ -20,7 +20,7 @@ def plan_erase(core: Core, selector: Selector, cascade: Cascade) -> ErasePlan:
     with namespace.database.read() as connection:
         ids = None
         if selector.ids is not None:
-            ids = list(dict.fromkeys(words.full_id(connection, prefix) for prefix in selector.ids))
+            ids = list(dict.fromkeys(words.full_ids(connection, selector.ids)))
         chosen = Filter(
             ids=ids,
             session_id=selector.session_id,

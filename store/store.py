@@ -9,7 +9,18 @@ from types import TracebackType
 from typing import Any
 
 from mnemos.errors import ErasePendingError
-from mnemos.store import catalog, erasing, lexical, planning, reading, receipts, verifying, words, writing
+from mnemos.store import (
+    catalog,
+    erasing,
+    lexical,
+    planning,
+    reading,
+    receipts,
+    upkeep,
+    verifying,
+    words,
+    writing,
+)
 from mnemos.store.core import Core
 from mnemos.store.ids import check_namespace, new_id
 from mnemos.store.keys import KeyProvider
@@ -251,6 +262,15 @@ class Store:
             known = {record.id: record for record in reading.records(self._core, found, rows)}
             return [known[memory_id] for memory_id in ids]
 
+    def abandoned(self, older_than_s: float) -> builtins.list[tuple[str, str]]:
+        """(namespace, memory id) of exchanges that are still open and were begun longer ago than that.
+
+        Whoever began them is gone, when that is longer than any reply takes: `complete` them with an empty
+        reply and status "interrupted", and they count as memories of what the user said.
+        """
+        with self._core.reading():
+            return upkeep.abandoned(self._core, older_than_s)
+
     # -- traces
 
     def put_traces(self, namespace: str, drafts: Sequence[TraceDraft]) -> None:
@@ -369,6 +389,14 @@ class Store:
         """The plan of erasing what has expired. NotFoundError for an unknown namespace."""
         with self._core.reading():
             return planning.plan_expired(self._core, namespace)
+
+    def sweep_expired(self) -> builtins.list[dict[str, Any]]:
+        """Erases what has expired in every namespace, and the replies that hang on it; the receipts.
+
+        One that a reader holds up gets its receipt later, from `resume`. BankReadOnlyError, BankLockedError.
+        """
+        with self._core.reading():
+            return upkeep.sweep_expired(self._core)
 
     def audit(self) -> builtins.list[dict[str, Any]]:
         """The hash-chained log of erases, oldest first."""

@@ -109,6 +109,16 @@ def full_id(connection: Connection, prefix: str) -> str:
     return _full_id(connection, prefix, "memory", f"AND {LIVE}")
 
 
+def full_ids(connection: Connection, prefixes: Sequence[str]) -> list[str]:
+    """As `full_id`, of each; whole ids are looked up together."""
+    query = text(f"SELECT id FROM memory WHERE id IN :ids AND {LIVE}")
+    query = query.bindparams(bindparam("ids", expanding=True))
+    known: set[str] = set()
+    for part in chunks(prefixes):
+        known.update(connection.execute(query, {"ids": part}).scalars())
+    return [prefix if prefix in known else full_id(connection, prefix) for prefix in prefixes]
+
+
 def full_session_id(connection: Connection, prefix: str) -> str:
     return _full_id(connection, prefix, "session", "")
 
@@ -229,19 +239,11 @@ def set_flags(connection: Connection, memory_id: str, pinned: bool | None, hidde
             )
 
 
-def remove_buried(connection: Connection, ids: Iterable[str]) -> None:
-    """Deletes buried rows, and their words from the index through its trigger."""
-    query = text("SELECT ordinal FROM memory WHERE erased = 1 AND id IN :ids")
-    query = query.bindparams(bindparam("ids", expanding=True))
-    ordinals: list[int] = []
-    for part in chunks(ids):
-        ordinals += connection.execute(query, {"ids": part}).scalars()
-    if ordinals:
-        # In order, since FTS5 writes its index out at each step back.
-        connection.execute(
-            text("DELETE FROM memory WHERE ordinal = :ordinal"),
-            [{"ordinal": ordinal} for ordinal in sorted(ordinals)],
-        )
+def has_expired(connection: Connection, now_us: int) -> bool:
+    query = text(
+        f"SELECT 1 FROM memory WHERE expires_us IS NOT NULL AND expires_us <= :now AND {LIVE} LIMIT 1"
+    )
+    return connection.execute(query, {"now": now_us}).scalar_one_or_none() is not None
 
 
 # -- provenance

@@ -54,14 +54,20 @@ class Group:
 
 @contextmanager
 def frame_group(core: Core) -> Iterator[Group]:
-    """A group of frames; taken back when the block raises. The caller holds the writer's lock."""
+    """A group of frames; taken back when the block raises before the catalog has it. The caller holds the
+    writer's lock.
+    """
     with core.catalog.read() as connection:
         number, end = catalog.newest_segment(connection)
     appender = Appender(core.segments, number, end, core.segment_bytes or SEGMENT_BYTES)
     try:
         yield Group(appender)
     except BaseException:
-        appender.abort()
+        # An interrupt can come right after the commit: what the catalog has is no longer ours to take back.
+        with core.catalog.read() as connection:
+            is_recorded = catalog.newest_segment(connection) != (number, end)
+        if not is_recorded:
+            appender.abort()
         raise
 
 

@@ -25,12 +25,14 @@ def ask(
     json: Json = False,
 ) -> None:
     """Ask or tell one thing. The exchange is remembered."""
-    from mnemos.tui.opening import load_model, open_bank
+    from mnemos.tui.opening import catch_up, load_model, open_bank
 
     words = console.text_or_stdin(text)
     with open_bank(bank, namespace, create=True) as opened:
         session_id = opened.get_session(session, namespace=namespace).id if session else None
-        agent = make_agent(opened, namespace, load_model(model), session_id, max_tokens)
+        loaded = load_model(model)
+        agent = make_agent(opened, namespace, loaded, session_id, max_tokens)
+        catch_up(opened, loaded, namespace)
         reply = stream_reply(agent, words, quietly=json)
     if json:
         output.document(forms.reply(reply))

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from mnemos.tui import console, forms, output
-from mnemos.tui.options import Bank, Json, Namespace
+from mnemos.tui.options import Bank, Json, Model, Namespace
 
 
 def info(bank: Bank = None, namespace: Namespace = "default", json: Json = False) -> None:
@@ -57,3 +57,18 @@ def verify(
         console.say(f"error: {message}")
         raise typer.Exit(DamageFoundError.exit_code)
     raise DamageFoundError(message)
+
+
+def reencode(
+    model: Model = None, bank: Bank = None, namespace: Namespace = "default", json: Json = False
+) -> None:
+    """Make every trace again from the text, with another model. The bank belongs to that model afterwards."""
+    from mnemos.tui.opening import load_model, open_bank
+
+    with open_bank(bank, namespace) as opened, console.progress("encoding") as on_progress:
+        loaded = load_model(model)
+        made = opened.reencode(loaded, on_progress=on_progress)
+    if json:
+        output.document({"model": loaded.name, "encoded": made})
+    else:
+        console.say(f"{made} memories are encoded by {loaded.name} now")

@@ -52,6 +52,21 @@ def paging(
     _show(bench_paging.run(memories=memories, tokens=tokens, model=model, threads=threads), json=json)
 
 
+def erase(
+    memories: Annotated[
+        int, typer.Option("--memories", min=50, metavar="N", help="Memories in the bank.")
+    ] = 100_000,
+    bank: UnusedBank = None,
+    namespace: UnusedNamespace = "default",
+    json: Json = False,
+) -> None:
+    """Measure how long forgetting takes in a large bank."""
+    from mnemos.store import bench_erase
+
+    console.say("filling a bank, then forgetting ...")
+    _show(bench_erase.run(memories=memories), json=json)
+
+
 def _show(measured: Mapping[str, Any], *, json: bool) -> None:
     if json:
         output.document(measured)

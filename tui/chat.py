@@ -66,6 +66,8 @@ class Conversation:
             try:
                 self.take(line)
             except KeyboardInterrupt:
+                if not console.is_interactive():
+                    raise
                 console.say("interrupted; the reply is kept as far as it came")
             except MnemosError as error:
                 console.say(f"error: {error}")
@@ -93,8 +95,8 @@ class Conversation:
         from mnemos.tui.ask import stream_reply
 
         agent = self.agent()
-        self.session_id = agent.session_id
         self.last_reply = reply = stream_reply(agent, text, quietly=self.json)
+        self.session_id = reply.session_id
         if self.json:
             output.document(forms.reply(reply))
         elif reply.memories and console.is_interactive():
@@ -105,9 +107,11 @@ class Conversation:
         """The agent of the current session; loads the model the first time."""
         if self._agent is None:
             console.say("loading the model ...")
-            from mnemos.tui.opening import load_model
+            from mnemos.tui.opening import catch_up, load_model
 
-            self._agent = self._new_agent(load_model(self._model), self.session_id)
+            model = load_model(self._model)
+            catch_up(self.bank, model, self.namespace)
+            self._agent = self._new_agent(model, self.session_id)
         return self._agent
 
     def switch(self, session_id: str | None) -> None:

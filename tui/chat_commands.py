@@ -37,9 +37,12 @@ def memories(chat: "Conversation", rest: str) -> None:
 def why(chat: "Conversation", _rest: str) -> None:
     if chat.last_reply is None:
         raise UsageError("there is no reply to explain yet")
-    if not chat.last_reply.memories:
-        console.say("no memory was used")
-    show_recalled(chat.last_reply.memories)
+    # Read from the bank, so that what was forgotten since is not shown.
+    found = chat.bank.why(chat.last_reply.exchange_id, namespace=chat.namespace)
+    if not found:
+        gone = " that is still there" if chat.last_reply.memories else ""
+        console.say(f"no memory was used{gone}")
+    show_recalled(found)
 
 
 def forget(chat: "Conversation", rest: str) -> None:

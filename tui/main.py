@@ -63,6 +63,7 @@ memory.command("stats")(recollections.stats)
 bank = _group("bank", "The bank as a whole.")
 bank.command("info")(banks.info)
 bank.command("verify")(banks.verify)
+bank.command("reencode")(banks.reencode)
 
 model = _group("model", "The language models.")
 model.command("list")(models.list_models)
@@ -72,6 +73,7 @@ model.command("show")(models.show)
 bench = _group("bench", "Measure this machine.")
 bench.command("decode")(benches.decode)
 bench.command("paging")(benches.paging)
+bench.command("erase")(benches.erase)
 
 
 def main() -> None:

@@ -46,3 +46,9 @@ def load_model(name: str | None) -> "LanguageModel":
 
     with progress("fetching the model", in_bytes=True) as on_progress:
         return load(name, on_progress=on_progress)
+
+
+def catch_up(bank: "MemoryBank", model: "LanguageModel", namespace: str) -> None:
+    """Make the traces that are missing, with a progress bar: after a large ingest this takes a while."""
+    with progress("encoding what is new") as on_progress:
+        bank.encode_pending(model, namespace=namespace, on_progress=on_progress)

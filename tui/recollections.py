@@ -142,11 +142,17 @@ def search(
     json: Json = False,
 ) -> None:
     """Find the memories that answer a query best, as a turn would."""
-    from mnemos.tui.opening import load_model, open_bank
+    from contextlib import suppress
+
+    from mnemos.errors import BankLockedError
+    from mnemos.tui.opening import catch_up, load_model, open_bank
 
     words = console.text_or_stdin(query)
     with open_bank(bank, namespace) as opened:
         loaded = None if router is Router.LEXICAL else load_model(model)
+        if loaded is not None:
+            with suppress(BankLockedError):  # somebody is writing: what is encoded already is searched
+                catch_up(opened, loaded, namespace)
         found = opened.search(words, namespace=namespace, limit=limit, router=router.value, model=loaded)
     if json:
         output.document({"results": forms.recalled(found)})

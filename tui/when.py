@@ -16,11 +16,14 @@ def since(text: str | None) -> datetime | None:
 
 
 def until(text: str | None) -> datetime | None:
-    """The last moment that counts, in UTC: the end of the day for a date without a time."""
+    """The moment before which memories count, in UTC: the end of the day for a date without a time."""
     if text is None:
         return None
-    moment = _parse(text)
-    return moment + timedelta(days=1, microseconds=-1) if _DATE.match(text.strip()) else moment
+    if not _DATE.match(text.strip()):
+        return _parse(text)
+    _parse(text)  # so that a bad date is refused in the same words
+    # The next local midnight: a day can have 23 or 25 hours. The selector takes what is before it.
+    return (datetime.fromisoformat(text.strip()) + timedelta(days=1)).astimezone(UTC)
 
 
 def _parse(text: str) -> datetime:

@@ -192,10 +192,66 @@ def test_forgetting_what_was_recalled_takes_the_reply_too(
     assert FACT not in [r.memory.text for r in again.memories]
 
 
+def test_a_reply_depends_on_the_turns_in_working_memory(
+    bank: MemoryBank, language_model: LanguageModel
+) -> None:
+    agent = agent_of(bank, language_model)
+    told = agent.run_sync("My locker code is Kestrel-4417.")
+    reply = agent.run_sync("What is my locker code?")
+    assert told.exchange_id not in [r.memory.id for r in reply.memories]
+    plan = bank.plan_forget(ids=[told.exchange_id])
+    assert [memory.id for memory in plan.dependants] == [reply.exchange_id]
+    assert agent._working is not None
+    cache = agent._working._cache
+    assert cache is not None
+    bank.forget(plan)
+    assert not cache.k[:, :, : cache.capacity // 16].any(), "KV of erased turns is overwritten at once"
+    assert agent._working._tokens == []
+
+
+def test_a_memory_forgotten_in_mid_reply_takes_the_reply_with_it(
+    bank: MemoryBank, tmp_path: Path, language_model: LanguageModel
+) -> None:
+    fact = bank.remember(FACT)
+    stream = agent_of(bank, language_model).stream_sync(QUESTION)
+    with pytest.raises(NotFoundError):
+        for event in stream:
+            if isinstance(event, TokenDelta):
+                with MemoryBank.open(tmp_path / "bank") as elsewhere:
+                    if elsewhere.list(matching=FACT):
+                        elsewhere.forget(elsewhere.plan_forget(ids=[fact.id]))
+    (kept,) = bank.list()
+    assert (kept.text, kept.reply or "", kept.status) == (QUESTION, "", "interrupted")
+
+
+def test_many_turns_at_once_on_one_agent(bank: MemoryBank, language_model: LanguageModel) -> None:
+    agent = agent_of(bank, language_model, sampling=Sampling(max_tokens=3), k=0)
+
+    async def all_of_them() -> list[str]:
+        return [r.status for r in await asyncio.gather(*(agent.run(f"Number {i}.") for i in range(9)))]
+
+    assert asyncio.run(all_of_them()) == ["complete"] * 9
+
+
+def test_an_open_turn_in_the_same_thread_is_an_error_and_no_hang(
+    bank: MemoryBank, language_model: LanguageModel
+) -> None:
+    agent = agent_of(bank, language_model)
+    stream = agent.stream_sync("Hello.")
+    next(stream)
+    with pytest.raises(UsageError, match="still open"):
+        agent.run_sync("Hello again.")
+    stream.close()
+    assert agent.run_sync("Hello again.").status == "complete"
+
+
 def test_instructions_reach_the_model(bank: MemoryBank, language_model: LanguageModel) -> None:
-    plain = agent_of(bank, language_model).run_sync("Hello there.")
-    told = agent_of(bank, language_model, instructions="You are a pirate.").run_sync("Hello there.")
-    assert plain.usage.prefill_tokens != told.usage.prefill_tokens
+    plain = agent_of(bank, language_model, k=0).run_sync("Hello there.")
+    told = agent_of(bank, language_model, k=0, instructions="Talk like a pirate, always.").run_sync(
+        "Hello there."
+    )
+    assert plain.usage.paged_tokens == told.usage.paged_tokens == 0
+    assert plain.text != told.text
 
 
 def test_control_tokens_in_a_message_stay_text(bank: MemoryBank, language_model: LanguageModel) -> None:
@@ -219,6 +275,7 @@ def test_messages_that_can_not_be_answered_leave_nothing(
     with pytest.raises(error):
         agent_of(bank, language_model).run_sync(text)
     assert not bank.list()
+    assert not bank.sessions()
 
 
 def test_a_session_that_is_not_there(bank: MemoryBank, language_model: LanguageModel) -> None:

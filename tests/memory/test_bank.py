@@ -73,6 +73,17 @@ def test_forgetting_takes_the_selected_and_nothing_else(bank: MemoryBank) -> Non
         bank.get(plan.selected[0].id)
 
 
+def test_what_has_expired_is_gone_at_the_next_open(tmp_path: Path) -> None:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    with MemoryBank.open(tmp_path / "bank") as bank:
+        bank.remember("short-lived", expires_at=moment)
+        kept = bank.remember("long-lived", expires_at=datetime(2999, 1, 1, tzinfo=UTC))
+    with MemoryBank.open(tmp_path / "bank") as bank:
+        assert bank.list(include_hidden=True) == [kept]
+        assert len(bank.store.receipts()) == 1
+        assert bank.sweep() == 0
+
+
 def test_a_stale_plan_is_refused(bank: MemoryBank) -> None:
     bank.remember("My sister Clara is a nurse.")
     plan = bank.plan_forget(matching="clara")

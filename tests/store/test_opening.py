@@ -35,7 +35,7 @@ def test_the_key_file_is_outside_the_bank_and_for_its_owner_only(bank: Path, key
         key = Path(store.key_location)
         assert key == key_home / f"{store.bank_id}.key"
         assert stat.S_IMODE(key.stat().st_mode) == 0o600 and not key.is_relative_to(bank)
-        assert store.encrypted and store.version == 1
+        assert store.encrypted and store.version == catalog_schema.MIGRATIONS[-1].number
     master = bytes.fromhex(key.read_text().strip())
     for path in bank.rglob("*"):
         assert not path.is_file() or master not in path.read_bytes()
@@ -240,15 +240,16 @@ def test_migrations_are_listed_without_being_run_and_are_all_or_nothing(
     def third(connection: object) -> None:
         connection.exec_driver_sql("CREATE TABLE extra (a)")  # type: ignore[attr-defined]
 
-    steps = (*catalog_schema.MIGRATIONS, migrations.Migration(2, "extra table", second))
-    broken = (*steps, migrations.Migration(3, "fails", third))
+    newest = catalog_schema.MIGRATIONS[-1].number
+    steps = (*catalog_schema.MIGRATIONS, migrations.Migration(newest + 1, "extra table", second))
+    broken = (*steps, migrations.Migration(newest + 2, "fails", third))
     database = Database(bank / "catalog.db")
     try:
         assert [step.name for step in migrations.pending(database, broken)] == ["extra table", "fails"]
-        assert migrations.version(database) == 1
+        assert migrations.version(database) == newest
         with pytest.raises(Exception, match="already exists"):
             migrations.upgrade(database, broken)
-        assert migrations.version(database) == 1
+        assert migrations.version(database) == newest
         assert (bank / "catalog.db.before-upgrade").exists()
     finally:
         database.close()
@@ -259,7 +260,7 @@ def test_migrations_are_listed_without_being_run_and_are_all_or_nothing(
     with pytest.raises(BankReadOnlyError, match="older format"):
         Store.open(bank, read_only=True)
     with Store.open(bank) as store:
-        assert store.version == 2 and store.count("a") == 1
+        assert store.version == newest + 1 and store.count("a") == 1
     assert not (bank / "catalog.db.before-upgrade").exists()
 
 

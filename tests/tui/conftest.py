@@ -108,10 +108,13 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
+    def interrupt(self) -> None:
+        """What the terminal sends its foreground processes at Ctrl+C."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
     def end(self) -> int:
         """The exit code, once it is there."""
-        while self._read():
-            pass
+        self.wait_until(lambda: not self._read())
         os.close(self.master)
         return self.process.wait(60)
 

@@ -1,8 +1,6 @@
 """`ask` and `chat` on the real default model: what is told in one process is known in the next."""
 
 import json
-import os
-import signal
 
 import pytest
 from tests.tui.conftest import Command, OpenTerminal
@@ -121,6 +119,7 @@ def test_a_chat_on_a_terminal(mnemos: Command, open_terminal: OpenTerminal) -> N
     terminal.wait_for("[y/N]")
     terminal.type("n\n")
     terminal.wait_for("nothing was forgotten")
+    terminal.wait_for("> ")
     terminal.type("\x04")
     assert terminal.end() == 0
     assert [text for text, _ in exchanges(mnemos)] == [FACT, FACT]
@@ -133,10 +132,12 @@ def test_ctrl_c_keeps_the_message_and_marks_the_reply(mnemos: Command, open_term
     terminal = open_terminal(mnemos, "chat")
     terminal.wait_for("> ")
     terminal.type("Tell me a very long story about the sea and all of its ships and harbours.\n")
-    seen = len(terminal.seen) + 120
+    terminal.wait_for("loading the model ...")
+    seen = len(terminal.seen) + 60
     terminal.wait_until(lambda: len(terminal.seen) > seen)
-    terminal.type("\x03")
+    terminal.interrupt()
     terminal.wait_for("interrupted")
+    terminal.wait_for("> ")
     terminal.type("/quit\n")
     assert terminal.end() == 0
     ((text, status),) = exchanges(mnemos)
@@ -149,6 +150,6 @@ def test_ctrl_c_keeps_the_message_and_marks_the_reply(mnemos: Command, open_term
 def test_ctrl_c_ends_ask_with_130(mnemos: Command, open_terminal: OpenTerminal) -> None:
     terminal = open_terminal(mnemos, "ask", "Tell me a very long story about the sea and all of its ships.")
     terminal.wait_until(lambda: len(terminal.seen) > 300)
-    os.killpg(terminal.process.pid, signal.SIGINT)
+    terminal.interrupt()
     assert terminal.end() == 130
     assert [status for _, status in exchanges(mnemos)] == ["interrupted"]

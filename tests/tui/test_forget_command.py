@@ -1,6 +1,5 @@
 """`memory forget`: selectors, plan, question, receipt. What is forgotten is in no file of the bank."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -134,7 +133,7 @@ def test_ctrl_c_at_the_question(mnemos: Command, open_terminal: OpenTerminal) ->
     mnemos.remember(SECRET)
     terminal = open_terminal(mnemos, "memory", "forget", "--match", "quincetree")
     terminal.wait_for("[y/N]")
-    os.killpg(terminal.process.pid, 2)
+    terminal.interrupt()
     assert terminal.end() == 130
     assert listed(mnemos) == [SECRET]
 

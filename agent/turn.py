@@ -1,0 +1,186 @@
+"""One turn: written down, routed, paged, answered, kept, remembered."""
+
+import time
+from collections.abc import Generator, Sequence
+from threading import Event as Flag
+
+from mnemos.agent.citing import cite
+from mnemos.agent.events import Event, Recalled, Reply, Stored, TokenDelta, Usage
+from mnemos.agent.working import WorkingMemory
+from mnemos.attention.decoder import Collect
+from mnemos.attention.generate import StopReason, generate, text_pieces
+from mnemos.attention.kv import KVCache
+from mnemos.attention.sampling import Sampling
+from mnemos.attention.tokenizer import Detokenizer
+from mnemos.errors import BankError, MnemosError, NotFoundError
+from mnemos.memory.bank import MemoryBank
+from mnemos.memory.recall import Recall
+from mnemos.memory.records import Memory, RecalledMemory
+
+
+class Turn:
+    """The steps of one turn and what it has produced so far."""
+
+    def __init__(
+        self,
+        bank: MemoryBank,
+        working: WorkingMemory,
+        *,
+        namespace: str,
+        session_id: str,
+        k: int,
+        sampling: Sampling,
+        stop: Flag,
+    ) -> None:
+        self._bank = bank
+        self._working = working
+        self._namespace = namespace
+        self._session_id = session_id
+        self._k = k
+        self._sampling = sampling
+        self._stop = stop
+        self._pieces: list[str] = []
+        self._memories: Sequence[RecalledMemory] = ()
+        self._seen: Sequence[Memory] = ()  # turns in working memory: the reply depends on them too
+
+    def run(self, text: str, words: Sequence[int]) -> Generator[Event]:
+        """The turn's events. Left early, it keeps the message and marks what came of the reply as
+        interrupted.
+        """
+        started = time.perf_counter()
+        recaller = self._working.recaller
+        exchange = self._bank.begin_exchange(text, namespace=self._namespace, session_id=self._session_id)
+        done: Memory | None = None
+        cache: KVCache | None = None
+        try:
+            recaller.encode_pending(self._namespace, should_stop=self._stop.is_set)
+            past = self._past(exchange)
+            context, self._seen = self._working.route_context(past)
+            shown = {exchange.id, *(memory.id for memory in self._seen)}
+            recall = recaller.recall(
+                text, context, words, namespace=self._namespace, k=self._k, exclude=frozenset(shown)
+            )
+            self._memories = recall.memories
+            yield Recalled(
+                memories=recall.memories,
+                route_ms=recall.route_ms,
+                page_ms=recall.page_ms,
+                paged_tokens=recall.tokens,
+                paged_bytes=recall.bytes,
+            )
+            cache, prompt = self._prompt(recall, text)
+            collect = Collect(memory_mass=bool(recall.spans))
+            model = recaller.model
+            logits = model.decoder.forward(prompt, cache, collect=collect)
+            generation = generate(
+                model.decoder,
+                cache,
+                logits,
+                self._sampling,
+                eos_ids=model.tokenizer.eos_ids,
+                history=self._working.last_reply(self._seen),
+                should_stop=self._stop.is_set,
+            )
+            first_ms = 0.0
+            for piece in text_pieces(generation, Detokenizer(model.tokenizer), self._sampling.stop):
+                first_ms = first_ms or (time.perf_counter() - started) * 1e3
+                self._pieces.append(piece)
+                yield TokenDelta(text=piece)
+            reply_text = "".join(self._pieces)
+            self._memories = cite(_with_attention(recall, collect), text, reply_text)
+            is_cut = generation.stop_reason is StopReason.INTERRUPTED
+            done = self._bank.complete_exchange(
+                exchange,
+                reply_text,
+                status="interrupted" if is_cut else "complete",
+                recalled=self._memories,
+                working=self._seen,
+            )
+        except BaseException as error:
+            if done is None:
+                self._leave(exchange, error)
+            raise
+        finally:
+            if cache is not None:
+                cache.zero_()
+        total_ms = (time.perf_counter() - started) * 1e3
+        yield Reply(
+            text=reply_text,
+            memories=tuple(self._memories),
+            exchange_id=done.id,
+            session_id=self._session_id,
+            status="interrupted" if is_cut else "complete",
+            stop_reason=str(generation.stop_reason),
+            usage=Usage(
+                prefill_tokens=len(prompt),
+                paged_tokens=recall.tokens,
+                decoded_tokens=len(generation.tokens),
+                route_ms=recall.route_ms,
+                page_ms=recall.page_ms,
+                first_token_ms=first_ms or total_ms,
+                decode_ms=total_ms - (first_ms or total_ms),
+            ),
+        )
+        try:
+            recaller.encode_pending(self._namespace, should_stop=self._stop.is_set)
+        except (BankError, NotFoundError):
+            return  # the reply is durable; its trace is made at the next turn
+        yield Stored(memory_id=done.id)
+
+    def _leave(self, exchange: Memory, error: BaseException) -> None:
+        """Keep what there is of a turn that `error` ends."""
+        try:
+            self._bank.complete_exchange(
+                exchange,
+                "".join(self._pieces),
+                status="interrupted",
+                recalled=self._memories,
+                working=self._seen,
+            )
+        except NotFoundError:
+            # What the words were made from was forgotten meanwhile, so they may not stay either.
+            self._keep_message_only(exchange, error)
+        except MnemosError as second:
+            error.add_note(f"The message is kept; its turn is closed later ({second})")
+
+    def _keep_message_only(self, exchange: Memory, error: BaseException) -> None:
+        try:
+            self._bank.complete_exchange(exchange, "", status="interrupted")
+        except MnemosError as second:
+            error.add_note(f"The message may be gone or its turn still open ({second})")
+
+    def _past(self, exchange: Memory) -> list[Memory]:
+        """The session's earlier exchanges, oldest first."""
+        earlier = self._bank.list(self._namespace, session_id=self._session_id, newest_first=True, limit=64)
+        return [m for m in reversed(earlier) if m.kind == "exchange" and m.id != exchange.id and m.reply]
+
+    def _prompt(self, recall: Recall, text: str) -> tuple[KVCache, list[int]]:
+        """A cache with the memories paged in, and the tokens that go behind them."""
+        prompts, recaller = self._working.prompts, self._working.recaller
+        model = recaller.model
+        kept = [token for memory in self._seen for token in prompts.exchange(memory)]
+        start = prompts.with_memories() if recall.spans else prompts.without_memories()
+        prompt = [*start, *kept, *prompts.message(text), *prompts.turn.reply_head]
+        room = len(prompt) + min(self._sampling.max_tokens, model.config.max_positions)
+        if not recall.spans:
+            return model.decoder.new_cache(room), prompt
+        cache = recaller.new_context(recaller.encoder.prefix.tokens + recall.tokens + room)
+        reading = model.calibration.reading_for(len(recall.spans))
+        cache.page_in(recall.spans, temperature=reading.temperature, mass_scale=reading.mass_scale)
+        return cache, prompt
+
+
+def _with_attention(recall: Recall, collect: Collect) -> tuple[RecalledMemory, ...]:
+    """The memories with their share of the attention that the message put on all of them."""
+    if collect.mass is None:
+        return recall.memories
+    shares = [0.0] * len(recall.memories)
+    start = 0
+    for span, owner in zip(recall.spans, recall.owners, strict=True):
+        shares[owner] += float(collect.mass[start : start + span.tokens].sum())
+        start += span.tokens
+    total = sum(shares) or 1.0
+    return tuple(
+        memory.model_copy(update={"attention": share / total})
+        for memory, share in zip(recall.memories, shares, strict=True)
+    )

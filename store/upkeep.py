@@ -1,0 +1,46 @@
+"""What a bank wants done now and then: exchanges that nobody finished, memories whose time is over."""
+
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+from mnemos.errors import ErasePendingError
+from mnemos.store import catalog, erasing, planning, words
+from mnemos.store.core import Core
+from mnemos.store.words import Filter
+
+
+def abandoned(core: Core, older_than_s: float) -> list[tuple[str, str]]:
+    """(namespace, memory id) of exchanges that are still open and were begun longer ago than that."""
+    with core.catalog.read() as connection:
+        by_namespace = catalog.open_memories(connection)
+    before = words.from_us(catalog.now_us()) - timedelta(seconds=older_than_s)
+    found: list[tuple[str, str]] = []
+    for namespace_id, ids in by_namespace.items():
+        namespace = core.by_id(namespace_id)
+        if namespace is None:
+            continue
+        with namespace.database.read() as connection:
+            rows = words.select_rows(connection, Filter(ids=ids, until=before))
+        found += [(namespace.name, row.id) for row in rows if row.status == "open"]
+    return found
+
+
+def sweep_expired(core: Core) -> list[dict[str, Any]]:
+    """Erases what has expired; the receipts. One that a reader holds up has its own later, from `resume`."""
+    made: list[dict[str, Any]] = []
+    for name in core.namespace_names():
+        namespace = core.find(name)
+        if namespace is None:
+            continue
+        with namespace.database.read() as connection:
+            if not words.has_expired(connection, catalog.now_us()):
+                continue
+        with core.writing():  # held from the plan to the receipt, so that no plan is stale
+            if core.find(name) is None:
+                continue
+            plan = planning.plan_expired(core, name)
+            if plan.selected:
+                with suppress(ErasePendingError):
+                    made.append(erasing.erase(core, plan, None))
+    return made

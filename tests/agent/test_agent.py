@@ -129,7 +129,7 @@ def test_reused_working_memory_routes_like_a_fresh_one(
     agent = agent_of(bank, language_model, k=1)
     agent.run_sync("Good morning to you.")
     agent.run_sync("It rains a lot here.")
-    past = agent._past(bank.remember("x"))
+    past = bank.list(session_id=agent.session_id, newest_first=False)
     working = agent._working
     assert working is not None
     kept, _ = working.route_context(past)

@@ -21,7 +21,7 @@ from mnemos.agent.demo_script import ASKED_AGAIN, FORGOTTEN, GOLD_NEEDED, QUESTI
 from mnemos.agent.reread import reread_ms
 from mnemos.attention.models import LanguageModel, load
 from mnemos.attention.sampling import Sampling
-from mnemos.errors import MnemosError
+from mnemos.errors import MnemosError, NotFoundError
 from mnemos.memory.bank import MemoryBank
 from mnemos.memory.ingest import ingest
 from mnemos.memory.records import RecalledMemory
@@ -57,6 +57,7 @@ def run_demo(bank_path: Path, *, namespace: str, model: str | None, say: Callabl
         "nothing forgotten is recalled": not again["recalled_forgotten"],
         "nothing forgotten is found by search": not again["found_forgotten"],
         "nothing forgotten is in the replies": not again["replied_forgotten"],
+        "nothing forgotten has words, keys or KV left in the bank": not again["erased_still_there"],
         "nothing forgotten is in the bank's files": not again["files_with_forgotten"],
         "the bank verifies, every frame decrypted": again["verified"],
     }
@@ -187,9 +188,24 @@ def again(
         "recalled_forgotten": recalled,
         "found_forgotten": found,
         "replied_forgotten": replied,
+        "erased_still_there": _still_there(bank, namespace),
         "files_with_forgotten": in_files,
         "verified": report.ok,
     }
+
+
+def _still_there(bank: MemoryBank, namespace: str) -> list[str]:
+    """Ids that a receipt says are erased, and of which the bank still gives out words, KV or routing keys."""
+    left = []
+    for receipt in bank.store.receipts():
+        for memory_id in receipt["erased"]:
+            for read in (bank.store.get, bank.store.get_kv, bank.store.get_route):
+                try:
+                    read(namespace, memory_id)
+                except NotFoundError:
+                    continue
+                left.append(memory_id)
+    return left
 
 
 def _mentions(text: str) -> bool:

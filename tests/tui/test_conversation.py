@@ -128,7 +128,6 @@ def test_a_chat_on_a_terminal(mnemos: Command, open_terminal: OpenTerminal) -> N
 
 
 def test_ctrl_c_keeps_the_message_and_marks_the_reply(mnemos: Command, open_terminal: OpenTerminal) -> None:
-    mnemos.remember("The lighthouse keeper is Maud Ferrier.")
     terminal = open_terminal(mnemos, "chat")
     terminal.wait_for("> ")
     terminal.type("Tell me a very long story about the sea and all of its ships and harbours.\n")

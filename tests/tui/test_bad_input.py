@@ -77,7 +77,7 @@ def test_a_text_of_many_megabytes(mnemos: Command, megabytes: int) -> None:
 @pytest.mark.model
 def test_a_message_of_ten_megabytes(mnemos: Command) -> None:
     ran = mnemos("ask", "-", "--json", stdin=b"word " * 2_000_000)
-    assert (ran.code, ran.json["error"]["type"]) == (1, "ContextOverflowError")
+    assert (ran.code, ran.json["error"]["type"]) == (2, "InvalidTextError")
     assert "word" not in ran.err
     assert mnemos("memory", "list", "--json").json["memories"] == []
 

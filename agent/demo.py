@@ -92,11 +92,11 @@ def _run_phase(
 def tell(
     bank: MemoryBank, namespace: str, model: LanguageModel, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Tell the agent facts among small talk, in one session, and ingest the example document."""
+    """Tell the agent facts among small talk, and ingest the example document."""
     with as_file(files("mnemos.agent").joinpath("demo_data", "handbook.md")) as handbook:
         report = ingest(bank, handbook, namespace=namespace)
     say(f"   read {handbook.name}: {report.added} passages")
-    agent = Agent(bank, namespace=namespace, model=model, sampling=_SAMPLING, k=1, working_tokens=96)
+    agent = Agent(bank, namespace=namespace, model=model, sampling=_SAMPLING, k=0, working_tokens=0)
     for text in TOLD:
         reply = agent.run_sync(text)
         say(f"   you    {text}\n   agent  {_one_line(reply.text)}")

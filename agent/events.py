@@ -40,6 +40,7 @@ class Usage(_Event):
     decoded_tokens: int
     route_ms: float
     page_ms: float
+    prefill_ms: float
     first_token_ms: float
     decode_ms: float
 

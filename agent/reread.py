@@ -10,8 +10,9 @@ from mnemos.agent.prompt import PromptBuilder
 
 
 def reread_ms(agent: Agent, text: str, reply: Reply) -> float:
-    """Milliseconds to the first token had the reply's memories been pasted in as text; routing is counted as
-    in the reply.
+    """Milliseconds to the first token had the reply's memories been pasted in as text.
+
+    All else (writing the message down, routing) is counted as it was in the reply.
     """
     model, encoder = agent.model, agent.bank.recaller(agent.model).encoder
     prompts = PromptBuilder(model, None)
@@ -30,4 +31,6 @@ def reread_ms(agent: Agent, text: str, reply: Reply) -> float:
     ]
     started = time.perf_counter()
     model.decoder.forward(prompt, model.decoder.new_cache(len(prompt)))
-    return (time.perf_counter() - started) * 1e3 + reply.usage.route_ms
+    usage = reply.usage
+    prefill_ms = (time.perf_counter() - started) * 1e3
+    return usage.first_token_ms - usage.page_ms - usage.prefill_ms + prefill_ms

@@ -68,10 +68,12 @@ class Turn:
                 paged_tokens=recall.tokens,
                 paged_bytes=recall.bytes,
             )
+            answering = time.perf_counter()
             cache, prompt = self._prompt(recall, text)
             collect = Collect(memory_mass=bool(recall.spans))
             model = recaller.model
             logits = model.decoder.forward(prompt, cache, collect=collect)
+            prefill_ms = (time.perf_counter() - answering) * 1e3
             generation = generate(
                 model.decoder,
                 cache,
@@ -117,6 +119,7 @@ class Turn:
                 decoded_tokens=len(generation.tokens),
                 route_ms=recall.route_ms,
                 page_ms=recall.page_ms,
+                prefill_ms=prefill_ms,
                 first_token_ms=first_ms or total_ms,
                 decode_ms=total_ms - (first_ms or total_ms),
             ),

@@ -1,5 +1,6 @@
 """Recall: score the memories of a namespace for a query, choose how many matter, page their KV in."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ from mnemos.store.store import Store
 
 DEFAULT_K = 4
 PAGED_TOKENS = 2048  # most memory tokens brought in for one reply
+_SPARE = 2  # memories scored beyond k, in place of those that only repeat the message
+_WORD = re.compile(r"\w+")
 _SPAN_SHARE = 0.5  # of the mass of a memory's best span, for another span to be read too
 
 
@@ -161,10 +164,13 @@ class Recaller:
         self.refresh()
         started = time.perf_counter()
         states: RouteQuery = route_query(self.model.decoder, self.model.calibration, context, words)
+        limit = k + _SPARE + len(exclude) if selective else k
+        scored = self._router.score(namespace, query, states, limit=limit)
         if selective:
-            scored = self._router.choose(namespace, query, states, k=k, exclude=exclude)
-        else:
-            scored = self._router.score(namespace, query, states, limit=k)
+            left = [each for each in scored if each.id not in exclude]
+            repeats = _repeats(self._described(namespace, left), query)
+            left = [each for each in left if each.id not in repeats]
+            scored = self._router.worth_reading(left[:k])
         described = self._described(namespace, scored)
         routed = time.perf_counter()
         memories: list[RecalledMemory] = []
@@ -197,6 +203,12 @@ class Recaller:
                 rank = len(found) + 1
                 found.append(RecalledMemory(memory=memory, rank=rank, score=each.score, signals=each.signals))
         return found
+
+
+def _repeats(found: Sequence[RecalledMemory], query: str) -> set[str]:
+    """Ids of those that only say what the message says: the same question, asked before, answers nothing."""
+    words = _WORD.findall(query.casefold())
+    return {each.memory.id for each in found if _WORD.findall(each.memory.text.casefold()) == words}
 
 
 def _telling_spans(spans: Sequence[SpanKV], mass: Sequence[float], room_tokens: int) -> list[SpanKV]:

@@ -77,21 +77,7 @@ class Router:
             for i in order
         ]
 
-    def choose(
-        self,
-        namespace: str,
-        query: str,
-        states: RouteQuery,
-        *,
-        k: int,
-        exclude: frozenset[str] = frozenset(),
-    ) -> list[Scored]:
-        """Up to `k` memories that stand out enough to be worth reading; none where nothing does."""
-        ranked = self.score(namespace, query, states, limit=k + len(exclude))
-        ranked = [scored for scored in ranked if scored.id not in exclude][:k]
-        return self._worth_reading(ranked)
-
-    def _worth_reading(self, ranked: Sequence[Scored]) -> list[Scored]:
+    def worth_reading(self, ranked: Sequence[Scored]) -> list[Scored]:
         """Those that share a telling word with the query, and at most one that only the model's heads point
         at.
 

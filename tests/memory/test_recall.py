@@ -68,6 +68,21 @@ def test_small_talk_recalls_nothing(bank: MemoryBank, language_model: LanguageMo
     assert recalled(bank.recaller(language_model), "Write a haiku.").memories == ()
 
 
+def test_the_same_question_asked_before_is_not_recalled(
+    bank: MemoryBank, language_model: LanguageModel
+) -> None:
+    question = "What does Clara do for a living?"
+    bank.complete_exchange(bank.begin_exchange(question, namespace="default", session_id=None), "I wonder.")
+    bank.encode_pending(language_model)
+    found = [
+        r.memory.text
+        for r in recalled(bank.recaller(language_model), "what does clara do for a living").memories
+    ]
+    assert found[0] == FACTS[0]
+    assert question not in found
+    assert question in [r.memory.text for r in bank.search(question, model=language_model)]
+
+
 def test_recall_pages_in_what_was_encoded(bank: MemoryBank, language_model: LanguageModel) -> None:
     assert bank.encode_pending(language_model) == len(FACTS)
     recaller = bank.recaller(language_model)

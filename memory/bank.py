@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Literal, Self
 from mnemos.errors import BankLockedError, ErasePendingError, InvalidTextError, NotFoundError, UsageError
 from mnemos.memory.convert import plan_from_store, plan_to_store, receipt_from_store, to_memory
 from mnemos.memory.records import BankStats, ForgetPlan, Kind, Memory, RecalledMemory, Receipt, RouterName
-from mnemos.store.keys import KeyProvider
 from mnemos.store.records import MemoryDraft, Selector, SessionRecord, UseRecord, VerifyReport
-from mnemos.store.store import Store
 
 if TYPE_CHECKING:
     from mnemos.attention.models import LanguageModel
     from mnemos.memory.recall import Recaller
+    from mnemos.store.keys import KeyProvider
+    from mnemos.store.store import Store
 
 DEFAULT_NAMESPACE = "default"
 _IN_WORKING_MEMORY = "working"  # the signal of a use that was no recall
@@ -55,7 +55,7 @@ class MemoryBank:
     Safe to use from several threads. Every method that reads or deletes names one namespace; none crosses.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: "Store") -> None:
         self.store = store
         self._recaller: Recaller | None = None
         self._opening = Lock()
@@ -66,7 +66,7 @@ class MemoryBank:
         path: str | os.PathLike[str] | None = None,
         *,
         encryption: bool = True,
-        keys: KeyProvider | None = None,
+        keys: "KeyProvider | None" = None,
         read_only: bool = False,
         create: bool = True,
     ) -> Self:
@@ -75,6 +75,8 @@ class MemoryBank:
         Without a path: `MNEMOS_BANK`, or the platform's data directory. Raises a `BankError` that says why
         the bank can't be opened and what to do.
         """
+        from mnemos.store.store import Store  # late: SQLAlchemy alone takes 0.4 s
+
         place = default_path() if path is None else Path(path).expanduser()
         bank = cls(Store.open(place, keys=keys, encrypted=encryption, read_only=read_only, create=create))
         if not read_only:

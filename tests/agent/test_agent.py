@@ -166,8 +166,15 @@ def test_a_cancelled_task_is_marked_and_the_agent_goes_on(
     agent = agent_of(bank, language_model, sampling=Sampling(max_tokens=200))
 
     async def cancel_soon() -> None:
-        task = asyncio.create_task(agent.run("Tell me a long story about a lighthouse."))
-        await asyncio.sleep(1.0)
+        begun = asyncio.Event()
+
+        async def read() -> None:
+            async for event in agent.stream("Tell me a long story about a lighthouse."):
+                if isinstance(event, TokenDelta):
+                    begun.set()
+
+        task = asyncio.create_task(read())
+        await begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -1,12 +1,18 @@
 """Every test runs with keys and caches of its own, never with those of the person at the keyboard."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mnemos.attention.models import LanguageModel
+
+
+# A runner that was started in the background ignores Ctrl+C, and the processes of tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

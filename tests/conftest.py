@@ -9,7 +9,6 @@ import pytest
 
 from mnemos.attention.models import LanguageModel
 
-
 # A runner that was started in the background ignores Ctrl+C, and the processes of tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

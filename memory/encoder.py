@@ -17,7 +17,7 @@ from mnemos.store.store import Store
 
 MODEL_SETTING = "trace_fingerprint"
 MODEL_NAME_SETTING = "trace_model"
-_GROUP = 16  # traces made durable together
+_GROUP = 64  # traces made durable together
 _ABANDONED_S = 900.0  # a turn open for longer was cut off by a crash
 
 

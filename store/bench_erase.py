@@ -70,7 +70,7 @@ def measure(bank: Path, keys: KeyFile, ids: Sequence[str]) -> dict[str, Any]:
 def fill(store: Store, memories: int) -> list[str]:
     """Ids of new memories of `NAMESPACE`, each with a small trace; one more memory in another namespace."""
     ids: list[str] = []
-    texts = _texts(memories)
+    texts = make_texts(memories, words=_WORDS)
     for start in range(0, memories, _GROUP):
         drafts = [MemoryDraft(next(texts)) for _ in range(min(_GROUP, memories - start))]
         added = [record.id for record in store.add(NAMESPACE, drafts)]
@@ -91,13 +91,13 @@ def erase(store: Store, selector: Selector) -> dict[str, float]:
     return {**reached, "total_s": time.perf_counter() - begun, "cpu_s": time.process_time() - cpu}
 
 
-def _texts(count: int) -> Iterator[str]:
+def make_texts(count: int, *, words: int) -> Iterator[str]:
     """Sentences whose words are as unevenly common as those of a language."""
     chance = random.Random(1)
     vocabulary = _vocabulary(chance)
     shares = list(accumulate(1 / rank for rank in range(1, _VOCABULARY + 1)))
     for _ in range(count):
-        yield " ".join(chance.choices(vocabulary, cum_weights=shares, k=_WORDS))
+        yield " ".join(chance.choices(vocabulary, cum_weights=shares, k=words))
 
 
 def _vocabulary(chance: random.Random) -> Sequence[str]:

@@ -155,8 +155,11 @@ def set_batch(connection: Connection, namespace_id: str, batch: int) -> None:
 def add_memories(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Rows of id, namespace_id, page_id, slot, is_open."""
     if rows:
-        blank = {"trace_fingerprint": None, "tokens": 0, "trace_bytes": 0}
-        connection.execute(insert(schema.memories), [{**blank, **row} for row in rows])
+        connection.exec_driver_sql(
+            "INSERT INTO memories (id, namespace_id, page_id, slot, is_open, trace_fingerprint, tokens, "
+            "trace_bytes) VALUES (?, ?, ?, ?, ?, NULL, 0, 0)",
+            [(row["id"], row["namespace_id"], row["page_id"], row["slot"], row["is_open"]) for row in rows],
+        )
 
 
 def get_memories(connection: Connection, ids: Iterable[str]) -> dict[str, CatalogMemory]:
@@ -218,20 +221,24 @@ def pending_traces(
 
 def add_frames(connection: Connection, placed: Iterable[Placed]) -> None:
     rows = [
-        {
-            "owner": frame.owner,
-            "kind": KIND_CODES[frame.kind],
-            "segment": frame.segment,
-            "start": frame.start,
-            "length": frame.length,
-            "digest": frame.digest,
-            "live": int(frame.live),
-            "fingerprint": frame.fingerprint,
-        }
+        (
+            frame.owner,
+            KIND_CODES[frame.kind],
+            frame.segment,
+            frame.start,
+            frame.length,
+            frame.digest,
+            int(frame.live),
+            frame.fingerprint,
+        )
         for frame in placed
     ]
     if rows:
-        connection.execute(insert(schema.frames), rows)
+        connection.exec_driver_sql(
+            "INSERT INTO frames (owner, kind, segment, start, length, digest, live, fingerprint) VALUES "
+            "(?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
 
 
 def frames_of(connection: Connection, owners: Iterable[str], kind: FrameKind | None = None) -> list[Placed]:

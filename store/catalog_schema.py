@@ -142,7 +142,12 @@ def _index_open(connection: Connection) -> None:
     run_script(connection, "CREATE INDEX memories_open ON memories (namespace_id) WHERE is_open = 1")
 
 
+def _tagged_frames(connection: Connection) -> None:
+    """Nothing to change: the number keeps software that can't read frames of version 2 out."""
+
+
 MIGRATIONS = (
     Migration(1, "first tables", _first),
     Migration(2, "index of open exchanges", _index_open),
+    Migration(3, "frames of version 2", _tagged_frames),
 )

@@ -258,7 +258,7 @@ def _rewrite(core: Core, intent: Intent) -> None:
     with frame_group(core) as group:
         for row, slot in zip(rows, slots, strict=True):
             group.add("text", row.id, pack_text(row, ()), None if slot is None else slot.key)
-        group.appender.sync()
+        group.start_sync(namespace)
         with core.catalog.write() as connection:
             catalog.add_memories(
                 connection, [catalog_row(namespace, row, slot) for row, slot in zip(rows, slots, strict=True)]

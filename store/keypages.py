@@ -72,7 +72,7 @@ class KeyPages:
             return None if keys[slot] == _SHREDDED else keys[slot]
 
     def allocate(self, pages: Sequence[PageRow], count: int) -> tuple[list[Slot], list[PageRow]]:
-        """New data keys, durable but not yet in the catalog, and the page rows to be written there."""
+        """New data keys, which `sync` makes durable, and the page rows for the catalog after that."""
         with self._lock:
             slots: list[Slot] = []
             changed: dict[int, PageRow] = {}
@@ -86,7 +86,6 @@ class KeyPages:
                 slots += [Slot(page.id, page.used + index, key) for index, key in enumerate(keys)]
                 page = self._append(page, keys, rows)
                 rows[page.id] = changed[page.id] = page
-            self._sync()
             return slots, list(changed.values())
 
     def shred(self, pages: Sequence[PageRow], doomed: Mapping[int, Collection[int]]) -> list[PageRow]:
@@ -104,8 +103,13 @@ class KeyPages:
                     replace(rows[page_id], region=_free_region(rows, moved), used=len(keys)), keys
                 )
                 moved.append(fresh)
-            self._sync()
+            self.sync()
             return moved
+
+    def sync(self) -> None:
+        """Everything written is on the disk."""
+        if self._fd_or_none is not None:
+            os.fsync(self._fd_or_none)
 
     def clear(self, live: Sequence[PageRow]) -> int:
         """Zeroes every region that no live page occupies; durable. Returns how many held something."""
@@ -236,10 +240,6 @@ class KeyPages:
             if is_new:
                 fsync_dir(self.path.parent)
         return self._fd_or_none
-
-    def _sync(self) -> None:
-        if self._fd_or_none is not None:
-            os.fsync(self._fd_or_none)
 
 
 def _free_region(rows: dict[int, PageRow], moved: list[PageRow]) -> int:

@@ -1,5 +1,6 @@
 """Reading memories and their frames."""
 
+import json
 from collections.abc import Iterable, Sequence
 
 from mnemos.errors import BankUnreadableError, NotFoundError
@@ -23,15 +24,18 @@ def records(core: Core, namespace: Namespace, rows: Sequence[Row]) -> list[Memor
             known = catalog.namespace_memories(connection, namespace.id)
         else:
             known = catalog.get_memories(connection, [row.id for row in rows])
-    return [_record(namespace, row, known.get(row.id)) for row in rows]
+    return [_record(namespace.name, row, known.get(row.id)) for row in rows]
 
 
-def _record(namespace: Namespace, row: Row, known: CatalogMemory | None) -> MemoryRecord:
-    from json import loads
+def new_record(name: str, row: Row) -> MemoryRecord:
+    """The record of a row that was written just now: it has no trace yet."""
+    return _record(name, row, None)
 
+
+def _record(name: str, row: Row, known: CatalogMemory | None) -> MemoryRecord:
     return MemoryRecord(
         id=row.id,
-        namespace=namespace.name,
+        namespace=name,
         kind=row.kind,  # type: ignore[arg-type]
         text=row.text,
         reply=row.reply,
@@ -41,7 +45,7 @@ def _record(namespace: Namespace, row: Row, known: CatalogMemory | None) -> Memo
         session_id=row.session_id,
         created_at=from_us(row.created_us),
         expires_at=None if row.expires_us is None else from_us(row.expires_us),
-        tags=tuple(loads(row.tags)),
+        tags=tuple(json.loads(row.tags)),
         status=row.status,  # type: ignore[arg-type]
         pinned=bool(row.pinned),
         hidden=bool(row.hidden),

@@ -8,10 +8,13 @@ import os
 import struct
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 
 from mnemos.errors import BankUnreadableError
-from mnemos.store.disk import fsync_dir, punch_hole, read_exactly, write_all, zero
+from mnemos.store.disk import fsync_dir, punch_hole, read_exactly, start_writing, write_all, zero
 from mnemos.store.ids import id_to_bytes
 
 SEGMENT_BYTES = 256 << 20
@@ -20,7 +23,7 @@ _HEADER = struct.Struct("<8sHI16s34x")
 _MAGIC = b"MNEMOSEG"
 _VERSION = 1
 _OPEN_FILES = 32
-_BUFFER_BYTES = 8 << 20
+_BUFFER_BYTES = 4 << 20
 
 
 class Segments:
@@ -32,6 +35,9 @@ class Segments:
         self._read_only = read_only
         self._files: OrderedDict[int, int] = OrderedDict()
         self._lock = threading.Lock()
+        self.buffers: list[bytearray] = []  # of the group being written; kept: fresh memory is slow to touch
+        self._writer: ThreadPoolExecutor | None = None
+        self._writer_pid = 0
 
     def name(self, number: int) -> Path:
         return self.path / f"{number:04d}.seg"
@@ -59,9 +65,19 @@ class Segments:
         finally:
             os.close(fd)
 
-    def write(self, number: int, offset: int, data: bytes) -> None:
+    def write(self, number: int, offset: int, data: bytes | memoryview) -> None:
         with self._lock:
-            write_all(self._fd(number), data, offset)
+            fd = self._fd(number)
+            write_all(fd, data, offset)
+            if len(data) >= _BUFFER_BYTES // 2:
+                start_writing(fd, offset, len(data))
+
+    def later(self, task: Callable[[], None]) -> "Future[None]":
+        """Runs a task after those before it, beside the caller."""
+        if self._writer is None or self._writer_pid != os.getpid():
+            self._writer = ThreadPoolExecutor(1, thread_name_prefix="mnemos-write")
+            self._writer_pid = os.getpid()  # a thread does not outlive a fork
+        return self._writer.submit(task)
 
     def create(self, number: int) -> None:
         """A new segment with its header, its name durable."""
@@ -113,6 +129,9 @@ class Segments:
                 os.close(fd)
 
     def close(self) -> None:
+        if self._writer is not None and self._writer_pid == os.getpid():
+            self._writer.shutdown()
+            self._writer = None
         with self._lock:
             while self._files:
                 os.close(self._files.popitem()[1])
@@ -138,7 +157,8 @@ class Segments:
 class Appender:
     """One group of frames on its way to the end of the newest segment.
 
-    Nothing it writes counts until the catalog says so: `abort` leaves the segments as they were.
+    Nothing it writes counts until the catalog says so: `abort` leaves the segments as they were. Writing and
+    syncing go on beside the caller, who fills one buffer while the other one is written.
     """
 
     def __init__(self, segments: Segments, number: int, end: int, limit_bytes: int = SEGMENT_BYTES) -> None:
@@ -147,8 +167,12 @@ class Appender:
         self._limit = limit_bytes
         self._first = (number, end)
         self._created: list[int] = []
-        self._buffer: list[bytes] = []
+        if not segments.buffers:
+            segments.buffers = [bytearray(_BUFFER_BYTES), bytearray(_BUFFER_BYTES)]
+        self._spare, self._buffer = (memoryview(buffer) for buffer in segments.buffers)
         self._buffered_bytes = 0
+        self._written: Future[None] | None = None
+        self._running: list[Future[None]] = []
         self._flushed = end
         self.ends: dict[int, int] = {}
         if number:
@@ -156,26 +180,46 @@ class Appender:
 
     def append(self, frame: bytes) -> tuple[int, int]:
         """The segment and offset where the frame will lie."""
+        segment, start, place = self.reserve(len(frame))
+        place[:] = frame
+        return segment, start
+
+    def reserve(self, length: int) -> tuple[int, int, memoryview]:
+        """The segment and offset where the next frame will lie, and the memory to write it into, at once."""
         end = self._flushed + self._buffered_bytes
-        if not self._number or (end + len(frame) > self._limit and end > SEGMENT_HEADER_BYTES):
+        if not self._number or (end + length > self._limit and end > SEGMENT_HEADER_BYTES):
             self._roll()
             end = self._flushed
-        self._buffer.append(frame)
-        self._buffered_bytes += len(frame)
-        self.ends[self._number] = end + len(frame)
-        if self._buffered_bytes >= _BUFFER_BYTES:
+        if self._buffered_bytes + length > len(self._buffer):
             self._flush()
-        return self._number, end
+        if length > len(self._buffer):
+            self._buffer = memoryview(bytearray(length))  # a rare one, for this group alone
+        place = self._buffer[self._buffered_bytes : self._buffered_bytes + length]
+        self._buffered_bytes += length
+        self.ends[self._number] = end + length
+        return self._number, end, place
+
+    def start_sync(self, *others: Callable[[], None]) -> None:
+        """Sees to it that everything appended so far, and what `others` write, gets to the disk."""
+        self._flush()
+        for number in list(self.ends):
+            self._running.append(self._segments.later(partial(self._segments.sync, number)))
+        self._running += [self._segments.later(other) for other in others]
+
+    def finish_sync(self) -> None:
+        """Everything that `start_sync` began with is on the disk."""
+        running, self._running = self._running, []
+        for task in running:
+            task.result()
 
     def sync(self) -> None:
         """Everything appended so far is on the disk."""
-        self._flush()
-        for number in self.ends:
-            self._segments.sync(number)
+        self.start_sync()
+        self.finish_sync()
 
     def abort(self) -> None:
         """Takes the group back as far as the disk lets us; the next open does the rest."""
-        self._buffer.clear()
+        wait(self._running)
         self._buffered_bytes = 0
         number, end = self._first
         if number:
@@ -191,9 +235,13 @@ class Appender:
         self._flushed = SEGMENT_HEADER_BYTES
 
     def _flush(self) -> None:
-        if self._buffer:
-            data = b"".join(self._buffer)
-            self._segments.write(self._number, self._flushed, data)
-            self._flushed += len(data)
-            self._buffer.clear()
-            self._buffered_bytes = 0
+        if not self._buffered_bytes:
+            return
+        if self._written is not None:
+            self._written.result()
+        number, offset, data = self._number, self._flushed, self._buffer[: self._buffered_bytes]
+        self._written = self._segments.later(partial(self._segments.write, number, offset, data))
+        self._running.append(self._written)
+        self._flushed += self._buffered_bytes
+        self._buffered_bytes = 0
+        self._spare, self._buffer = self._buffer, self._spare

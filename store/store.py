@@ -167,8 +167,13 @@ class Store:
         check_namespace(namespace)
         if not drafts:
             return []
-        ids = writing.add(self._core, namespace, drafts)
-        return self._by_id(namespace, ids)
+        ids, rows = writing.add(self._core, namespace, drafts)
+        known = [memory_id for memory_id in ids if memory_id not in rows]
+        records = {record.id: record for record in self._by_id(namespace, known)} if known else {}
+        return [
+            reading.new_record(namespace, rows[memory_id]) if memory_id in rows else records[memory_id]
+            for memory_id in ids
+        ]
 
     def complete(
         self,

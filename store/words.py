@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
@@ -89,9 +90,11 @@ def next_ordinal(connection: Connection) -> int:
 def insert_rows(connection: Connection, rows: Sequence[Row]) -> None:
     if rows:
         names = _COLUMNS.split(", ")
-        marks = ", ".join(f":{name}" for name in names)
-        values = [{name: getattr(row, name) for name in names} for row in rows]
-        connection.execute(text(f"INSERT INTO memory ({_COLUMNS}) VALUES ({marks})"), values)
+        marks = ", ".join("?" for _ in names)
+        pick = attrgetter(*names)
+        connection.exec_driver_sql(
+            f"INSERT INTO memory ({_COLUMNS}) VALUES ({marks})", [pick(row) for row in rows]
+        )
 
 
 def ids_by_content(connection: Connection, tags: Iterable[bytes]) -> dict[bytes, str]:

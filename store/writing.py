@@ -17,7 +17,7 @@ from mnemos.store import catalog, words
 from mnemos.store.catalog import Placed
 from mnemos.store.core import Core, Namespace
 from mnemos.store.disk import check_room
-from mnemos.store.frames import HEADER_BYTES, encode_frame
+from mnemos.store.frames import HEADER_BYTES, prepare_frame
 from mnemos.store.ids import new_id
 from mnemos.store.keypages import Slot
 from mnemos.store.payload import pack_text
@@ -40,16 +40,26 @@ class Group:
     def add(
         self, kind: FrameKind, owner: str, payload: bytes, key: bytes | None, fingerprint: str | None = None
     ) -> Placed:
-        frame, digest = encode_frame(kind, owner, payload, key)
-        segment, start = self.appender.append(frame)
-        placed = Placed(owner, kind, segment, start, len(frame), digest, fingerprint)
+        frame = prepare_frame(kind, owner, payload, key)
+        segment, start, place = self.appender.reserve(frame.length)
+        placed = Placed(owner, kind, segment, start, frame.length, frame.write(place), fingerprint)
         self.placed.append(placed)
         return placed
 
+    def start_sync(self, namespace: Namespace | None = None) -> None:
+        """Begins to make the frames durable, and the namespace's data keys."""
+        keys = None if namespace is None else namespace.keys
+        self.appender.start_sync(*([] if keys is None else [keys.sync]))
+
+    def finish_sync(self) -> None:
+        """What `start_sync` began with is on the disk: a transaction that counts on it may be committed."""
+        self.appender.finish_sync()
+
     def record(self, connection: Connection) -> None:
-        """Writes the frames into the catalog."""
+        """Writes the frames into the catalog, at the end of its transaction, once they are durable."""
         catalog.add_frames(connection, self.placed)
         catalog.set_segment_ends(connection, self.appender.ends)
+        self.finish_sync()
 
 
 @contextmanager
@@ -71,8 +81,10 @@ def frame_group(core: Core) -> Iterator[Group]:
         raise
 
 
-def add(core: Core, name: str, drafts: Sequence[MemoryDraft]) -> list[str]:
-    """Ids of the drafts' memories, in order: new ones, or the first one with the same content key."""
+def add(core: Core, name: str, drafts: Sequence[MemoryDraft]) -> tuple[list[str], dict[str, Row]]:
+    """Ids of the drafts' memories, in order: new ones, or the first one with the same content key. And the
+    rows of the new ones by their ids.
+    """
     for draft in drafts:
         check_draft(draft)
     with core.writing():
@@ -96,7 +108,7 @@ def add(core: Core, name: str, drafts: Sequence[MemoryDraft]) -> list[str]:
                 known[tag] = row.id
         if rows:
             _write_rows(core, namespace, rows, batch)
-        return ids
+        return ids, {row.id: row for row in rows}
 
 
 def _write_rows(core: Core, namespace: Namespace, rows: list[Row], batch: int) -> None:
@@ -104,18 +116,19 @@ def _write_rows(core: Core, namespace: Namespace, rows: list[Row], batch: int) -
     with frame_group(core) as group:
         for row, slot in zip(rows, slots, strict=True):
             group.add("text", row.id, pack_text(row, ()), None if slot is None else slot.key)
-        group.appender.sync()
+        group.start_sync(namespace)
         with namespace.database.write() as connection:
             words.insert_rows(connection, rows)
             words.touch_sessions(connection, (row.session_id for row in rows if row.session_id is not None))
             words.set_batch(connection, batch)
+            group.finish_sync()
         with core.catalog.write() as connection:
             catalog.add_memories(
                 connection, [catalog_row(namespace, row, slot) for row, slot in zip(rows, slots, strict=True)]
             )
             catalog.set_pages(connection, namespace.id, pages)
-            group.record(connection)
             catalog.set_batch(connection, namespace.id, batch)
+            group.record(connection)
         namespace.committed = batch
 
 
@@ -151,15 +164,15 @@ def complete(
             key = data_keys(core, namespace, connection, [memory_id])[memory_id]
         with frame_group(core) as group:
             group.add("text", memory_id, pack_text(changed, uses), key)
-            group.appender.sync()
+            group.start_sync()
             with namespace.database.write() as connection:
                 update_words(connection, changed)
                 words.set_uses(connection, memory_id, uses)
                 words.touch_sessions(connection, [] if row.session_id is None else [row.session_id])
                 words.set_batch(connection, batch)
+                group.finish_sync()
             with core.catalog.write() as connection:
                 catalog.retire_frames(connection, [memory_id], ("text", "kv", "route"))
-                group.record(connection)
                 connection.execute(
                     text(
                         "UPDATE memories SET is_open = :open, trace_fingerprint = NULL, tokens = 0, "
@@ -168,6 +181,7 @@ def complete(
                     {"open": int(status == "open"), "id": memory_id},
                 )
                 catalog.set_batch(connection, namespace.id, batch)
+                group.record(connection)
             namespace.committed = batch
         return memory_id
 
@@ -205,10 +219,9 @@ def put_traces(core: Core, name: str, drafts: Sequence[TraceDraft]) -> None:
                         "bytes": kv.length + route.length,
                     }
                 )
-            group.appender.sync()
+            group.start_sync()
             with core.catalog.write() as connection:
                 catalog.retire_frames(connection, last, ("kv", "route"))
-                group.record(connection)
                 connection.execute(
                     text(
                         "UPDATE memories SET trace_fingerprint = :fingerprint, tokens = :tokens, "
@@ -216,6 +229,7 @@ def put_traces(core: Core, name: str, drafts: Sequence[TraceDraft]) -> None:
                     ),
                     updates,
                 )
+                group.record(connection)
 
 
 def put_prefix(core: Core, fingerprint: str, payload: bytes) -> None:
@@ -226,7 +240,7 @@ def put_prefix(core: Core, fingerprint: str, payload: bytes) -> None:
             key = bank_key(core, connection)
         with frame_group(core) as group:
             group.add("prefix", core.bank_id, payload, key, fingerprint)
-            group.appender.sync()
+            group.start_sync()
             with core.catalog.write() as connection:
                 connection.execute(
                     text(

@@ -67,6 +67,22 @@ def erase(
     _show(bench_erase.run(memories=memories), json=json)
 
 
+def ingest(
+    memories: Annotated[
+        int, typer.Option("--memories", min=1, metavar="N", help="Memories written in one run.")
+    ] = 320,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, metavar="N", help="Tokens of each memory.")] = 180,
+    bank: UnusedBank = None,
+    namespace: UnusedNamespace = "default",
+    json: Json = False,
+) -> None:
+    """Measure writing memories and traces against a plain write of the same bytes."""
+    from mnemos.store import bench_ingest
+
+    console.say("writing banks and plain files in turn ...")
+    _show(bench_ingest.run(memories=memories, tokens=tokens), json=json)
+
+
 def _show(measured: Mapping[str, Any], *, json: bool) -> None:
     if json:
         output.document(measured)

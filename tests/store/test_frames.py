@@ -80,7 +80,7 @@ def test_a_header_field_is_bound_to_the_ciphertext() -> None:
     forged += struct.pack("<I", zlib.crc32(forged)) + frame[HEADER_BYTES:]
     with pytest.raises(FrameError) as caught:
         decode_frame(forged, "text", other, key)
-    assert caught.value.kind == "undecryptable"
+    assert caught.value.kind == "corrupt-frame"
 
 
 def test_compression_is_used_where_it_saves() -> None:

@@ -274,6 +274,15 @@ def namespace_frames(connection: Connection, namespace_id: str) -> list[Placed]:
     ]
 
 
+def namespace_places(connection: Connection, namespace_id: str) -> Iterator[tuple[int, int, int, bytes]]:
+    """(segment, start, length, digest) of every frame of a namespace, dead ones too, as they lie."""
+    c = schema.frames.c
+    mine = select(schema.memories.c.id).where(schema.memories.c.namespace_id == namespace_id)
+    query = select(c.segment, c.start, c.length, c.digest).where(c.owner.in_(mine))
+    for part in connection.execute(query.order_by(c.segment, c.start)).partitions(10_000):
+        yield from ((row[0], row[1], row[2], row[3]) for row in part)
+
+
 def remove_namespace(connection: Connection, namespace_id: str) -> None:
     """A namespace with its memories, frames and key pages."""
     mine = select(schema.memories.c.id).where(schema.memories.c.namespace_id == namespace_id)

@@ -22,6 +22,7 @@ _ZEROS = bytes(1 << 20)
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _START_WRITING = 0x02  # SYNC_FILE_RANGE_WRITE
 _BLOCK_BYTES = 4096
+_HOLE_BYTES = 64 << 10  # a hole costs a write of the file system's journal
 
 
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
@@ -74,7 +75,11 @@ def zero_and_unlink(path: Path) -> None:
 
 
 def punch_hole(fd: int, offset: int, length: int) -> bool:
-    """Gives whole blocks of a zeroed range back to the file system. False where it can't be done."""
+    """Gives whole blocks of a zeroed range back to the file system. False where it can't be done, or where it
+    costs more than it gains.
+    """
+    if length < _HOLE_BYTES:
+        return False
     start = -(-offset // _BLOCK_BYTES) * _BLOCK_BYTES
     end = (offset + length) // _BLOCK_BYTES * _BLOCK_BYTES
     fallocate = _libc("fallocate", ctypes.c_int, ctypes.c_int64, ctypes.c_int64)

@@ -20,7 +20,7 @@ from mnemos.store.planning import WHOLE, dependants_of, token
 from mnemos.store.receipts import note, sign
 from mnemos.store.records import ErasePlan
 from mnemos.store.recovery import settle
-from mnemos.store.selfcheck import check_erased, digest_of, join_ranges, ranges_of
+from mnemos.store.selfcheck import check_erased, ranges_of, take_stock
 from mnemos.store.words import Filter, Row
 from mnemos.store.writing import allocate_keys, catalog_row, frame_group
 
@@ -154,13 +154,12 @@ def _intend(
 def _take_stock(connection: Connection, intent: Intent) -> None:
     """Notes where the doomed frames lie, while the rows that say so are still there."""
     if intent.is_whole:
-        frames = catalog.namespace_frames(connection, intent.namespace_id)
+        intent.body |= take_stock(catalog.namespace_places(connection, intent.namespace_id))
     else:
         frames = catalog.frames_of(connection, intent.doomed)
-    intent.body["ranges"] = join_ranges(frames)
-    intent.body["frames"] = len(frames)
-    intent.body["bytes"] = sum(frame.length for frame in frames)
-    intent.body["digest"] = digest_of(frames)
+        intent.body |= take_stock(
+            sorted((frame.segment, frame.start, frame.length, frame.digest) for frame in frames)
+        )
 
 
 def _sessions_to_clear(namespace: Namespace, rows: list[Row], dependants: list[Row]) -> dict[str, list[str]]:
@@ -272,11 +271,9 @@ def _without_reply(row: Row, memory_id: str) -> Row:
 
 
 def _bury(core: Core, intent: Intent) -> None:
-    """From here on no search, list or provenance shows what is going."""
+    """From here on no search, list or provenance shows what is going: its rows are gone, index included."""
     namespace = _namespace(core, intent)
     with namespace.database.write() as connection:
-        for part in catalog.chunks(intent.selected):
-            _on_ids(connection, "UPDATE memory SET erased = 1, content_tag = NULL WHERE id IN :ids", part)
         for part in catalog.chunks(intent.doomed):
             _on_ids(connection, "DELETE FROM use WHERE reply_id IN :ids OR memory_id IN :ids", part)
         for old, new in intent.rewritten.items():
@@ -289,13 +286,18 @@ def _bury(core: Core, intent: Intent) -> None:
             )
         _on_ids(connection, "DELETE FROM session WHERE id IN :ids", intent.body["ended"])
         _on_ids(connection, "UPDATE session SET title = NULL WHERE id IN :ids", intent.body["retitled"])
+        indexing.remove_rows(connection, intent.selected)
     _raise_epoch(core, intent)
 
 
 def _remove_from_index(core: Core, intent: Intent) -> None:
-    """The rows of words and, through their triggers, the lexical index."""
-    with _namespace(core, intent).database.write() as connection:
-        indexing.remove_buried(connection, intent.selected)
+    """Rows that are marked as erased and still there: earlier versions took them out in a step of its own."""
+    database = _namespace(core, intent).database
+    with database.read() as connection:
+        is_left = connection.execute(text("SELECT 1 FROM memory WHERE erased = 1 LIMIT 1")).first()
+    if is_left:
+        with database.write() as connection:
+            indexing.remove_rows(connection, intent.selected)
 
 
 def _destroy_keys(core: Core, intent: Intent) -> None:
@@ -313,8 +315,6 @@ def _destroy_keys(core: Core, intent: Intent) -> None:
         moved = namespace.keys.shred(pages, slots)
         with core.catalog.write() as connection:
             catalog.set_pages(connection, namespace.id, moved)
-            for part in catalog.chunks(memories):
-                _on_ids(connection, "UPDATE memories SET page_id = NULL, slot = NULL WHERE id IN :ids", part)
             pages = catalog.pages(connection, namespace.id)
     namespace.keys.clear(pages)
 

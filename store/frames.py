@@ -179,12 +179,12 @@ def check_frame(data: bytes, kind: FrameKind, owner: str) -> Header:
         raise FrameError("corrupt-frame", "another frame lies where this one should be")
     if header.frame_length != len(data):
         raise FrameError("missing-frame", "the frame is cut short")
-    if digest_of(header, data)[:16] != header.checksum:
+    if frame_digest(header, data)[:16] != header.checksum:
         raise FrameError("corrupt-frame", "the frame's checksum does not match")
     return header
 
 
-def digest_of(header: Header, data: bytes) -> bytes:
+def frame_digest(header: Header, data: bytes) -> bytes:
     """The digest of a whole frame."""
     view = memoryview(data)
     if header.version == 1 or header.cipher == 0:

@@ -17,9 +17,9 @@ _STRUCTURE = 10  # rowid in `words_data` of the list of segments
 _WIDE = b"\xff\x00\x00\x01"  # after the cookie, where segments carry seven numbers and not three
 
 
-def remove_buried(connection: Connection, ids: Iterable[str]) -> None:
-    """Deletes buried rows with their words. The caller's transaction holds all of it or nothing."""
-    query = text("SELECT ordinal FROM memory WHERE erased = 1 AND id IN :ids")
+def remove_rows(connection: Connection, ids: Iterable[str]) -> None:
+    """Deletes rows with their words. The caller's transaction holds all of it or nothing."""
+    query = text("SELECT ordinal FROM memory WHERE id IN :ids")
     query = query.bindparams(bindparam("ids", expanding=True))
     ordinals: list[int] = []
     for part in chunks(ids):

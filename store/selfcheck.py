@@ -7,22 +7,29 @@ from typing import Any
 from sqlalchemy import bindparam, text
 
 from mnemos.store import catalog
-from mnemos.store.catalog import Placed
 from mnemos.store.core import Core
 
 _READ_BYTES = 4 << 20
+Place = tuple[int, int, int, bytes]  # segment, start, length, digest
 
 
-def join_ranges(frames: Iterable[Placed]) -> list[list[int]]:
-    """[segment, start, length] of adjoining frames made one."""
-    joined: list[list[int]] = []
-    for frame in sorted(frames, key=lambda frame: (frame.segment, frame.start)):
-        last = joined[-1] if joined else None
-        if last is not None and last[0] == frame.segment and last[1] + last[2] == frame.start:
-            last[2] += frame.length
+def take_stock(places: Iterable[Place]) -> dict[str, Any]:
+    """Of frames in the order they lie in: `ranges` ([segment, start, length], adjoining ones made one),
+    `frames`, `bytes`, and `digest`, a SHA-256 over the frames' digests.
+    """
+    ranges: list[list[int]] = []
+    frames = 0
+    digest = hashlib.sha256()
+    for segment, start, length, frame_digest in places:
+        last = ranges[-1] if ranges else None
+        if last is not None and last[0] == segment and last[1] + last[2] == start:
+            last[2] += length
         else:
-            joined.append([frame.segment, frame.start, frame.length])
-    return joined
+            ranges.append([segment, start, length])
+        frames += 1
+        digest.update(frame_digest)
+    total = sum(length for _, _, length in ranges)
+    return {"ranges": ranges, "frames": frames, "bytes": total, "digest": digest.hexdigest()}
 
 
 def ranges_of(body: dict[str, Any]) -> dict[int, list[tuple[int, int]]]:
@@ -31,14 +38,6 @@ def ranges_of(body: dict[str, Any]) -> dict[int, list[tuple[int, int]]]:
     for segment, start, length in body.get("ranges", ()):
         found.setdefault(segment, []).append((start, length))
     return found
-
-
-def digest_of(frames: Sequence[Placed]) -> str:
-    """One SHA-256 over the digests of the frames' stored bytes, in the order they lie in."""
-    total = hashlib.sha256()
-    for frame in sorted(frames, key=lambda frame: (frame.segment, frame.start)):
-        total.update(frame.digest)
-    return total.hexdigest()
 
 
 def check_erased(

@@ -121,7 +121,7 @@ def test_a_removal_taken_back_leaves_the_index_careful(bank: Path) -> None:
         ids = [record.id for record in store.list("a")]
         with pytest.raises(RuntimeError), database.write() as connection:
             connection.execute(text("UPDATE memory SET erased = 1"))
-            indexing.remove_buried(connection, ids[:300])
+            indexing.remove_rows(connection, ids[:300])
             raise RuntimeError
         with database.read() as connection:
             option = connection.execute(text("SELECT v FROM words_config WHERE k = 'secure-delete'"))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mnemos.tui import ask, banks, benches, chat, demo, forget, models, notes, recollections
+from mnemos.tui import ask, banks, benches, chat, demo, evals, forget, models, notes, recollections
 from mnemos.tui.console import run
 
 app = typer.Typer(
@@ -75,6 +75,9 @@ bench.command("decode")(benches.decode)
 bench.command("paging")(benches.paging)
 bench.command("erase")(benches.erase)
 bench.command("ingest")(benches.ingest)
+
+evaluation = _group("eval", "Measure how well a model recalls and reads.")
+evaluation.command("read")(evals.read)
 
 
 def main() -> None:

@@ -19,7 +19,9 @@ from mnemos.store.records import MemoryDraft, Selector, SessionRecord, UseRecord
 if TYPE_CHECKING:
     from mnemos.attention.models import LanguageModel
     from mnemos.memory.recall import Recaller
+    from mnemos.memory.records import LikeMatch
     from mnemos.store.keys import KeyProvider
+    from mnemos.store.selectors import Condition
     from mnemos.store.store import Store
 
 DEFAULT_NAMESPACE = "default"
@@ -209,12 +211,15 @@ class MemoryBank:
         source: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        where: "Condition | str | None" = None,
         include_hidden: bool = False,
         newest_first: bool = True,
         limit: int | None = None,
         offset: int = 0,
+        model: "LanguageModel | None" = None,
     ) -> list[Memory]:
-        """Memories of a namespace; every filter that is given must hold."""
+        """Memories of a namespace; every filter that is given must hold. `where` is as in `plan_forget`."""
+        condition, _ = self._choose(where, namespace, model)
         records = self.store.list(
             namespace,
             session_id=session_id,
@@ -223,6 +228,7 @@ class MemoryBank:
             source=source,
             since=since,
             until=until,
+            where=condition,
             include_hidden=include_hidden,
             newest_first=newest_first,
             limit=limit,
@@ -331,13 +337,18 @@ class MemoryBank:
         tags: Sequence[str] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        where: "Condition | str | None" = None,
         everything: bool = False,
         cascade: Literal["closure", "none"] = "closure",
+        model: "LanguageModel | None" = None,
     ) -> ForgetPlan:
         """What forgetting would take away. Nothing is touched.
 
-        At least one selector has to be given; all that are given must hold. Raises `InvalidSelectorError`.
+        At least one selector has to be given; all that are given must hold. `where` joins conditions of
+        `mnemos.store.selectors` with `&`, `|` and `~`, or is the text that `mnemos.memory.where` reads; `like`
+        uses `model` as `search` does, and the plan says what it found. Raises `InvalidSelectorError`.
         """
+        condition, likes = self._choose(where, namespace, model)
         selector = Selector(
             namespace=namespace,
             ids=ids,
@@ -347,9 +358,20 @@ class MemoryBank:
             tags=tags,
             since=since,
             until=until,
+            where=condition,
             everything=everything,
         )
-        return plan_from_store(self.store.plan_erase(selector, cascade))
+        plan = plan_from_store(self.store.plan_erase(selector, cascade))
+        return plan.model_copy(update={"likes": likes})
+
+    def _choose(
+        self, where: "Condition | str | None", namespace: str, model: "LanguageModel | None"
+    ) -> "tuple[Condition | None, tuple[LikeMatch, ...]]":
+        if where is None:
+            return None, ()
+        from mnemos.memory.choosing import choose
+
+        return choose(where, namespace, lambda: self.recaller(model))
 
     def forget(self, plan: ForgetPlan, *, on_step: Callable[[str], None] | None = None) -> Receipt:
         """Erase what the plan lists: gone from every file of the bank, irrecoverably.

@@ -8,6 +8,7 @@ from mnemos.errors import InvalidSelectorError
 from mnemos.store import catalog, reading, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.records import Cascade, ErasePlan, Selector
+from mnemos.store.selector_sql import resolved
 from mnemos.store.words import Filter, Row
 
 WHOLE = "n-"  # the token of a plan that takes a whole namespace starts so
@@ -29,6 +30,7 @@ def plan_erase(core: Core, selector: Selector, cascade: Cascade) -> ErasePlan:
             source=selector.source,
             since=selector.since,
             until=selector.until,
+            where=None if selector.where is None else resolved(connection, selector.where),
         )
         selected = words.select_rows(connection, chosen)
     return plan_rows(core, namespace, selected, cascade, is_whole=selector.everything)
@@ -48,6 +50,8 @@ def plan_rows(
     dependants = (
         [] if is_whole or cascade == "none" else dependants_of(namespace, [row.id for row in selected])
     )
+    with namespace.database.read() as connection:
+        takes_all = bool(selected) and len(selected) == words.count(connection)
     touched = [row.id for row in (*selected, *dependants)]
     with core.catalog.read() as connection:
         if is_whole:
@@ -61,6 +65,7 @@ def plan_rows(
         dependants=tuple(reading.records(core, namespace, dependants)),
         cascade=cascade,
         bytes_on_disk=bytes_on_disk,
+        takes_all=takes_all,
     )
 
 
@@ -108,6 +113,7 @@ def check_selector(selector: Selector) -> None:
         selector.tags,
         selector.since,
         selector.until,
+        selector.where,
     )
     is_set = [field for field in fields if field is not None]
     if selector.everything and is_set:

@@ -3,6 +3,7 @@
 import builtins
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +42,8 @@ from mnemos.store.records import (
     VerifyReport,
 )
 from mnemos.store.recovery import clear_dead_frames, recover
+from mnemos.store.selector_sql import resolved
+from mnemos.store.selectors import Condition
 from mnemos.store.words import Filter
 
 __all__ = ["Store"]
@@ -200,6 +203,7 @@ class Store:
         source: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        where: Condition | None = None,
         include_hidden: bool = False,
         kinds: Sequence[str] | None = None,
         newest_first: bool = True,
@@ -222,6 +226,8 @@ class Store:
             if found is None:
                 return []
             with found.database.read() as connection:
+                if where is not None:
+                    chosen = replace(chosen, where=resolved(connection, where))
                 rows = words.select_rows(
                     connection, chosen, newest_first=newest_first, limit=limit, offset=offset
                 )
@@ -308,6 +314,12 @@ class Store:
                 pairs = catalog.pending_traces(connection, None if found is None else found.id, fingerprint)
             names = {row_id: self._core.by_id(row_id) for row_id in {pair[0] for pair in pairs}}
             return [(known.name, pair[1]) for pair in pairs if (known := names[pair[0]]) is not None]
+
+    def traced_ids(self, namespace: str) -> builtins.list[str]:
+        """Ids of the memories that have a trace, hidden ones too."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            return [] if found is None else reading.traced_ids(self._core, found)
 
     def put_prefix(self, fingerprint: str, payload: bytes) -> None:
         writing.put_prefix(self._core, fingerprint, payload)

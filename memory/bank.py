@@ -345,8 +345,8 @@ class MemoryBank:
         """What forgetting would take away. Nothing is touched.
 
         At least one selector has to be given; all that are given must hold. `where` joins conditions of
-        `mnemos.store.selectors` with `&`, `|` and `~`, or is the text that `mnemos.memory.where` reads; `like`
-        uses `model` as `search` does, and the plan says what it found. Raises `InvalidSelectorError`.
+        `mnemos.store.selectors` with `&`, `|` and `~`, or is the text that `mnemos.memory.where` reads;
+        `like` uses `model` as `search` does, and the plan says what it found. Raises `InvalidSelectorError`.
         """
         condition, likes = self._choose(where, namespace, model)
         selector = Selector(

@@ -5,9 +5,9 @@
     expression = both {"or" both}
     both       = one {"and" one}
     one        = "not" one | "(" expression ")" | field ":" value
-    value      = a word without blanks, parentheses or quotes | "words", with \\" and \\\\ for quote and backslash
+    value      = a word without blanks, parentheses or quotes | "words"
 
-`not` binds closest, `or` least. `id` takes several ids with commas between; `like:"words"@2.5` a threshold.
+In quotes, \\" is a quote and \\\\ a backslash. `not` binds closest, `or` least. `id` takes several ids with commas between; `like:"words"@2.5` a threshold.
 """
 
 import re

@@ -2,7 +2,8 @@
 
     Tag("work") & ~(Session("3f2a") | Matching("Clara")) & Before(datetime(2026, 1, 1, tzinfo=UTC))
 
-Nothing here touches a bank. `selector_sql` turns a condition into SQL, `mnemos.memory.where` into text and back.
+Nothing here touches a bank. `selector_sql` turns a condition into SQL, `mnemos.memory.where` into text and
+back.
 """
 
 import math
@@ -187,7 +188,7 @@ def between(since: datetime, before: datetime) -> And:
 
 
 def conditions(root: Condition) -> Iterator[Condition]:
-    """Every condition that is not made of others. InvalidSelectorError when there are too many, or too deep."""
+    """Every condition that is not made of others. InvalidSelectorError for too many, or too deep."""
     held = [(root, 1)]
     count = 0
     while held:

@@ -423,6 +423,19 @@ class Store:
         """
         return erasing.erase(self._core, plan, on_step)
 
+    def edit(
+        self, plan: ErasePlan, text: str, *, on_step: Callable[[str], None] | None = None
+    ) -> tuple[MemoryRecord, dict[str, Any]]:
+        """Carries out a plan of one memory with new words in its place: the memory under its new id, and the
+        receipt of the old words. It keeps all else but its reply and its trace. A crash at any point leaves
+        the one or the other, whole.
+
+        Raises as `erase` does, and InvalidTextError; UsageError while it waits for a reply.
+        """
+        receipt = erasing.replace_text(self._core, plan, text, on_step)
+        (old,) = receipt["edited"]
+        return self._by_id(plan.namespace, [receipt["rewritten"][old]])[0], receipt
+
     def resume(self) -> builtins.list[dict[str, Any]]:
         """Finishes erases that a crash or a reader left half-done; their receipts."""
         return erasing.resume(self._core)

@@ -99,7 +99,10 @@ def test_the_operators_bind_as_documented() -> None:
 
 
 def test_every_field() -> None:
-    text = 'id:abcd,efgh and session:3f2a and match:"Clara \\"C\\" \\\\" and source:/a/b.md and kind:note and is:pinned'
+    text = (
+        'id:abcd,efgh and session:3f2a and match:"Clara \\"C\\" \\\\" and source:/a/b.md and kind:note '
+        "and is:pinned"
+    )
     assert parse_where(text) == s.And(
         (
             s.Ids(("abcd", "efgh")),

@@ -1,7 +1,7 @@
 """Typed results of the memory bank: what people and programs get back, as pydantic models."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -93,14 +93,6 @@ class Edited(_Frozen):
 
     memory: Memory
     receipt: "Receipt"
-
-
-class Retention(_Frozen):
-    """How much a namespace keeps; what is beyond it is erased at the next sweep. Pinned memories stay."""
-
-    max_age: timedelta | None = Field(default=None, description="since a memory's `created_at`")
-    max_bytes: int | None = Field(default=None, description="text and traces; the oldest go first")
-    max_memories: int | None = Field(default=None, description="the oldest go first")
 
 
 class Receipt(_Frozen):

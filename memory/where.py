@@ -7,7 +7,8 @@
     one        = "not" one | "(" expression ")" | field ":" value
     value      = a word without blanks, parentheses or quotes | "words"
 
-In quotes, \\" is a quote and \\\\ a backslash. `not` binds closest, `or` least. `id` takes several ids with commas between; `like:"words"@2.5` a threshold.
+In quotes, \\" is a quote and \\\\ a backslash. `not` binds closest, `or` least. `id` takes several ids with
+commas between; `like:"words"@2.5` a threshold.
 """
 
 import re

@@ -13,6 +13,7 @@ from mnemos.errors import ErasePendingError
 from mnemos.store import (
     catalog,
     erasing,
+    expiring,
     lexical,
     planning,
     reading,
@@ -42,6 +43,7 @@ from mnemos.store.records import (
     VerifyReport,
 )
 from mnemos.store.recovery import clear_dead_frames, recover
+from mnemos.store.retention import Retention, check_retention, get_retention, set_retention
 from mnemos.store.selector_sql import resolved
 from mnemos.store.selectors import Condition
 from mnemos.store.words import Filter
@@ -260,6 +262,12 @@ class Store:
                 words.set_flags(connection, full_id, pinned, hidden)
         return self._by_id(namespace, [full_id])[0]
 
+    def set_expiry(self, namespace: str, memory_id: str, moment: datetime | None) -> MemoryRecord:
+        """When a memory expires, or that it never does. NotFoundError, AmbiguousIdError."""
+        moment_us = None if moment is None else words.to_us(moment)
+        full_id = expiring.set_expiry(self._core, namespace, memory_id, moment_us)
+        return self._by_id(namespace, [full_id])[0]
+
     def _by_id(self, namespace: str, ids: Sequence[str]) -> builtins.list[MemoryRecord]:
         with self._core.reading():
             found = self._core.get(namespace)
@@ -397,18 +405,37 @@ class Store:
         with self._core.reading():
             return planning.plan_erase(self._core, selector, cascade)
 
-    def plan_expired(self, namespace: str) -> ErasePlan:
-        """The plan of erasing what has expired. NotFoundError for an unknown namespace."""
-        with self._core.reading():
-            return planning.plan_expired(self._core, namespace)
+    def plan_expired(self, namespace: str, limits: Retention | None = None) -> ErasePlan:
+        """The plan of erasing what has expired or is beyond the namespace's limits, or beyond those given.
 
-    def sweep_expired(self) -> builtins.list[dict[str, Any]]:
-        """Erases what has expired in every namespace, and the replies that hang on it; the receipts.
+        NotFoundError for an unknown namespace.
+        """
+        with self._core.reading():
+            return planning.plan_expired(self._core, namespace, limits)
+
+    def sweep_expired(self, namespace: str | None = None) -> builtins.list[dict[str, Any]]:
+        """Erases what has expired or is beyond its namespace's limits, in every namespace or in one, and the
+        replies that hang on it; the receipts.
 
         One that a reader holds up gets its receipt later, from `resume`. BankReadOnlyError, BankLockedError.
         """
         with self._core.reading():
-            return upkeep.sweep_expired(self._core)
+            return upkeep.sweep_expired(self._core, namespace)
+
+    def retention(self, namespace: str) -> Retention:
+        """How much the namespace keeps. NotFoundError."""
+        with self._core.reading(), self._core.get(namespace).database.read() as connection:
+            return get_retention(connection)
+
+    def set_retention(self, namespace: str, limits: Retention) -> None:
+        """Sets every limit of the namespace, which is made if need be; the next sweep erases what is beyond.
+
+        Raises UsageError for limits that keep nothing.
+        """
+        check_retention(limits)
+        check_namespace(namespace)
+        with self._core.writing(), self._core.ensure(namespace).database.write() as connection:
+            set_retention(connection, limits)
 
     def audit(self) -> builtins.list[dict[str, Any]]:
         """The hash-chained log of erases, oldest first."""

@@ -72,7 +72,7 @@ def expire(
     namespace: Namespace = "default",
     json: Json = False,
 ) -> None:
-    """Say when a memory's time is over. Then nothing recalls it, and the next opening of the bank erases it."""
+    """Say when a memory's time is over: nothing recalls it then, and the next sweep erases it."""
     from mnemos.memory import moments
     from mnemos.tui.opening import open_bank
 

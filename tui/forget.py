@@ -73,14 +73,14 @@ def forget(
     texts = (match, where)
     if not (ids or session or source or tags or since or until or everything or texts != (None, None)):
         raise InvalidSelectorError(
-            "say what to forget: --id, --match, --session, --source, --tag, --since, --until, --where or --all"
+            "say what to forget: --id, --match, --session, --source, --tag, --since, --until, --where, --all"
         )
     if texts == ("-", "-"):
         raise UsageError("standard input can be read once: give --match - or --where -, not both")
-    if not (dry_run or yes):
-        console.require_person("add --yes to forget without being asked, or --dry-run to see the plan")
     if everything and yes and not dry_run and confirm != namespace:
         raise UsageError(f"--all with --yes needs --confirm {namespace}: the namespace's name, once more")
+    if not (dry_run or yes):
+        console.require_person("add --yes to forget without being asked, or --dry-run to see the plan")
     condition = selecting.where(where)
     with open_bank(bank, namespace) as opened:
         plan = opened.plan_forget(
@@ -103,12 +103,12 @@ def forget(
         if dry_run:
             show_dry_run(plan, json=json)
             return
-        # Ids were named one by one; of conditions that fit everything, nobody can tell that they were meant to.
+        # Ids were named one by one; conditions that fit everything may not have been meant to.
         by_name = everything or (plan.takes_all and len(plan.selected) > 1 and not ids)
         if yes and by_name and confirm != namespace:
             raise UsageError(
-                f"that is every one of the {len(plan.selected)} memories in '{namespace}'; with --yes it needs "
-                f"--confirm {namespace}: the namespace's name, once more"
+                f"that is every one of the {len(plan.selected)} memories in '{namespace}'; with --yes it "
+                f"needs --confirm {namespace}: the namespace's name, once more"
             )
         if not yes:
             show_plan(plan)

@@ -122,7 +122,7 @@ def forget(
 
 
 def show_likes(plan: "ForgetPlan") -> None:
-    """What each `like` found, on stderr: threshold, counts, and the score of each hit that is shown."""
+    """What each `like` looked for and found, on stderr: threshold, counts, best score."""
     for like in plan.likes:
         best = "" if like.best is None else f", the best at {like.best:.2f}"
         console.say(
@@ -130,10 +130,14 @@ def show_likes(plan: "ForgetPlan") -> None:
         )
         if like.unscored:
             console.say(f"  {like.unscored} could not be scored: the model has not read them yet")
-        for hit in like.hits[:SHOWN]:
-            console.say(f"  {hit.score:6.2f}  {hit.id[: output.SHORT_ID]}")
-        if len(like.hits) > SHOWN:
-            console.say(f"  ... and {len(like.hits) - SHOWN} more")
+
+
+def scores_of(plan: "ForgetPlan") -> dict[str, str]:
+    """The best score of each memory that a `like` found, by id."""
+    best: dict[str, float] = {}
+    for hit in (hit for like in plan.likes for hit in like.hits):
+        best[hit.id] = max(hit.score, best.get(hit.id, hit.score))
+    return {memory_id: f"{score:.2f}" for memory_id, score in best.items()}
 
 
 def show_dry_run(plan: "ForgetPlan", *, json: bool) -> None:
@@ -142,9 +146,19 @@ def show_dry_run(plan: "ForgetPlan", *, json: bool) -> None:
         return
     from mnemos.tui.recollections import one_line
 
-    rows = [("forget", output.short_id(memory.id), one_line(memory)) for memory in plan.selected]
-    rows += [(_fate(plan), output.short_id(memory.id), one_line(memory)) for memory in plan.dependants]
-    output.table(("what", "id", "text"), rows)
+    memories = [("forget", memory) for memory in plan.selected]
+    memories += [(_fate(plan), memory) for memory in plan.dependants]
+    if plan.likes:
+        scores = scores_of(plan)
+        output.table(
+            ("what", "score", "id", "text"),
+            [(what, scores.get(m.id, "-"), output.short_id(m.id), one_line(m)) for what, m in memories],
+            right=("score",),
+        )
+    else:
+        output.table(
+            ("what", "id", "text"), [(what, output.short_id(m.id), one_line(m)) for what, m in memories]
+        )
     console.say(f"{summary(plan)}; nothing was touched")
 
 
@@ -155,8 +169,10 @@ def show_plan(plan: "ForgetPlan") -> None:
     shown = [("forget", memory) for memory in plan.selected] + [
         (_fate(plan), memory) for memory in plan.dependants
     ]
+    scores = scores_of(plan)
     for what, memory in shown[:SHOWN]:
-        console.say(f"  {what}  {memory.id[: output.SHORT_ID]}  {one_line(memory)[:80]}")
+        score = f"{scores.get(memory.id, '-'):>6}  " if plan.likes else ""
+        console.say(f"  {what}  {memory.id[: output.SHORT_ID]}  {score}{one_line(memory)[:80]}")
     if len(shown) > SHOWN:
         console.say(f"  ... and {len(shown) - SHOWN} more")
     console.say(summary(plan))

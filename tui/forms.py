@@ -50,7 +50,7 @@ def forgotten(done: "ForgetPlan", receipt: "Receipt") -> Form:
     return {
         "forgotten": [each.id for each in done.selected],
         "dependants": [each.id for each in done.dependants],
-        "likes": [each.model_dump(mode="json") for each in done.likes],
+        "likes": [each.model_dump(mode="json", exclude={"text"}) for each in done.likes],
         "receipt": dict(receipt.document),
     }
 

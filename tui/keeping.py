@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mnemos.store.retention import Retention
 
 _SIZE = re.compile(r"^(\d{1,15})\s*([kmgt]?b?)$", re.IGNORECASE)
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 NONE = "none"
 
 
@@ -134,7 +134,7 @@ def _bytes(text: str) -> int:
     size = _SIZE.match(text)
     if size is None:
         raise UsageError(f"'{text}' is no size; write 500MB, 2GB, or a number of bytes")
-    return int(size[1]) * 1000 ** _POWERS[size[2].lower().rstrip("b")]
+    return int(size[1]) * _UNITS[size[2].lower().rstrip("b")]
 
 
 def _number(text: str) -> int:

@@ -88,3 +88,24 @@ def test_on_a_terminal_they_ask_for_the_name(filled: Command, open_terminal: Ope
         terminal.type(answer)
         assert terminal.end() == code
     assert listed(filled) == []
+
+
+@pytest.mark.model
+def test_like_shows_scores_and_threshold(mnemos: Command) -> None:
+    pet, *_ = mnemos.remember(
+        "My dog is called Biscuit.",
+        "My sister Clara works as a nurse in Leeds.",
+        "I am allergic to peanuts.",
+        "My brother Tom lives in Oslo.",
+        "I play the cello in an amateur orchestra.",
+    )
+    ran = mnemos("memory", "forget", "--where", 'like:"What is my pet called?"@1.2', "--dry-run")
+    assert ran.code == 0, ran.err
+    what, score, memory, _ = ran.out.splitlines()[0].split("\t")
+    assert (what, memory) == ("forget", pet) and float(score) >= 1.2
+    assert "1 of 5 memories score 1.20 or more" in ran.err
+    ran = mnemos("memory", "forget", "--where", 'like:"What is my pet called?"', "--yes")
+    assert ran.code == 1 and "0 of 5 memories score 3.30 or more, the best at" in ran.err
+    ran = mnemos("memory", "forget", "--where", 'like:"What is my pet called?"@1.2', "--yes", "--json")
+    assert ran.json["forgotten"] == [pet] and "pet" not in ran.out
+    assert [set(like) for like in ran.json["likes"]] == [{"threshold", "scored", "unscored", "best", "hits"}]

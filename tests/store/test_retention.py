@@ -120,7 +120,7 @@ def test_a_sweep_of_one_namespace_leaves_the_others(store: Store) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_what_is_past_is_what_a_plain_reading_says(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

@@ -114,7 +114,7 @@ def joined(leaf: st.SearchStrategy[s.Condition]) -> st.SearchStrategy[s.Conditio
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_sql_selects_what_a_plain_filter_does(filled: Store, data: st.DataObject) -> None:
     records = filled.list("a", include_hidden=True, newest_first=False)
     condition = data.draw(joined(leaves(records)))

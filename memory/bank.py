@@ -5,7 +5,7 @@ traces.
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -13,13 +13,25 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from mnemos.errors import BankLockedError, ErasePendingError, InvalidTextError, NotFoundError, UsageError
 from mnemos.memory.convert import plan_from_store, plan_to_store, receipt_from_store, to_memory
-from mnemos.memory.records import BankStats, ForgetPlan, Kind, Memory, RecalledMemory, Receipt, RouterName
+from mnemos.memory.records import (
+    BankStats,
+    Edited,
+    ForgetPlan,
+    Kind,
+    Memory,
+    RecalledMemory,
+    Receipt,
+    RouterName,
+)
 from mnemos.store.records import MemoryDraft, Selector, SessionRecord, UseRecord, VerifyReport
 
 if TYPE_CHECKING:
     from mnemos.attention.models import LanguageModel
     from mnemos.memory.recall import Recaller
+    from mnemos.memory.records import LikeMatch
     from mnemos.store.keys import KeyProvider
+    from mnemos.store.retention import Retention
+    from mnemos.store.selectors import Condition
     from mnemos.store.store import Store
 
 DEFAULT_NAMESPACE = "default"
@@ -69,8 +81,9 @@ class MemoryBank:
         keys: "KeyProvider | None" = None,
         read_only: bool = False,
         create: bool = True,
+        sweep: bool = True,
     ) -> Self:
-        """Open a bank, making it on first use.
+        """Open a bank, making it on first use. What its time is over for is erased, unless `sweep` is off.
 
         Without a path: `MNEMOS_BANK`, or the platform's data directory. Raises a `BankError` that says why
         the bank can't be opened and what to do.
@@ -79,7 +92,7 @@ class MemoryBank:
 
         place = default_path() if path is None else Path(path).expanduser()
         bank = cls(Store.open(place, keys=keys, encrypted=encryption, read_only=read_only, create=create))
-        if not read_only:
+        if sweep and not read_only:
             with suppress(BankLockedError, ErasePendingError):  # left to the next open
                 bank.sweep()
         return bank
@@ -209,12 +222,15 @@ class MemoryBank:
         source: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        where: "Condition | str | None" = None,
         include_hidden: bool = False,
         newest_first: bool = True,
         limit: int | None = None,
         offset: int = 0,
+        model: "LanguageModel | None" = None,
     ) -> list[Memory]:
-        """Memories of a namespace; every filter that is given must hold."""
+        """Memories of a namespace; every filter that is given must hold. `where` is as in `plan_forget`."""
+        condition, _ = self._choose(where, namespace, model)
         records = self.store.list(
             namespace,
             session_id=session_id,
@@ -223,6 +239,7 @@ class MemoryBank:
             source=source,
             since=since,
             until=until,
+            where=condition,
             include_hidden=include_hidden,
             newest_first=newest_first,
             limit=limit,
@@ -331,13 +348,18 @@ class MemoryBank:
         tags: Sequence[str] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        where: "Condition | str | None" = None,
         everything: bool = False,
         cascade: Literal["closure", "none"] = "closure",
+        model: "LanguageModel | None" = None,
     ) -> ForgetPlan:
         """What forgetting would take away. Nothing is touched.
 
-        At least one selector has to be given; all that are given must hold. Raises `InvalidSelectorError`.
+        At least one selector has to be given; all that are given must hold. `where` joins conditions of
+        `mnemos.store.selectors` with `&`, `|` and `~`, or is the text that `mnemos.memory.where` reads;
+        `like` uses `model` as `search` does, and the plan says what it found. Raises `InvalidSelectorError`.
         """
+        condition, likes = self._choose(where, namespace, model)
         selector = Selector(
             namespace=namespace,
             ids=ids,
@@ -347,9 +369,20 @@ class MemoryBank:
             tags=tags,
             since=since,
             until=until,
+            where=condition,
             everything=everything,
         )
-        return plan_from_store(self.store.plan_erase(selector, cascade))
+        plan = plan_from_store(self.store.plan_erase(selector, cascade))
+        return plan.model_copy(update={"likes": likes})
+
+    def _choose(
+        self, where: "Condition | str | None", namespace: str, model: "LanguageModel | None"
+    ) -> "tuple[Condition | None, tuple[LikeMatch, ...]]":
+        if where is None:
+            return None, ()
+        from mnemos.memory.choosing import choose
+
+        return choose(where, namespace, lambda: self.recaller(model))
 
     def forget(self, plan: ForgetPlan, *, on_step: Callable[[str], None] | None = None) -> Receipt:
         """Erase what the plan lists: gone from every file of the bank, irrecoverably.
@@ -365,13 +398,83 @@ class MemoryBank:
                 self._recaller.drop(plan.namespace, ids)
         return receipt_from_store(document, plan.namespace)
 
-    def sweep(self) -> int:
-        """Erase the memories that have expired, in every namespace; how many erases that took, each with a
-        receipt.
+    def edit(
+        self,
+        memory_id: str,
+        text: str,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        cascade: Literal["closure", "none"] = "closure",
+        plan: ForgetPlan | None = None,
+        on_step: Callable[[str], None] | None = None,
+    ) -> Edited:
+        """Put other words in the place of a memory's, which are erased as `forget` does: both or neither.
+
+        The memory keeps all else but its id, its trace and its reply. `plan` is the plan of forgetting it, if
+        it was shown to somebody; a stale one is refused. Raises as `forget` and `remember` do, and
+        `UsageError` while the memory waits for its reply.
+        """
+        check_size(text)
+        if plan is None:
+            plan = self.plan_forget(namespace=namespace, ids=[memory_id], cascade=cascade)
+        ids = [memory.id for memory in (*plan.selected, *plan.dependants)]
+        try:
+            record, document = self.store.edit(plan_to_store(plan), text, on_step=on_step)
+        finally:
+            if self._recaller is not None:
+                self._recaller.drop(plan.namespace, ids)
+        return Edited(memory=to_memory(record), receipt=receipt_from_store(document, plan.namespace))
+
+    def expire(
+        self, memory_id: str, moment: datetime | None, *, namespace: str = DEFAULT_NAMESPACE
+    ) -> Memory:
+        """Set when a memory expires: nothing recalls it then, and the next sweep erases it. None: never.
+
+        Raises `UsageError` for a moment that is over, which is what `forget` is for.
+        """
+        if moment is not None and moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        if moment is not None and moment <= datetime.now(UTC):
+            raise UsageError("that moment is over; `mnemos memory forget` erases a memory now")
+        return to_memory(self.store.set_expiry(namespace, memory_id, moment))
+
+    def retention(self, namespace: str = DEFAULT_NAMESPACE) -> "Retention":
+        """How much the namespace keeps."""
+        return self.store.retention(namespace)
+
+    def set_retention(
+        self,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        max_age: timedelta | None = None,
+        max_bytes: int | None = None,
+        max_memories: int | None = None,
+    ) -> "Retention":
+        """Set how much a namespace keeps; a limit that is not given is taken away.
+
+        The next sweep erases what is beyond: memories created longer ago than `max_age`, and as many of those
+        written first as it takes to come down to `max_bytes` of text and traces and to `max_memories`. Pinned
+        memories count and stay. `plan_sweep` shows what would go.
+        """
+        from mnemos.store.retention import Retention
+
+        limits = Retention(max_age, max_bytes, max_memories)
+        self.store.set_retention(namespace, limits)
+        return limits
+
+    def plan_sweep(
+        self, namespace: str = DEFAULT_NAMESPACE, *, limits: "Retention | None" = None
+    ) -> ForgetPlan:
+        """What a sweep of the namespace would erase now, or would under other limits."""
+        return plan_from_store(self.store.plan_expired(namespace, limits))
+
+    def sweep(self, namespace: str | None = None) -> int:
+        """Erase what has expired or is beyond its namespace's limits, in every namespace or in one; how many
+        erases that took, each with a receipt.
 
         It also runs whenever a bank is opened for writing.
         """
-        receipts = self.store.sweep_expired()
+        receipts = self.store.sweep_expired(namespace)
         if receipts and self._recaller is not None:
             self._recaller.refresh()
         return len(receipts)

@@ -42,6 +42,7 @@ def plan_from_store(plan: ErasePlan) -> ForgetPlan:
         dependants=tuple(to_memory(record) for record in plan.dependants),
         cascade=plan.cascade,
         bytes_on_disk=plan.bytes_on_disk,
+        takes_all=plan.takes_all,
     )
 
 

@@ -13,11 +13,12 @@ from mnemos.attention.kv import KVCache, SpanKV
 from mnemos.attention.memory_codec import decode_kv, decode_route
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.routing import RouteQuery, route_query
-from mnemos.errors import BankLockedError, NotFoundError
+from mnemos.errors import BankLockedError, InvalidSelectorError, NotFoundError
 from mnemos.memory.convert import to_memory
 from mnemos.memory.encoder import MemoryEncoder
+from mnemos.memory.likeness import like_match
 from mnemos.memory.pager import Pager
-from mnemos.memory.records import RecalledMemory, RouterName
+from mnemos.memory.records import LikeMatch, RecalledMemory, RouterName
 from mnemos.memory.route_index import RouteIndex
 from mnemos.memory.router import Router, Scored
 from mnemos.store.store import Store
@@ -131,19 +132,44 @@ class Recaller:
         self, query: str, *, namespace: str, limit: int, router: RouterName = "full"
     ) -> Sequence[RecalledMemory]:
         """The best memories for a query that stands alone, best first."""
+        states = self._states(query, namespace)
+        if states is None:
+            return []
+        scored = self._router.score(namespace, query, states, limit=limit, router=router)
+        return self._described(namespace, scored)
+
+    def like(
+        self,
+        text: str,
+        *,
+        namespace: str,
+        threshold: float | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> LikeMatch:
+        """What of a namespace is like a text: every memory is scored, hidden ones too.
+
+        Without a threshold, that of the model's calibration.
+        """
+        states = self._states(text, namespace)
+        if states is None:
+            raise InvalidSelectorError("`like` needs a word to go by; its text has none.")
+        calibration, config = self.model.calibration, self.model.config
+        group = config.heads // config.kv_heads
+        return like_match(self._store, namespace, text, states, calibration, group, threshold, on_progress)
+
+    def _states(self, query: str, namespace: str) -> RouteQuery | None:
+        """The routing side of a query that stands alone; None when it has no words. Encodes what is new."""
         self.refresh()
         with suppress(BankLockedError):  # somebody else is writing: search what is encoded already
             self.encode_pending(namespace)
         words = self.model.tokenizer.encode(query)
         if not words:
-            return []
+            return None
         window = self.model.config.max_positions - self.encoder.prefix.tokens - len(self._query_head)
         words = words[: window // 2]
         context = self.new_context(self.encoder.prefix.tokens + len(self._query_head) + len(words))
         self.model.decoder.prefill(self._query_head, context)
-        states = route_query(self.model.decoder, self.model.calibration, context, words)
-        scored = self._router.score(namespace, query, states, limit=limit, router=router)
-        return self._described(namespace, scored)
+        return route_query(self.model.decoder, self.model.calibration, context, words)
 
     def recall(
         self,

@@ -55,6 +55,24 @@ class RecalledMemory(_Frozen):
     cited: bool = False
 
 
+class LikeHit(_Frozen):
+    """A memory that a `like` of a selector took, and its score."""
+
+    id: str
+    score: float
+
+
+class LikeMatch(_Frozen):
+    """What one `like` of a selector found, best first."""
+
+    text: str
+    threshold: float = Field(description="the least score that counts")
+    scored: int = Field(description="memories that were scored")
+    unscored: int = Field(default=0, description="memories without a trace, which could not be scored")
+    best: float | None = Field(default=None, description="the highest score, whether it counts or not")
+    hits: tuple[LikeHit, ...] = ()
+
+
 class ForgetPlan(_Frozen):
     """What `forget` would do, before anything is touched."""
 
@@ -66,6 +84,15 @@ class ForgetPlan(_Frozen):
     )
     cascade: Literal["closure", "none"] = "closure"
     bytes_on_disk: int = 0
+    takes_all: bool = Field(default=False, description="whether every memory of the namespace is selected")
+    likes: tuple[LikeMatch, ...] = Field(default=(), description="of each `like` in the selector")
+
+
+class Edited(_Frozen):
+    """What an edit left: the memory under its new id, and the receipt of its former words."""
+
+    memory: Memory
+    receipt: "Receipt"
 
 
 class Receipt(_Frozen):

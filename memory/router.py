@@ -62,9 +62,9 @@ class Router:
         weights = self._calibration.weights
         fused = torch.zeros(len(ids))
         for name, values in signals.items():
-            fused += weights.get(name, 0.0) * _standardised(values)
+            fused += weights.get(name, 0.0) * standardised(values)
         order = fused.argsort(descending=True, stable=True)[:limit].tolist()
-        standing = _standardised(signals["mass"])
+        standing = standardised(signals["mass"])
         by_record = torch.split(spans, [len(record.span_tokens) for record in records])
         return [
             Scored(
@@ -95,7 +95,7 @@ class Router:
         return sorted([*worded, *pointed[: 0 if worded else 1]], key=lambda scored: -scored.score)
 
 
-def _standardised(values: Tensor) -> Tensor:
+def standardised(values: Tensor) -> Tensor:
     """Zero mean and unit deviation over the candidates; all zeros when they do not differ."""
     if values.numel() < 2:
         return torch.zeros_like(values)

@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
 
-from mnemos.errors import BankError, ErasePendingError, NotFoundError, StalePlanError
-from mnemos.store import catalog, catalog_schema, indexing, receipts, words
+from mnemos.errors import BankError, ErasePendingError, NotFoundError, StalePlanError, UsageError
+from mnemos.store import catalog, catalog_schema, editing, indexing, receipts, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.ids import new_id
 from mnemos.store.payload import pack_text
@@ -63,6 +63,11 @@ class Intent:
         return dict(self.body["rewritten"])
 
     @property
+    def edited(self) -> list[str]:
+        """Those of the rewritten whose new words are other ones, written before the intent was."""
+        return list(self.body.get("edited", ()))
+
+    @property
     def doomed(self) -> list[str]:
         """Ids whose keys, frames and rows go."""
         return [*self.selected, *self.rewritten]
@@ -84,6 +89,25 @@ def erase(core: Core, plan: ErasePlan, on_step: OnStep | None) -> dict[str, Any]
         if not plan.token.startswith(WHOLE) and not rows:
             raise NotFoundError("The plan selects no memory, so nothing was erased.")
         intent = _intend(core, namespace, plan, rows, dependants)
+        _tell(on_step, "intent")
+        return _run(core, intent, on_step)
+
+
+def replace_text(core: Core, plan: ErasePlan, new_text: str, on_step: OnStep | None) -> dict[str, Any]:
+    """Erases the one memory that the plan selects, with new words in its place; the signed receipt.
+
+    Raises as `erase` does; UsageError for another plan or an open exchange; InvalidTextError.
+    """
+    if len(plan.selected) != 1 or plan.token.startswith(WHOLE):
+        raise UsageError("An edit takes the place of one memory; plan the erase of that one by its id.")
+    with core.writing():
+        namespace = core.find(plan.namespace)
+        if namespace is None:
+            raise StalePlanError("The plan's namespace is gone; plan again.")
+        settle(core, namespace)
+        rows, dependants = _confirm(core, namespace, plan)
+        with editing.written(core, namespace, rows[0], new_text) as edit:
+            intent = _intend(core, namespace, plan, rows, dependants, edit)
         _tell(on_step, "intent")
         return _run(core, intent, on_step)
 
@@ -123,7 +147,12 @@ def _confirm(core: Core, namespace: Namespace, plan: ErasePlan) -> tuple[list[Ro
 
 
 def _intend(
-    core: Core, namespace: Namespace, plan: ErasePlan, rows: list[Row], dependants: list[Row]
+    core: Core,
+    namespace: Namespace,
+    plan: ErasePlan,
+    rows: list[Row],
+    dependants: list[Row],
+    edit: editing.Edit | None = None,
 ) -> Intent:
     is_whole = plan.token.startswith(WHOLE)
     selected = [record.id for record in plan.selected]
@@ -133,6 +162,11 @@ def _intend(
         "selected": selected,
         "rewritten": {row.id: new_id() for row in dependants},
     }
+    if edit is not None:
+        body["selected"] = []
+        body["edited"] = [edit.old.id]
+        body["rewritten"][edit.old.id] = edit.new.id
+        rows, dependants = [], [*rows, *dependants]
     if not is_whole:
         body |= _sessions_to_clear(namespace, rows, dependants)
     intent = Intent(new_id(), namespace.id, catalog.now_us(), body)
@@ -147,7 +181,9 @@ def _intend(
                 body=json.dumps(body, separators=(",", ":")),
             )
         )
-        note(connection, "erase", intent.id, len(selected))
+        if edit is not None:
+            edit.record(connection)
+        note(connection, "erase" if edit is None else "edit", intent.id, len(selected))
     return intent
 
 
@@ -276,6 +312,8 @@ def _bury(core: Core, intent: Intent) -> None:
     with namespace.database.write() as connection:
         for part in catalog.chunks(intent.doomed):
             _on_ids(connection, "DELETE FROM use WHERE reply_id IN :ids OR memory_id IN :ids", part)
+        edited = [(old, intent.rewritten[old]) for old in intent.edited]
+        editing.put_words(core, namespace, connection, edited)
         for old, new in intent.rewritten.items():
             connection.execute(
                 text(
@@ -400,6 +438,7 @@ def _sign_off(core: Core, intent: Intent, checks: dict[str, bool]) -> dict[str, 
             "cascade": body["cascade"],
             "erased": intent.selected,
             "rewritten": intent.rewritten,
+            **({"edited": intent.edited} if intent.edited else {}),
             "memories": len(intent.selected),
             "frames": body["frames"],
             "bytes": body["bytes"],

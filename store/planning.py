@@ -8,6 +8,8 @@ from mnemos.errors import InvalidSelectorError
 from mnemos.store import catalog, reading, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.records import Cascade, ErasePlan, Selector
+from mnemos.store.retention import Retention, get_retention, past_ids
+from mnemos.store.selector_sql import resolved
 from mnemos.store.words import Filter, Row
 
 WHOLE = "n-"  # the token of a plan that takes a whole namespace starts so
@@ -29,16 +31,26 @@ def plan_erase(core: Core, selector: Selector, cascade: Cascade) -> ErasePlan:
             source=selector.source,
             since=selector.since,
             until=selector.until,
+            where=None if selector.where is None else resolved(connection, selector.where),
         )
         selected = words.select_rows(connection, chosen)
     return plan_rows(core, namespace, selected, cascade, is_whole=selector.everything)
 
 
-def plan_expired(core: Core, name: str) -> ErasePlan:
-    """The memories whose time is over, and the replies that hang on them."""
+def plan_expired(core: Core, name: str, limits: Retention | None = None) -> ErasePlan:
+    """What has expired or is beyond the namespace's limits, or beyond those given; and the replies that hang
+    on it.
+    """
     namespace = core.get(name)
     with namespace.database.read() as connection:
-        selected = words.select_rows(connection, Filter(expired_by_us=catalog.now_us()))
+        kept = get_retention(connection) if limits is None else limits
+        trace_bytes: dict[str, int] = {}
+        if kept.max_bytes is not None:
+            with core.catalog.read() as rows:
+                known = catalog.namespace_memories(rows, namespace.id).values()
+            trace_bytes = {memory.id: memory.trace_bytes for memory in known}
+        past = past_ids(connection, kept, trace_bytes, catalog.now_us())
+        selected = words.select_rows(connection, Filter(ids=past))
     return plan_rows(core, namespace, selected, "closure", is_whole=False)
 
 
@@ -48,6 +60,8 @@ def plan_rows(
     dependants = (
         [] if is_whole or cascade == "none" else dependants_of(namespace, [row.id for row in selected])
     )
+    with namespace.database.read() as connection:
+        takes_all = bool(selected) and len(selected) == words.count(connection)
     touched = [row.id for row in (*selected, *dependants)]
     with core.catalog.read() as connection:
         if is_whole:
@@ -61,6 +75,7 @@ def plan_rows(
         dependants=tuple(reading.records(core, namespace, dependants)),
         cascade=cascade,
         bytes_on_disk=bytes_on_disk,
+        takes_all=takes_all,
     )
 
 
@@ -108,6 +123,7 @@ def check_selector(selector: Selector) -> None:
         selector.tags,
         selector.since,
         selector.until,
+        selector.where,
     )
     is_set = [field for field in fields if field is not None]
     if selector.everything and is_set:

@@ -64,6 +64,13 @@ def get(core: Core, namespace: Namespace, prefix: str) -> MemoryRecord:
     return records(core, namespace, rows)[0]
 
 
+def traced_ids(core: Core, namespace: Namespace) -> list[str]:
+    """Ids of the memories that have a trace, hidden ones too."""
+    with core.catalog.read() as connection:
+        known = catalog.namespace_memories(connection, namespace.id)
+    return [memory.id for memory in known.values() if memory.trace_fingerprint is not None]
+
+
 def read_frame(core: Core, namespace: Namespace, memory_id: str, kind: FrameKind) -> bytes:
     """The payload of a memory's live frame. NotFoundError, BankUnreadableError."""
     found = read_frames(core, namespace, [memory_id], kind)

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from mnemos.store.selectors import Condition
 
 Kind = Literal["exchange", "note", "document", "tool"]
 Status = Literal["complete", "open", "interrupted"]
@@ -105,6 +108,7 @@ class Selector:
     tags: Sequence[str] | None = None  # all of them
     since: datetime | None = None
     until: datetime | None = None
+    where: "Condition | None" = None
     everything: bool = False
 
 
@@ -118,6 +122,7 @@ class ErasePlan:
     dependants: tuple[MemoryRecord, ...]  # replies made while a selected memory was paged in, closed over
     cascade: Cascade
     bytes_on_disk: int
+    takes_all: bool = False  # whether it selects every memory of the namespace
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import builtins
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from mnemos.errors import ErasePendingError
 from mnemos.store import (
     catalog,
     erasing,
+    expiring,
     lexical,
     planning,
     reading,
@@ -41,6 +43,9 @@ from mnemos.store.records import (
     VerifyReport,
 )
 from mnemos.store.recovery import clear_dead_frames, recover
+from mnemos.store.retention import Retention, check_retention, get_retention, set_retention
+from mnemos.store.selector_sql import resolved
+from mnemos.store.selectors import Condition
 from mnemos.store.words import Filter
 
 __all__ = ["Store"]
@@ -205,6 +210,7 @@ class Store:
         source: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        where: Condition | None = None,
         include_hidden: bool = False,
         kinds: Sequence[str] | None = None,
         newest_first: bool = True,
@@ -227,6 +233,8 @@ class Store:
             if found is None:
                 return []
             with found.database.read() as connection:
+                if where is not None:
+                    chosen = replace(chosen, where=resolved(connection, where))
                 rows = words.select_rows(
                     connection, chosen, newest_first=newest_first, limit=limit, offset=offset
                 )
@@ -257,6 +265,12 @@ class Store:
             with found.database.write() as connection:
                 full_id = words.full_id(connection, memory_id)
                 words.set_flags(connection, full_id, pinned, hidden)
+        return self._by_id(namespace, [full_id])[0]
+
+    def set_expiry(self, namespace: str, memory_id: str, moment: datetime | None) -> MemoryRecord:
+        """When a memory expires, or that it never does. NotFoundError, AmbiguousIdError."""
+        moment_us = None if moment is None else words.to_us(moment)
+        full_id = expiring.set_expiry(self._core, namespace, memory_id, moment_us)
         return self._by_id(namespace, [full_id])[0]
 
     def _by_id(self, namespace: str, ids: Sequence[str]) -> builtins.list[MemoryRecord]:
@@ -313,6 +327,12 @@ class Store:
                 pairs = catalog.pending_traces(connection, None if found is None else found.id, fingerprint)
             names = {row_id: self._core.by_id(row_id) for row_id in {pair[0] for pair in pairs}}
             return [(known.name, pair[1]) for pair in pairs if (known := names[pair[0]]) is not None]
+
+    def traced_ids(self, namespace: str) -> builtins.list[str]:
+        """Ids of the memories that have a trace, hidden ones too."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            return [] if found is None else reading.traced_ids(self._core, found)
 
     def put_prefix(self, fingerprint: str, payload: bytes) -> None:
         writing.put_prefix(self._core, fingerprint, payload)
@@ -390,18 +410,37 @@ class Store:
         with self._core.reading():
             return planning.plan_erase(self._core, selector, cascade)
 
-    def plan_expired(self, namespace: str) -> ErasePlan:
-        """The plan of erasing what has expired. NotFoundError for an unknown namespace."""
-        with self._core.reading():
-            return planning.plan_expired(self._core, namespace)
+    def plan_expired(self, namespace: str, limits: Retention | None = None) -> ErasePlan:
+        """The plan of erasing what has expired or is beyond the namespace's limits, or beyond those given.
 
-    def sweep_expired(self) -> builtins.list[dict[str, Any]]:
-        """Erases what has expired in every namespace, and the replies that hang on it; the receipts.
+        NotFoundError for an unknown namespace.
+        """
+        with self._core.reading():
+            return planning.plan_expired(self._core, namespace, limits)
+
+    def sweep_expired(self, namespace: str | None = None) -> builtins.list[dict[str, Any]]:
+        """Erases what has expired or is beyond its namespace's limits, in every namespace or in one, and the
+        replies that hang on it; the receipts.
 
         One that a reader holds up gets its receipt later, from `resume`. BankReadOnlyError, BankLockedError.
         """
         with self._core.reading():
-            return upkeep.sweep_expired(self._core)
+            return upkeep.sweep_expired(self._core, namespace)
+
+    def retention(self, namespace: str) -> Retention:
+        """How much the namespace keeps. NotFoundError."""
+        with self._core.reading(), self._core.get(namespace).database.read() as connection:
+            return get_retention(connection)
+
+    def set_retention(self, namespace: str, limits: Retention) -> None:
+        """Sets every limit of the namespace, which is made if need be; the next sweep erases what is beyond.
+
+        Raises UsageError for limits that keep nothing.
+        """
+        check_retention(limits)
+        check_namespace(namespace)
+        with self._core.writing(), self._core.ensure(namespace).database.write() as connection:
+            set_retention(connection, limits)
 
     def audit(self) -> builtins.list[dict[str, Any]]:
         """The hash-chained log of erases, oldest first."""
@@ -415,6 +454,19 @@ class Store:
         ErasePendingError when all is out of reach but a reader keeps the last bytes: `resume` finishes it.
         """
         return erasing.erase(self._core, plan, on_step)
+
+    def edit(
+        self, plan: ErasePlan, text: str, *, on_step: Callable[[str], None] | None = None
+    ) -> tuple[MemoryRecord, dict[str, Any]]:
+        """Carries out a plan of one memory with new words in its place: the memory under its new id, and the
+        receipt of the old words. It keeps all else but its reply and its trace. A crash at any point leaves
+        the one or the other, whole.
+
+        Raises as `erase` does, and InvalidTextError; UsageError while it waits for a reply.
+        """
+        receipt = erasing.replace_text(self._core, plan, text, on_step)
+        (old,) = receipt["edited"]
+        return self._by_id(plan.namespace, [receipt["rewritten"][old]])[0], receipt
 
     def resume(self) -> builtins.list[dict[str, Any]]:
         """Finishes erases that a crash or a reader left half-done; their receipts."""

@@ -6,7 +6,8 @@ from typing import Any
 
 from mnemos.errors import ErasePendingError
 from mnemos.store import catalog, erasing, planning, words
-from mnemos.store.core import Core
+from mnemos.store.core import Core, Namespace
+from mnemos.store.retention import get_retention, is_any_past
 from mnemos.store.words import Filter
 
 
@@ -26,16 +27,16 @@ def abandoned(core: Core, older_than_s: float) -> list[tuple[str, str]]:
     return found
 
 
-def sweep_expired(core: Core) -> list[dict[str, Any]]:
-    """Erases what has expired; the receipts. One that a reader holds up has its own later, from `resume`."""
+def sweep_expired(core: Core, only: str | None = None) -> list[dict[str, Any]]:
+    """Erases what has expired or is beyond its namespace's limits, in all namespaces or in one; the receipts.
+
+    One that a reader holds up has its own later, from `resume`.
+    """
     made: list[dict[str, Any]] = []
-    for name in core.namespace_names():
+    for name in core.namespace_names() if only is None else [only]:
         namespace = core.find(name)
-        if namespace is None:
+        if namespace is None or not _may_be_past(core, namespace):
             continue
-        with namespace.database.read() as connection:
-            if not words.has_expired(connection, catalog.now_us()):
-                continue
         with core.writing():  # held from the plan to the receipt, so that no plan is stale
             if core.find(name) is None:
                 continue
@@ -44,3 +45,13 @@ def sweep_expired(core: Core) -> list[dict[str, Any]]:
                 with suppress(ErasePendingError):
                     made.append(erasing.erase(core, plan, None))
     return made
+
+
+def _may_be_past(core: Core, namespace: Namespace) -> bool:
+    with namespace.database.read() as connection:
+        limits = get_retention(connection)
+        trace_bytes = 0
+        if limits.max_bytes is not None:
+            with core.catalog.read() as rows:
+                trace_bytes = catalog.sums(rows, namespace.id)[2]
+        return is_any_past(connection, limits, trace_bytes, catalog.now_us())

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, bindparam, text
 
@@ -13,6 +13,9 @@ from mnemos.errors import AmbiguousIdError, NotFoundError
 from mnemos.store.catalog import chunks, now_us
 from mnemos.store.ids import ID_CHARS, check_prefix
 from mnemos.store.records import SessionRecord, UseRecord
+
+if TYPE_CHECKING:
+    from mnemos.store.selectors import Condition
 
 # What may be shown: not buried, and known to the catalog. The plus keeps the planner off that index.
 LIVE = "+erased = 0 AND born <= committed()"
@@ -62,6 +65,7 @@ class Filter:
     kinds: Sequence[str] | None = None
     include_hidden: bool = True  # and expired ones
     expired_by_us: int | None = None
+    where: "Condition | None" = None  # as `selector_sql.resolved` makes it
 
 
 def to_us(moment: datetime) -> int:
@@ -206,6 +210,10 @@ def _where(chosen: Filter, ids: Sequence[str] | None) -> tuple[str, dict[str, An
     if chosen.expired_by_us is not None:
         parts.append("expires_us IS NOT NULL AND expires_us <= :expired")
         bound["expired"] = chosen.expired_by_us
+    if chosen.where is not None:
+        from mnemos.store.selector_sql import to_sql  # late: it looks ids up here
+
+        parts.append(to_sql(chosen.where, bound))
     return " AND ".join(parts), bound
 
 

@@ -35,6 +35,10 @@ def reply(value: "Reply") -> Form:
 
 def plan(value: "ForgetPlan") -> Form:
     return {
+        "token": value.token,
+        "namespace": value.namespace,
+        "takes_all": value.takes_all,
+        "likes": [each.model_dump(mode="json") for each in value.likes],
         "selected": [memory(each) for each in value.selected],
         "dependants": [memory(each) for each in value.dependants],
         "cascade": value.cascade,
@@ -46,6 +50,7 @@ def forgotten(done: "ForgetPlan", receipt: "Receipt") -> Form:
     return {
         "forgotten": [each.id for each in done.selected],
         "dependants": [each.id for each in done.dependants],
+        "likes": [each.model_dump(mode="json", exclude={"text"}) for each in done.likes],
         "receipt": dict(receipt.document),
     }
 

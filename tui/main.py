@@ -5,7 +5,20 @@ from typing import Annotated
 
 import typer
 
-from mnemos.tui import ask, banks, benches, chat, demo, evals, forget, models, notes, recollections
+from mnemos.tui import (
+    ask,
+    banks,
+    benches,
+    chat,
+    demo,
+    edits,
+    evals,
+    forget,
+    keeping,
+    models,
+    notes,
+    recollections,
+)
 from mnemos.tui.console import run
 
 app = typer.Typer(
@@ -54,6 +67,10 @@ memory.command("show")(recollections.show)
 memory.command("search")(recollections.search)
 memory.command("why")(recollections.why)
 memory.command("forget")(forget.forget)
+memory.command("edit")(edits.edit)
+memory.command("expire")(edits.expire)
+memory.command("retention")(keeping.retention)
+memory.command("sweep")(keeping.sweep)
 memory.command("hide")(recollections.hide)
 memory.command("unhide")(recollections.unhide)
 memory.command("pin")(recollections.pin)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_bank(path: Path | None, namespace: str, *, create: bool = False) -> "Iterator[MemoryBank]":
+def open_bank(
+    path: Path | None, namespace: str, *, create: bool = False, sweep: bool = True
+) -> "Iterator[MemoryBank]":
     """The bank, closed at the end. A bank that is made now says where its key is.
 
     The namespace's name is looked at first, so that no bank is made for one that can't be.
@@ -27,7 +29,7 @@ def open_bank(path: Path | None, namespace: str, *, create: bool = False) -> "It
     place = (path or default_path()).expanduser()
     is_new = create and not (place.is_dir() and any(place.iterdir()))
     try:
-        opened = MemoryBank.open(place, create=create)
+        opened = MemoryBank.open(place, create=create, sweep=sweep)
     except OSError as error:
         raise BankUnreadableError(
             f"no bank can be at {place} ({error.strerror}); name another place"

@@ -57,6 +57,15 @@ Until = Annotated[
         "--until", metavar="WHEN", help="As --since; a date's whole day counts.", show_default=False
     ),
 ]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="SELECTOR|-",
+        help='Conditions joined with and, or, not: tag:work and not match:"Clara".',
+        show_default=False,
+    ),
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most so many.")]
 MemoryId = Annotated[
     str, typer.Argument(metavar="ID", help="A memory's id or a prefix of 4 characters or more.")

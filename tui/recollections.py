@@ -19,6 +19,7 @@ from mnemos.tui.options import (
     Source,
     Tags,
     Until,
+    Where,
 )
 
 if TYPE_CHECKING:
@@ -47,26 +48,31 @@ def list_memories(
     source: Source = None,
     since: Since = None,
     until: Until = None,
+    where: Where = None,
     hidden: Annotated[bool, typer.Option("--hidden", help="Hidden ones too.")] = False,
     oldest: Annotated[bool, typer.Option("--oldest", help="Oldest first.")] = False,
     limit: Limit = 50,
+    model: Model = None,
     bank: Bank = None,
     namespace: Namespace = "default",
     json: Json = False,
 ) -> None:
     """List memories, newest first."""
+    from mnemos.tui import selecting
     from mnemos.tui.opening import open_bank
-    from mnemos.tui.selecting import source_as_stored
 
+    condition = selecting.where(where)
     with open_bank(bank, namespace) as opened:
         found = opened.list(
             namespace,
             session_id=opened.get_session(session, namespace=namespace).id if session else None,
             matching=None if match is None else console.text_or_stdin(match),
             tags=tags or None,
-            source=source_as_stored(source),
+            source=selecting.source_as_stored(source),
             since=when.since(since),
             until=when.until(until),
+            where=condition,
+            model=selecting.model_for(condition, opened, model, namespace),
             include_hidden=hidden,
             newest_first=not oldest,
             limit=limit,

@@ -160,3 +160,62 @@ def test_statistics_count_what_is_there(bank: MemoryBank) -> None:
     assert (stats.memories, stats.hidden, stats.pending) == (2, 1, 2)
     assert stats.text_bytes == len("My sister Clara is a nurse.") + len("The bus was late.")
     assert bank.verify(deep=True).ok
+
+
+def test_selectors_can_be_joined(bank: MemoryBank) -> None:
+    from mnemos.store.selectors import Matching, Tag
+
+    for text, tags in (("Clara sails", ["family"]), ("the boat", ["work"]), ("Clara's boat", ["work"])):
+        bank.remember(text, tags=tags)
+    where = Tag("work") & ~Matching("clara")
+    assert [memory.text for memory in bank.list(where=where)] == ["the boat"]
+    assert bank.list(where="tag:work and not match:clara") == bank.list(where=where)
+    plan = bank.plan_forget(where="match:clara", tags=["work"])
+    assert [memory.text for memory in plan.selected] == ["Clara's boat"] and not plan.takes_all
+    assert bank.plan_forget(where="not tag:nothing").takes_all
+    assert bank.forget(plan).forgotten == (plan.selected[0].id,)
+    for nothing in ("", "tag:", "boat"):
+        with pytest.raises(InvalidSelectorError):
+            bank.plan_forget(where=nothing)
+
+
+def test_an_edit_erases_the_old_words(bank: MemoryBank) -> None:
+    old = bank.remember("Clara lives in Leeds", tags=["family"])
+    plan = bank.plan_forget(ids=[old.id])
+    done = bank.edit(old.id[:6], "Clara lives in York")
+    assert done.memory == bank.list()[0]
+    assert (done.memory.text, done.memory.tags, done.memory.created_at) == (
+        "Clara lives in York",
+        ("family",),
+        old.created_at,
+    )
+    assert done.receipt.rewritten == {old.id: done.memory.id} and done.receipt.forgotten == ()
+    with pytest.raises(StalePlanError):
+        bank.edit(old.id, "Clara lives in Hull", plan=plan)
+    with pytest.raises(NotFoundError):
+        bank.edit(old.id, "Clara lives in Hull")
+    with pytest.raises(InvalidTextError):
+        bank.edit(done.memory.id, "x" * (65 << 10))
+
+
+def test_retention_and_expiry(tmp_path: Path) -> None:
+    from datetime import timedelta
+
+    now = datetime.now(UTC)
+    with MemoryBank.open(tmp_path / "bank") as bank:
+        old = bank.remember("old", created_at=now - timedelta(days=40))
+        bank.pin(bank.remember("old, pinned", created_at=now - timedelta(days=40)).id)
+        young = bank.remember("young")
+        assert bank.retention().max_age is None
+        limits = bank.set_retention(max_age=timedelta(days=30))
+        assert limits == bank.retention()
+        assert [memory.id for memory in bank.plan_sweep().selected] == [old.id]
+        with pytest.raises(UsageError):
+            bank.expire(young.id, now - timedelta(seconds=1))
+        assert bank.expire(young.id, now + timedelta(days=1)).expires_at == now + timedelta(days=1)
+        assert bank.expire(young.id, None).expires_at is None
+    with MemoryBank.open(tmp_path / "bank", sweep=False) as bank:
+        assert len(bank.list()) == 3
+    with MemoryBank.open(tmp_path / "bank") as bank:
+        assert {memory.text for memory in bank.list()} == {"old, pinned", "young"}
+        assert len(bank.store.receipts()) == 1 and bank.sweep() == 0

@@ -28,7 +28,7 @@ def decode_step(decoder: "Decoder", token: int, cache: KVCache) -> Tensor:
     cis = decoder.rotation(cache.next_position)  # [dim/2], complex
     x = decoder.embed[token].unsqueeze(0)  # [1, hidden]
     start, stop = cache.memory_start, cache.memory_end
-    scaled = cache.temperature != 1.0 or cache.mass_scale != 1.0
+    scaled, bias = cache.is_weighed, cache.memory_bias
     for layer, keys, values in zip(decoder.layers, cache.layer_k, cache.layer_v, strict=True):
         qkv = functional.linear(_norm(x, layer.step_attn_norm, eps, width), layer.qkv.decode_weight)
         qk = torch.view_as_complex(qkv[0, :rotated].float().view(-1, dim // 2, 2))
@@ -43,6 +43,8 @@ def decode_step(decoder: "Decoder", token: int, cache: KVCache) -> Tensor:
             scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(decoder.scale)  # [kv_heads, group, slots]
             memory = scores[:, :, start:stop]
             memory.div_(cache.temperature)
+            if bias is not None:
+                memory.add_(bias)
             memory.add_(memory.logsumexp(dim=-1, keepdim=True).mul_(cache.mass_scale - 1.0))
             out = torch.bmm(scores.softmax(dim=-1).to(v.dtype), v)  # [kv_heads, group, dim]
         else:

@@ -20,7 +20,7 @@ from mnemos.store.planning import WHOLE, dependants_of, token
 from mnemos.store.receipts import note, sign
 from mnemos.store.records import ErasePlan
 from mnemos.store.recovery import settle
-from mnemos.store.selfcheck import check_erased, digest_of, join_ranges, ranges_of
+from mnemos.store.selfcheck import check_erased, digest_of, digest_of_cleared, join_ranges, ranges_of
 from mnemos.store.words import Filter, Row
 from mnemos.store.writing import allocate_keys, catalog_row, frame_group
 
@@ -385,8 +385,8 @@ def _truncate_logs(core: Core, intent: Intent) -> bool:
 
 def _sign_off(core: Core, intent: Intent, checks: dict[str, bool]) -> dict[str, Any]:
     with core.catalog.read() as connection:
-        sealed = catalog.get_meta(connection, "signing_key") or b""
-    key = core.master_box.open(sealed, b"mnemos/bank/signing")
+        seq, head = receipts.audit_head(connection)
+    key = _signing_key(core)
     body = intent.body
     receipt = sign(
         {
@@ -404,9 +404,11 @@ def _sign_off(core: Core, intent: Intent, checks: dict[str, bool]) -> dict[str, 
             "frames": body["frames"],
             "bytes": body["bytes"],
             "ciphertext_sha256": body["digest"],
+            "cleared_sha256": digest_of_cleared(core, ranges_of(body)),
             "erase_epoch": body["epoch"],
-            "steps": list(STEPS),
+            "steps": [{"step": name, "outcome": "done"} for name in STEPS[:-1]],
             "checks": checks,
+            "audit": {"seq": seq, "digest": head.hex()},
         },
         key,
     )
@@ -421,6 +423,17 @@ def _sign_off(core: Core, intent: Intent, checks: dict[str, bool]) -> dict[str, 
         connection.execute(delete(catalog_schema.intents).where(catalog_schema.intents.c.id == intent.id))
         note(connection, "erased", intent.id, len(intent.selected))
     return receipt
+
+
+def _signing_key(core: Core) -> bytes:
+    with core.catalog.read() as connection:
+        sealed = catalog.get_meta(connection, "signing_key") or b""
+    return core.master_box.open(sealed, b"mnemos/bank/signing")
+
+
+def public_key_of(core: Core) -> str:
+    """Of the key that the bank signs its receipts with, in base64."""
+    return receipts.public_key(_signing_key(core))
 
 
 def _raise_epoch(core: Core, intent: Intent) -> None:

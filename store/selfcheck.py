@@ -41,6 +41,16 @@ def digest_of(frames: Sequence[Placed]) -> str:
     return total.hexdigest()
 
 
+def digest_of_cleared(core: Core, ranges: dict[int, list[tuple[int, int]]]) -> str:
+    """SHA-256 of what lies now where the frames lay: of as many zeros as the receipt counts bytes."""
+    total = hashlib.sha256()
+    for segment, parts in sorted(ranges.items()):
+        for start, length in parts:
+            for at in range(start, start + length, _READ_BYTES):
+                total.update(core.segments.read(segment, at, min(_READ_BYTES, start + length - at)))
+    return total.hexdigest()
+
+
 def check_erased(
     core: Core,
     namespace_id: str,

@@ -16,7 +16,7 @@ from mnemos.store.records import SessionRecord, UseRecord
 # What may be shown: not buried, and known to the catalog. The plus keeps the planner off that index.
 LIVE = "+erased = 0 AND born <= committed()"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_COLUMNS = (
+COLUMNS = (
     "ordinal, id, kind, text, reply, speaker, title, source, session_id, created_us, expires_us, tags, "
     "status, pinned, hidden, content_tag, text_bytes, batch, born"
 )
@@ -88,10 +88,10 @@ def next_ordinal(connection: Connection) -> int:
 
 def insert_rows(connection: Connection, rows: Sequence[Row]) -> None:
     if rows:
-        names = _COLUMNS.split(", ")
+        names = COLUMNS.split(", ")
         marks = ", ".join(f":{name}" for name in names)
         values = [{name: getattr(row, name) for name in names} for row in rows]
-        connection.execute(text(f"INSERT INTO memory ({_COLUMNS}) VALUES ({marks})"), values)
+        connection.execute(text(f"INSERT INTO memory ({COLUMNS}) VALUES ({marks})"), values)
 
 
 def ids_by_content(connection: Connection, tags: Iterable[bytes]) -> dict[bytes, str]:
@@ -164,7 +164,7 @@ def _select(
     connection: Connection, chosen: Filter, ids: Sequence[str] | None, tail: str, values: dict[str, Any]
 ) -> list[Row]:
     where, bound = _where(chosen, ids)
-    query = text(f"SELECT {_COLUMNS} FROM memory WHERE {where}{tail}")
+    query = text(f"SELECT {COLUMNS} FROM memory WHERE {where}{tail}")
     for name, value in bound.items():
         if isinstance(value, list):
             query = query.bindparams(bindparam(name, expanding=True))

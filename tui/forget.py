@@ -1,6 +1,7 @@
 """`mnemos memory forget`: shows what would go, asks, erases, and shows the receipt."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,6 +9,7 @@ import typer
 from mnemos.errors import InvalidSelectorError, NotFoundError, UsageError
 from mnemos.tui import console, forms, output, when
 from mnemos.tui.options import Bank, Json, Namespace, Session, Since, Source, Tags, Until
+from mnemos.tui.receipts import check_writable, save
 
 if TYPE_CHECKING:
     from mnemos.memory.bank import MemoryBank
@@ -47,6 +49,10 @@ def forget(
         ),
     ] = Cascade.CLOSURE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    receipt_file: Annotated[
+        Path | None,
+        typer.Option("--receipt", metavar="FILE", help="Save the receipt there too.", show_default=False),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     confirm: Annotated[
         str | None,
@@ -70,6 +76,8 @@ def forget(
         console.require_person("add --yes to forget without being asked, or --dry-run to see the plan")
     if everything and yes and not dry_run and confirm != namespace:
         raise UsageError(f"--all with --yes needs --confirm {namespace}: the namespace's name, once more")
+    if receipt_file is not None:
+        check_writable(receipt_file)
     with open_bank(bank, namespace) as opened:
         plan = opened.plan_forget(
             namespace=namespace,
@@ -93,6 +101,8 @@ def forget(
             if not is_confirmed(plan, by_name=everything):
                 raise NotFoundError("nothing was forgotten")
         receipt = opened.forget(plan, on_step=None if json else _say_step)
+    if receipt_file is not None:
+        save(receipt.document, receipt_file)
     if json:
         output.document(forms.forgotten(plan, receipt))
     else:

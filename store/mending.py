@@ -234,6 +234,7 @@ def _mend_frames(core: Core, namespace: Namespace, state: _State, mended: Mended
         group.appender.sync()
         with core.catalog.write() as connection:
             catalog.retire_frames(connection, rewrite, ("text",))
+            catalog.retire_frames(connection, adopt, ("text", "kv", "route"))
             _retire_traces(connection, wanting)
             catalog.set_pages(connection, namespace.id, pages)
             for memory_id in (*wanting, *hopeless):

@@ -11,15 +11,13 @@ from mnemos.errors import BankError
 from mnemos.store import catalog, namespace_schema, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.database import Database
-from mnemos.store.disk import fsync_dir, zero_and_unlink
+from mnemos.store.disk import fsync_dir
 from mnemos.store.frames import FrameError, decode_frame
 from mnemos.store.migrations import upgrade, version
 from mnemos.store.payload import unpack_text
 from mnemos.store.records import UseRecord
-from mnemos.store.recovery import memory_key
+from mnemos.store.recovery import MENDED, REBUILT, adopt_rebuilt, memory_key
 from mnemos.store.words import Filter, Row
-
-_SUFFIX = ".rebuilt"
 
 
 def is_sound(namespace: Namespace) -> bool:
@@ -35,13 +33,6 @@ def is_sound(namespace: Namespace) -> bool:
     return True
 
 
-def remove_leftovers(core: Core, namespace_id: str) -> None:
-    """Of a rebuild that was cut off."""
-    path = core.namespace_path(namespace_id)
-    for name in (f"{path.name}{_SUFFIX}-wal", f"{path.name}{_SUFFIX}-shm", f"{path.name}{_SUFFIX}"):
-        zero_and_unlink(path.with_name(name))
-
-
 def rebuild_database(core: Core, row: catalog.NamespaceRow) -> tuple[int, int]:
     """Puts a new database in the place of the old one. How many memories the old one still gave, and how many
     of the catalog's it did not.
@@ -53,7 +44,8 @@ def rebuild_database(core: Core, row: catalog.NamespaceRow) -> tuple[int, int]:
         with core.catalog.read() as connection:
             memories = catalog.namespace_memories(connection, row.id)
         path = core.namespace_path(row.id)
-        fresh = namespace.database_at(path.with_name(path.name + _SUFFIX))
+        made = path.with_name(path.name + REBUILT)
+        fresh = namespace.database_at(made)
         try:
             _fill(core, namespace, fresh, memories, salvaged, sessions)
             fresh.truncate_wal()
@@ -61,9 +53,9 @@ def rebuild_database(core: Core, row: catalog.NamespaceRow) -> tuple[int, int]:
             fresh.close()
     finally:
         namespace.close()
-    core.remove_database(row.id)
-    path.with_name(path.name + _SUFFIX).replace(path)
+    made.replace(path.with_name(path.name + MENDED))
     fsync_dir(path.parent)
+    adopt_rebuilt(core)  # also at the next open, where a crash comes in between
     return len(memories.keys() & salvaged.keys()), len(memories.keys() - salvaged.keys())
 
 

@@ -96,8 +96,8 @@ def read_receipt(data: bytes) -> dict[str, Any]:
         raise UsageError("This is not a receipt: it has no version.")
     if number > RECEIPT_VERSION:
         raise UsageError(
-            f"The receipt is of version {number}; this Mnemos knows versions up to {RECEIPT_VERSION}. Install "
-            "a newer one to verify it."
+            f"The receipt is of version {number}; this Mnemos knows versions up to {RECEIPT_VERSION}. "
+            "Install a newer one to verify it."
         )
     for name, kind in _FIELDS[number].items():
         value = receipt.get(name)

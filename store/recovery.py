@@ -13,6 +13,9 @@ from mnemos.store.disk import fsync_dir, zero_and_unlink
 from mnemos.store.frames import FrameError, decode_frame
 from mnemos.store.payload import unpack_text
 
+REBUILT = ".rebuilt"  # a namespace's database on its way to be made anew
+MENDED = ".mended"  # a whole one that takes the place of the damaged one
+
 
 def recover(core: Core) -> None:
     """Cuts unfinished tails, removes files that no row knows of, clears superseded frames.
@@ -22,6 +25,7 @@ def recover(core: Core) -> None:
     core.on_open = lambda namespace: settle_if_torn(core, namespace)
     with suppress(BankLockedError), core.lock.without_waiting():
         _reclaim_segments(core)
+        adopt_rebuilt(core)
         reclaim_files(core)
         clear_dead_frames(core)
 
@@ -119,6 +123,19 @@ def _reclaim_segments(core: Core) -> None:
         elif core.segments.size(number) > ends[number]:
             core.segments.cut(number, ends[number])
             core.segments.sync(number)
+
+
+def adopt_rebuilt(core: Core) -> None:
+    """Puts databases that a repair had made anew in their places; half-made ones go."""
+    folder = core.path / "namespaces"
+    for path in sorted(folder.glob(f"*{REBUILT}*")):
+        zero_and_unlink(path)
+    for path in sorted(folder.glob(f"*{MENDED}")):
+        namespace_id = path.name.split(".")[0]
+        core.release(namespace_id)
+        core.remove_database(namespace_id)
+        path.replace(core.namespace_path(namespace_id))
+        fsync_dir(folder)
 
 
 def reclaim_files(core: Core) -> None:

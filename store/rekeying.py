@@ -1,8 +1,11 @@
 """Giving a bank another master key. No frame is written anew: what hangs on the master is wrapped again.
 
-In order: the new key is durable; one transaction of the catalog wraps everything under it; the write-ahead log
-is truncated; the old key is destroyed. After a crash at any point the bank opens with the one key or the
+In order: the new key is durable; one transaction of the catalog wraps everything under it; the write-ahead
+log is truncated; the old key is destroyed. After a crash at any point the bank opens with the one key or the
 other, whichever the catalog stands at, and the next open for writing takes the steps that are left.
+
+Namespace keys, and all that hangs on them, stay as they are: whoever had the old master key and a copy of the
+bank in hand has them.
 """
 
 import json

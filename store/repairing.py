@@ -1,8 +1,9 @@
 """Mending a damaged bank: what can be rebuilt from text is rebuilt, the rest is put in quarantine.
 
-A memory's words lie twice, in its text frame and in the namespace's database, and each is rebuilt from the other.
-Where both are lost the memory stays in the bank as a damaged one: hidden, without words, listed by every verify,
-until it is forgotten or a later repair finds its frame readable again. Nothing is dropped silently.
+A memory's words lie twice, in its text frame and in the namespace's database, and each is rebuilt from the
+other. Where both are lost the memory stays in the bank as a damaged one: hidden, without words, listed by
+every verify, until it is forgotten or a later repair finds its frame readable again. Nothing is dropped
+silently.
 """
 
 import os
@@ -15,10 +16,10 @@ from mnemos.store.core import Core, Namespace
 from mnemos.store.disk import fsync_dir
 from mnemos.store.frames import FrameError, decode_frame
 from mnemos.store.mending import Mended, mend_namespace
-from mnemos.store.rebuilding import is_sound, rebuild_database, remove_leftovers
+from mnemos.store.rebuilding import is_sound, rebuild_database
 from mnemos.store.receipts import note
 from mnemos.store.records import RepairReport
-from mnemos.store.recovery import clear_dead_frames, reclaim_files, recover
+from mnemos.store.recovery import adopt_rebuilt, clear_dead_frames, reclaim_files, recover
 from mnemos.store.segments import SEGMENT_HEADER_BYTES
 from mnemos.store.verify_findings import OnProgress
 from mnemos.store.verifying import first_stray_byte, verify
@@ -29,6 +30,7 @@ def repair(core: Core, progress: OnProgress | None) -> RepairReport:
     """Mends the bank, then verifies it to the last frame."""
     mended = Mended()
     with core.writing():
+        adopt_rebuilt(core)
         _segments(core, mended)
         with core.catalog.read() as connection:
             rows = catalog.live_namespaces(connection)
@@ -52,7 +54,6 @@ def repair(core: Core, progress: OnProgress | None) -> RepairReport:
 
 def _opened(core: Core, row: catalog.NamespaceRow, mended: Mended) -> Namespace | None:
     """The namespace with a database that can be used, made anew where need be. None without its key."""
-    remove_leftovers(core, row.id)
     try:
         namespace = core.by_id(row.id)
         if namespace is not None and is_sound(namespace):

@@ -77,7 +77,7 @@ class Findings:
         self._save_now_and_then()
 
     def is_past(self, segment: int, start: int) -> bool:
-        """Whether the walk that this one goes on with looked at that frame of the unit. Notes where we are."""
+        """Whether the walk that this one goes on with looked at that frame. Notes where we are."""
         past = self._went_past
         if past is not None and past[0] == self._unit and (segment, start) <= past[1:]:
             return True

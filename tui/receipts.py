@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click.core import ParameterSource
 
 from mnemos.errors import NotFoundError, UsageError
 from mnemos.tui import console, output
@@ -92,7 +91,7 @@ def verify(
         why = "it says that a check failed"
     elif key is not None and not same_key(key, document["public_key"]):
         why = "it is signed with another key"
-    elif context.get_parameter_source("bank") is ParameterSource.COMMANDLINE:
+    elif _is_typed(context, "bank"):
         why = _not_of(bank, namespace, document)
     if json:
         shown = {name: document[name] for name in ("id", "bank", "memories", "bytes", "public_key")}
@@ -113,6 +112,12 @@ def verify(
         console.say(f"error: the receipt is not valid: {why}")
         raise typer.Exit(NotFoundError.exit_code)
     console.say("the receipt is valid")
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option is on the command line itself, and not from the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _read(file: str) -> bytes:
@@ -145,7 +150,8 @@ def save(document: Mapping[str, Any], file: Path) -> None:
             out.write(json_format.dumps(dict(document), indent=2) + "\n")
     except OSError as error:
         console.say(
-            f"the receipt could not be saved ({error.strerror}); `memory receipt show {document['id']}` prints it"
+            f"the receipt could not be saved ({error.strerror}); "
+            f"`memory receipt show {document['id']}` prints it"
         )
         return
     console.say(f"saved the receipt in {file}")

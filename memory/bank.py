@@ -11,7 +11,14 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from mnemos.errors import BankLockedError, ErasePendingError, InvalidTextError, NotFoundError, UsageError
+from mnemos.errors import (
+    BankLockedError,
+    BankUnreadableError,
+    ErasePendingError,
+    InvalidTextError,
+    NotFoundError,
+    UsageError,
+)
 from mnemos.memory.convert import (
     audit_from_store,
     plan_from_store,
@@ -108,7 +115,8 @@ class MemoryBank:
             )
         )
         if not read_only:
-            with suppress(BankLockedError, ErasePendingError):  # left to the next open
+            # Left to the next open; a damaged namespace must not keep `verify` and the others from opening.
+            with suppress(BankLockedError, ErasePendingError, BankUnreadableError):
                 bank.sweep()
         return bank
 

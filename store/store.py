@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mnemos.errors import ErasePendingError
+from mnemos.errors import BankUnreadableError, ErasePendingError
 from mnemos.store import (
     catalog,
     erasing,
@@ -92,7 +92,8 @@ class Store:
                 with core.reading():
                     recover(core)
                     rekeying.finish_at_open(core)
-                with suppress(ErasePendingError):
+                # An erase that damage holds up is tried again at the next open: `verify` must get this far.
+                with suppress(ErasePendingError, BankUnreadableError):
                     store.resume()
         except BaseException:
             core.close()

@@ -24,6 +24,11 @@ def quick_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys, "_SCRYPT_N", 1 << 4)
 
 
+@pytest.fixture
+def bank(fast_disk: Path) -> Path:
+    return fast_disk / "bank"
+
+
 def boxes(bank: Path) -> list[bytes]:
     """Everything that is wrapped under the master key."""
     connection = sqlcipher3.dbapi2.connect(f"file:{bank / 'catalog.db'}?mode=ro", uri=True)

@@ -18,6 +18,11 @@ from mnemos.store.store import Store
 KilledAtEachPoint = Callable[[Callable[[], Callable[[], object]], Callable[[int], None]], int]
 
 
+@pytest.fixture
+def bank(fast_disk: Path) -> Path:
+    return fast_disk / "bank"
+
+
 def _sql(path: Path, *statements: str) -> list[Any]:
     connection = sqlcipher3.dbapi2.connect(str(path))
     found: list[Any] = []

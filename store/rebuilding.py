@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mnemos.errors import BankError
 from mnemos.store import catalog, namespace_schema, words
@@ -27,8 +27,9 @@ def is_sound(namespace: Namespace) -> bool:
             if connection.execute(text("PRAGMA quick_check(1)")).scalar_one() != "ok":
                 return False
             words.select_rows(connection, Filter())
+            words.batch(connection)
             connection.execute(text("SELECT count(*) FROM session NOT INDEXED")).scalar_one()
-    except DBAPIError:
+    except SQLAlchemyError:
         return False
     return True
 
@@ -82,7 +83,7 @@ def _readable(database: Database, query: str) -> Iterator[Any]:
             return
         with database.read() as connection:
             yield from connection.execution_options(stream_results=True).execute(text(query))
-    except DBAPIError:
+    except SQLAlchemyError:
         return
 
 

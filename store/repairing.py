@@ -8,7 +8,7 @@ silently.
 
 import os
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mnemos.errors import BankError, BankKeyError
 from mnemos.store import catalog
@@ -60,7 +60,7 @@ def _opened(core: Core, row: catalog.NamespaceRow, mended: Mended) -> Namespace 
             return namespace
     except BankKeyError:
         return None  # not ours to mend; the verify that follows says so
-    except (BankError, DBAPIError):
+    except (BankError, SQLAlchemyError):
         pass
     salvaged, lost = rebuild_database(core, row)
     detail = (

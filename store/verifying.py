@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from sqlalchemy import Connection, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mnemos.errors import BankError, BankUnreadableError
 from mnemos.store import catalog, catalog_schema, words
@@ -58,11 +58,11 @@ def verify(core: Core, deep: bool, progress: OnProgress | None, *, resume: bool 
 def _guarded(found: Findings, subject: str, check: Callable[[], None]) -> None:
     try:
         check()
-    except (BankError, DBAPIError) as error:
+    except (BankError, SQLAlchemyError) as error:
         detail = (
             str(error)
             if isinstance(error, BankError)
-            else f"the database can't be read ({type(error.orig).__name__})"
+            else f"the database can't be read ({type(error).__name__})"
         )
         found.add("unreadable", subject, detail)
 

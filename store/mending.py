@@ -12,7 +12,7 @@ from mnemos.store import catalog, words
 from mnemos.store.catalog import CatalogMemory, Placed
 from mnemos.store.core import Core, Namespace
 from mnemos.store.frames import FrameError, decode_frame
-from mnemos.store.keypages import PAGE_KEYS, Slot
+from mnemos.store.keypages import PAGE_KEYS, PageRow, Slot
 from mnemos.store.payload import pack_text, unpack_text
 from mnemos.store.records import Problem, UseRecord
 from mnemos.store.verifying import being_erased, erased_ids, index_mismatch, same_words
@@ -304,7 +304,7 @@ def _erase_again(core: Core, namespace: Namespace, mended: Mended) -> None:
     for memory in memories.values():
         if memory.page_id is not None and memory.slot is not None:
             slots.setdefault(memory.page_id, set()).add(memory.slot)
-    moved = []
+    moved: list[PageRow] = []
     for page in pages:
         if namespace.keys is not None and page.id in slots:
             try:

@@ -84,7 +84,9 @@ def read_receipt(data: bytes) -> dict[str, Any]:
     try:
         if len(data) > _MAX_RECEIPT_BYTES:
             raise ValueError
-        receipt = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+        receipt: dict[str, Any] = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant
+        )
         if not isinstance(receipt, dict):
             raise ValueError
         if "version" not in receipt and isinstance(receipt.get("receipt"), dict):

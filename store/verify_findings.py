@@ -137,9 +137,9 @@ class Findings:
             quarantined = {Problem(**problem): None for problem in state["quarantined"]}
             done = [str(name) for name in state["done"]]
             checked = {str(name): int(count) for name, count in state["checked"].items()}
-            at = None if state["at"] is None else (str(state["at"][0]), *map(int, state["at"][1:3]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            at = state["at"]
+            past = None if at is None else (str(at[0]), int(at[1]), int(at[2]))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return  # none, or one that was cut off: begin at the beginning
         self.problems, self.quarantined, self.done, self.checked = problems, quarantined, done, checked
-        if at is not None and len(at) == 3:
-            self._went_past = (at[0], at[1], at[2])
+        self._went_past = past

@@ -137,7 +137,7 @@ def test_a_bank_with_mutated_files_reads_right_or_says_why_and_is_mended(pristin
         target = bank / part / files[0].name
         good = target.read_bytes()
         target.write_bytes(mutation.of(good))
-        is_checked = part != "namespaces" or (bank / "keys").exists() and any((bank / "keys").iterdir())
+        is_checked = part != "namespaces" or ((bank / "keys").exists() and any((bank / "keys").iterdir()))
         with Store.open(bank) as store:
             for memory_id, words in texts.items():
                 try:

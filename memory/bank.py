@@ -11,9 +11,23 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from mnemos.errors import BankLockedError, ErasePendingError, InvalidTextError, NotFoundError, UsageError
-from mnemos.memory.convert import plan_from_store, plan_to_store, receipt_from_store, to_memory
+from mnemos.errors import (
+    BankLockedError,
+    BankUnreadableError,
+    ErasePendingError,
+    InvalidTextError,
+    NotFoundError,
+    UsageError,
+)
+from mnemos.memory.convert import (
+    audit_from_store,
+    plan_from_store,
+    plan_to_store,
+    receipt_from_store,
+    to_memory,
+)
 from mnemos.memory.records import (
+    AuditLine,
     BankStats,
     Edited,
     ForgetPlan,
@@ -23,13 +37,21 @@ from mnemos.memory.records import (
     Receipt,
     RouterName,
 )
-from mnemos.store.records import MemoryDraft, Selector, SessionRecord, UseRecord, VerifyReport
+from mnemos.store.records import (
+    MemoryDraft,
+    RepairReport,
+    Selector,
+    SessionRecord,
+    UseRecord,
+    VerifyReport,
+)
 
 if TYPE_CHECKING:
     from mnemos.attention.models import LanguageModel
     from mnemos.memory.recall import Recaller
     from mnemos.memory.records import LikeMatch
-    from mnemos.store.keys import KeyProvider
+    from mnemos.store.keys import KeyProvider, LockKind
+    from mnemos.store.rekeying import Rekeyed
     from mnemos.store.retention import Retention
     from mnemos.store.selectors import Condition
     from mnemos.store.store import Store
@@ -82,8 +104,10 @@ class MemoryBank:
         read_only: bool = False,
         create: bool = True,
         sweep: bool = True,
+        actor: str = "api",
     ) -> Self:
         """Open a bank, making it on first use. What its time is over for is erased, unless `sweep` is off.
+        `actor` is who the audit log names, with the system's user.
 
         Without a path: `MNEMOS_BANK`, or the platform's data directory. Raises a `BankError` that says why
         the bank can't be opened and what to do.
@@ -91,9 +115,14 @@ class MemoryBank:
         from mnemos.store.store import Store  # late: SQLAlchemy alone takes 0.4 s
 
         place = default_path() if path is None else Path(path).expanduser()
-        bank = cls(Store.open(place, keys=keys, encrypted=encryption, read_only=read_only, create=create))
+        bank = cls(
+            Store.open(
+                place, keys=keys, encrypted=encryption, read_only=read_only, create=create, actor=actor
+            )
+        )
         if sweep and not read_only:
-            with suppress(BankLockedError, ErasePendingError):  # left to the next open
+            # Left to the next open; a damaged namespace must not keep `verify` and the others from opening.
+            with suppress(BankLockedError, ErasePendingError, BankUnreadableError):
                 bank.sweep()
         return bank
 
@@ -132,6 +161,11 @@ class MemoryBank:
     def key_location(self) -> str:
         """Where the master key lies. Back it up: without it the bank can't be read."""
         return self.store.key_location
+
+    @property
+    def lock_kind(self) -> "LockKind | None":
+        """`file`, `passphrase` or `custom`: what gives the master key. None without encryption."""
+        return self.store.lock_kind
 
     # remembering
 
@@ -549,7 +583,48 @@ class MemoryBank:
         )
 
     def verify(
-        self, *, deep: bool = False, progress: Callable[[int, int], None] | None = None
+        self,
+        *,
+        deep: bool = False,
+        resume: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> VerifyReport:
-        """Check catalog, frames, keys and indexes against each other; `deep` decrypts every frame as well."""
-        return self.store.verify(deep=deep, progress=progress)
+        """Check catalog, frames, keys and indexes against each other; `deep` decrypts every frame as well.
+
+        `resume` goes on where one of the same depth was cut off, unless something was erased since.
+        """
+        return self.store.verify(deep=deep, progress=progress, resume=resume)
+
+    def repair(self, *, progress: Callable[[int, int], None] | None = None) -> RepairReport:
+        """Rebuild what can be rebuilt from text, and put memories whose words are lost in quarantine.
+
+        A trace that can't be read is dropped and made again by the model. The report says what was done.
+        """
+        report = self.store.repair(progress)
+        if self._recaller is not None:
+            self._recaller.refresh()
+        return report
+
+    def rekey(
+        self, new_keys: "KeyProvider | None" = None, *, keep_old: str | os.PathLike[str] | None = None
+    ) -> "Rekeyed":
+        """Put the bank under a new master key and destroy the old one; no frame is written anew.
+
+        Without `new_keys` the key file gets a new key, and a bank of another kind of key raises `UsageError`.
+        Copies of the bank made before can't be opened any more, unless `keep_old` names a new file to keep
+        the old key in. Another bank whose key is in the same file loses it, too.
+        """
+        return self.store.rekey(new_keys, keep_old=None if keep_old is None else Path(keep_old))
+
+    def receipts(self) -> Sequence[Receipt]:
+        """Of every erase, oldest first. Their namespaces go by id: a name may be gone."""
+        return [receipt_from_store(body, body["namespace"]) for body in self.store.receipts()]
+
+    @property
+    def public_key(self) -> str:
+        """The key that the bank's receipts verify with: Ed25519, in base64."""
+        return self.store.public_key()
+
+    def audit(self) -> Sequence[AuditLine]:
+        """Who erased, rekeyed or repaired, and when; oldest first. Ids and counts, never words."""
+        return [audit_from_store(line) for line in self.store.audit()]

@@ -1,9 +1,10 @@
 """Between the store's plain values and the typed results that people get."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mnemos.memory.records import Fidelity, ForgetPlan, Memory, Receipt
+from mnemos.memory.records import AuditLine, Fidelity, ForgetPlan, Memory, Receipt
 from mnemos.store.records import ErasePlan, MemoryRecord
 
 
@@ -61,6 +62,24 @@ def _to_record(memory: Memory) -> MemoryRecord:
     """A plan's memory as the store knows it; the store erases by id and reads its own rows for the rest."""
     shared = memory.model_dump(exclude={"fidelity"})
     return MemoryRecord(**shared, ordinal=0, trace_fingerprint=None)
+
+
+def _moment(at_us: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at_us)
+
+
+def audit_from_store(line: Mapping[str, Any]) -> AuditLine:
+    actor, _, user = line["actor"].partition(":")
+    return AuditLine(
+        seq=line["seq"],
+        at=_moment(line["at_us"]),
+        actor=actor,
+        user=user or None,
+        action=line["action"],
+        subject=line["subject"],
+        count=line["count"],
+        digest=line["digest"],
+    )
 
 
 def receipt_from_store(document: Mapping[str, Any], namespace: str) -> Receipt:

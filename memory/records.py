@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Kind = Literal["exchange", "note", "document", "tool"]
-Status = Literal["complete", "open", "interrupted"]
+Status = Literal["complete", "open", "interrupted", "damaged"]
 Fidelity = Literal["vivid", "faint", "pending"]
 RouterName = Literal["full", "lexical", "latent"]
 
@@ -103,6 +103,19 @@ class Receipt(_Frozen):
     forgotten: tuple[str, ...]
     rewritten: Mapping[str, str] = Field(default_factory=dict, description="old id -> new id of kept words")
     document: Mapping[str, Any] = Field(description="the signed document as it is verified offline")
+
+
+class AuditLine(_Frozen):
+    """One line of the audit log. Each line's digest covers the line before it."""
+
+    seq: int
+    at: datetime
+    actor: str = Field(description="api or cli")
+    user: str | None = Field(default=None, description="of the operating system")
+    action: str
+    subject: str = Field(description="an id, never words")
+    count: int
+    digest: str
 
 
 class BankStats(_Frozen):

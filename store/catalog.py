@@ -119,6 +119,11 @@ def find_namespace(connection: Connection, name_tag: bytes) -> NamespaceRow | No
     return None if row is None else NamespaceRow(*row)
 
 
+def namespace_ids(connection: Connection) -> set[str]:
+    """Of every namespace, one that is being erased among them."""
+    return set(connection.execute(select(schema.namespaces.c.id)).scalars())
+
+
 def namespace_by_id(connection: Connection, namespace_id: str) -> NamespaceRow | None:
     c = schema.namespaces.c
     row = connection.execute(
@@ -265,6 +270,10 @@ def segment_frames(connection: Connection, segment: int) -> list[Placed]:
     return [_placed(row) for row in connection.execute(query)]
 
 
+def count_live_frames(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT count(*) FROM frames WHERE live = 1")).scalar_one())
+
+
 def namespace_frames(connection: Connection, namespace_id: str) -> list[Placed]:
     """Every frame of every memory of a namespace, dead ones too."""
     mine = select(schema.memories.c.id).where(schema.memories.c.namespace_id == namespace_id)
@@ -290,6 +299,12 @@ def remove_namespace(connection: Connection, namespace_id: str) -> None:
     connection.execute(delete(schema.memories).where(schema.memories.c.namespace_id == namespace_id))
     connection.execute(delete(schema.key_pages).where(schema.key_pages.c.namespace_id == namespace_id))
     connection.execute(delete(schema.namespaces).where(schema.namespaces.c.id == namespace_id))
+
+
+def retire_rows(connection: Connection, rows: Iterable[int]) -> None:
+    """As `retire_frames`, of rows."""
+    for row in rows:
+        connection.execute(text("UPDATE frames SET live = 0 WHERE id = :row"), {"row": row})
 
 
 def retire_frames(connection: Connection, owners: Iterable[str], kinds: Iterable[FrameKind]) -> None:
@@ -362,6 +377,15 @@ def set_pages(connection: Connection, namespace_id: str, rows: Iterable[PageRow]
         connection.execute(
             statement.on_conflict_do_update(index_elements=["namespace_id", "id"], set_=values)
         )
+
+
+def remove_unused_pages(connection: Connection, namespace_id: str) -> None:
+    """Rows of pages that no memory's key lies in."""
+    c = schema.key_pages.c
+    used = select(schema.memories.c.page_id).where(
+        schema.memories.c.namespace_id == namespace_id, schema.memories.c.page_id.is_not(None)
+    )
+    connection.execute(delete(schema.key_pages).where(c.namespace_id == namespace_id, c.id.not_in(used)))
 
 
 # -- sums

@@ -12,12 +12,14 @@ from mnemos.store.database import Database
 from mnemos.store.disk import fsync_dir, storage_errors, zero_and_unlink
 from mnemos.store.ids import check_namespace, new_id
 from mnemos.store.keypages import KeyPages
+from mnemos.store.keys import KeyProvider
 from mnemos.store.lock import WriterLock
-from mnemos.store.migrations import pending, upgrade
+from mnemos.store.migrations import pending, upgrade, version
 from mnemos.store.segments import Segments
 
 _OPEN_NAMESPACES = 32
-_NAME = b"mnemos/namespace/name"
+NAME = b"mnemos/namespace/name"
+NAMESPACE_KEY = b"mnemos/namespace/key"
 
 
 class Namespace:
@@ -29,15 +31,17 @@ class Namespace:
         self.read_only = core.read_only
         self.committed = row.batch  # the last write that the catalog knows of: later rows don't count
         self._content_key = subkey(key, "content")
-        self.database = Database(
-            core.namespace_path(row.id),
-            key=subkey(key, "database") if core.encrypted else None,
-            read_only=core.read_only,
-            committed=lambda: self.committed,
-        )
+        self._database_key = subkey(key, "database") if core.encrypted else None
+        self.database = self.database_at(core.namespace_path(row.id))
         self.keys: KeyPages | None = None
         if core.encrypted:
             self.keys = KeyPages(core.key_path(row.id), row.id, subkey(key, "pages"), core.read_only)
+
+    def database_at(self, path: Path) -> Database:
+        """A database of this namespace's words, under its key."""
+        return Database(
+            path, key=self._database_key, read_only=self.read_only, committed=lambda: self.committed
+        )
 
     def content_tag(self, content_key: bytes) -> bytes:
         return lookup_tag(self._content_key, content_key)
@@ -68,6 +72,9 @@ class Core:
         self.encrypted = encrypted
         self.read_only = read_only
         self.key_location = "none (not encrypted)"
+        self.provider: KeyProvider | None = None  # of the master key, bound to this bank
+        self.check = b""  # sealed under the master key that is in use here
+        self.relock: Callable[[], None] | None = None  # loads the master key again
         self.segments = Segments(path / "segments", bank_id, read_only)
         self.segment_bytes: int | None = None  # the roll-over size, where it is not the usual one
         self.on_open: Callable[[Namespace], None] | None = (
@@ -80,9 +87,34 @@ class Core:
 
     def use_master(self, master: bytes) -> None:
         """Derives the keys that hang on the master key itself."""
-        self.master_box = Box(subkey(master, "wrap")) if self.encrypted else PlainBox()
-        self.name_box = Box(subkey(master, "names")) if self.encrypted else PlainBox()
+        self.master_box, self.name_box = self.boxes_of(master)
         self._lookup_key = subkey(master, "lookup")
+
+    def boxes_of(self, master: bytes) -> tuple[Box, Box]:
+        """The box of keys and the box of names under a master key."""
+        if not self.encrypted:
+            return PlainBox(), PlainBox()
+        return Box(subkey(master, "wrap")), Box(subkey(master, "names"))
+
+    def keep_up(self) -> bool:
+        """Loads the master key again when another process rekeyed the bank; whether it did.
+
+        Raises BankKeyError when the provider doesn't have the new key.
+        """
+        if self.relock is None:
+            return False
+        with self.catalog.read() as connection:
+            check = catalog.get_meta(connection, "check")
+        if check == self.check:
+            return False
+        try:
+            self.relock()
+        except BankKeyError:
+            raise BankKeyError(
+                f"The bank at {self.path} was given another key by another process. Open it again with "
+                "that key."
+            ) from None
+        return True
 
     def namespace_path(self, namespace_id: str) -> Path:
         return self.path / "namespaces" / f"{namespace_id}.db"
@@ -110,6 +142,7 @@ class Core:
                 f"The bank at {self.path} was opened read-only; open it for writing to change it."
             )
         with storage_errors(self.path), self.lock:
+            self.keep_up()
             yield
 
     def _check_open(self) -> None:
@@ -121,7 +154,12 @@ class Core:
     def namespace_names(self) -> list[str]:
         with self.catalog.read() as connection:
             rows = catalog.live_namespaces(connection)
-        return sorted(self._name(row) for row in rows)
+        try:
+            return sorted(self._name(row) for row in rows)
+        except BankKeyError:
+            if not self.keep_up():
+                raise
+            return self.namespace_names()
 
     def live(self) -> Iterator[Namespace]:
         """Every namespace, each opened when its turn comes."""
@@ -135,6 +173,8 @@ class Core:
         check_namespace(name)
         with self.catalog.read() as connection:
             row = catalog.find_namespace(connection, self.name_tag(name))
+        if row is None and self.keep_up():
+            return self.find(name)
         return None if row is None else self._opened(row)
 
     def get(self, name: str) -> Namespace:
@@ -149,7 +189,14 @@ class Core:
     def by_id(self, namespace_id: str) -> Namespace | None:
         with self.catalog.read() as connection:
             row = catalog.namespace_by_id(connection, namespace_id)
-        return None if row is None or row.state != "live" else self._opened(row)
+        if row is None or row.state != "live":
+            return None
+        try:
+            return self._opened(row)
+        except BankKeyError:
+            if not self.keep_up():
+                raise
+            return self.by_id(namespace_id)
 
     def ensure(self, name: str) -> Namespace:
         """The namespace of that name, made when the bank has none. The caller holds the writer's lock."""
@@ -167,8 +214,8 @@ class Core:
                     connection,
                     row.id,
                     self.name_tag(name),
-                    self.name_box.seal(name.encode("utf-8"), _NAME + row.id.encode("ascii")),
-                    self.master_box.seal(key, b"mnemos/namespace/key" + row.id.encode("ascii")),
+                    self.name_box.seal(name.encode("utf-8"), NAME + row.id.encode("ascii")),
+                    self.master_box.seal(key, NAMESPACE_KEY + row.id.encode("ascii")),
                 )
         except BaseException:
             namespace.close()
@@ -201,7 +248,7 @@ class Core:
 
     def _name(self, row: catalog.NamespaceRow) -> str:
         try:
-            return self.name_box.open(row.name_box, _NAME + row.id.encode("ascii")).decode("utf-8")
+            return self.name_box.open(row.name_box, NAME + row.id.encode("ascii")).decode("utf-8")
         except InvalidTag:
             raise BankKeyError(
                 f"A namespace's name does not open under the key from {self.key_location}."
@@ -213,18 +260,12 @@ class Core:
             if held is not None:
                 held.committed = max(held.committed, row.batch)
                 return held
-            try:
-                key = self.master_box.open(row.key_box, b"mnemos/namespace/key" + row.id.encode("ascii"))
-            except InvalidTag:
-                raise BankKeyError(
-                    f"The key of namespace {row.id} does not open under the key from {self.key_location}."
-                ) from None
             if not self.namespace_path(row.id).exists():
                 raise BankUnreadableError(
                     f"{self.namespace_path(row.id)} is missing. Restore it from a copy, or run `mnemos bank "
-                    "verify`."
+                    "verify --repair`."
                 )
-            namespace = Namespace(self, row, self._name(row), key)
+            namespace = self.made(row)
             try:
                 self._bring_up(namespace)
             except BaseException:
@@ -235,7 +276,22 @@ class Core:
             self._open_namespaces[row.id] = namespace
             return namespace
 
+    def made(self, row: catalog.NamespaceRow) -> Namespace:
+        """The namespace of a catalog row, whatever its files are like. Raises BankKeyError."""
+        try:
+            key = self.master_box.open(row.key_box, NAMESPACE_KEY + row.id.encode("ascii"))
+        except InvalidTag:
+            raise BankKeyError(
+                f"The key of namespace {row.id} does not open under the key from {self.key_location}."
+            ) from None
+        return Namespace(self, row, self._name(row), key)
+
     def _bring_up(self, namespace: Namespace) -> None:
+        if not version(namespace.database):
+            raise BankUnreadableError(
+                f"{namespace.database.path} is empty. Restore it from a copy, or run `mnemos bank verify "
+                "--repair`."
+            )
         if pending(namespace.database, namespace_schema.MIGRATIONS):
             if self.read_only:
                 raise BankReadOnlyError(

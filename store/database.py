@@ -33,6 +33,7 @@ class Database:
     ) -> None:
         """`committed` answers the SQL function of that name: the last write that counts."""
         self.path = path
+        self.actor = "api"  # who writes here, for the audit log
         self._committed = committed
         self._key = key
         self._read_only = read_only
@@ -58,7 +59,9 @@ class Database:
         """A connection in a transaction that is durable when the block ends, and undone when it raises."""
         with (
             self._lock,
-            self._engine.connect().execution_options(mnemos_write=True) as connection,
+            self._engine.connect().execution_options(
+                mnemos_write=True, mnemos_actor=self.actor
+            ) as connection,
             connection.begin(),
         ):
             yield connection

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, NoResultFound
 
 from mnemos.errors import BankFullError, BankLockedError, BankReadOnlyError, BankUnreadableError
 
@@ -133,6 +133,10 @@ def storage_errors(path: Path) -> Iterator[None]:
     except DBAPIError as error:
         raised = _of_database_error(path, error)
         raise raised from None
+    except NoResultFound:
+        raise BankUnreadableError(
+            f"A database of {path} lacks a row that it always has. Run `mnemos bank verify`."
+        ) from None
 
 
 def _of_os_error(path: Path, error: OSError) -> Exception | None:

@@ -252,7 +252,7 @@ def _run(core: Core, intent: Intent, on_step: OnStep | None) -> dict[str, Any]:
     for name, step in steps:
         step(core, intent)
         _tell(on_step, name)
-    checks = check_erased(
+    checks, cleared = check_erased(
         core, intent.namespace_id, intent.doomed, ranges_of(intent.body), is_whole=intent.is_whole
     )
     if not all(checks.values()):
@@ -262,7 +262,7 @@ def _run(core: Core, intent: Intent, on_step: OnStep | None) -> dict[str, Any]:
             "bank verify`."
         )
     _tell(on_step, "check")
-    receipt = _sign_off(core, intent, checks)
+    receipt = _sign_off(core, intent, checks, cleared)
     _tell(on_step, "receipt")
     return receipt
 
@@ -421,10 +421,10 @@ def _truncate_logs(core: Core, intent: Intent) -> bool:
     return truncated if namespace is None else namespace.database.truncate_wal() and truncated
 
 
-def _sign_off(core: Core, intent: Intent, checks: dict[str, bool]) -> dict[str, Any]:
+def _sign_off(core: Core, intent: Intent, checks: dict[str, bool], cleared: str) -> dict[str, Any]:
     with core.catalog.read() as connection:
-        sealed = catalog.get_meta(connection, "signing_key") or b""
-    key = core.master_box.open(sealed, b"mnemos/bank/signing")
+        seq, head = receipts.audit_head(connection)
+    key = _signing_key(core)
     body = intent.body
     receipt = sign(
         {
@@ -443,9 +443,11 @@ def _sign_off(core: Core, intent: Intent, checks: dict[str, bool]) -> dict[str, 
             "frames": body["frames"],
             "bytes": body["bytes"],
             "ciphertext_sha256": body["digest"],
+            "cleared_sha256": cleared,
             "erase_epoch": body["epoch"],
-            "steps": list(STEPS),
+            "steps": [{"step": name, "outcome": "done"} for name in STEPS[:-1]],
             "checks": checks,
+            "audit": {"seq": seq, "digest": head.hex()},
         },
         key,
     )
@@ -460,6 +462,17 @@ def _sign_off(core: Core, intent: Intent, checks: dict[str, bool]) -> dict[str, 
         connection.execute(delete(catalog_schema.intents).where(catalog_schema.intents.c.id == intent.id))
         note(connection, "erased", intent.id, len(intent.selected))
     return receipt
+
+
+def _signing_key(core: Core) -> bytes:
+    with core.catalog.read() as connection:
+        sealed = catalog.get_meta(connection, "signing_key") or b""
+    return core.master_box.open(sealed, b"mnemos/bank/signing")
+
+
+def public_key_of(core: Core) -> str:
+    """Of the key that the bank signs its receipts with, in base64."""
+    return receipts.public_key(_signing_key(core))
 
 
 def _raise_epoch(core: Core, intent: Intent) -> None:

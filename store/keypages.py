@@ -201,6 +201,8 @@ class KeyPages:
     def _read(self, page: PageRow) -> list[bytes]:
         if page.length == 0:
             return []
+        if self._fd_or_none is None and not self.path.exists():
+            raise self._missing()
         data = read_exactly(self._fd(), page.length, page.region * REGION_BYTES)
         box = Box(self._page_key(page))
         keys: list[bytes] = []
@@ -226,6 +228,12 @@ class KeyPages:
             "bank verify`."
         )
 
+    def _missing(self) -> BankUnreadableError:
+        return BankUnreadableError(
+            f"Key file {self.path} is missing: the bank was copied without its keys. Restore it from a "
+            "copy, or run `mnemos bank verify --repair`."
+        )
+
     def _fd(self) -> int:
         if self._fd_or_none is None:
             flags = os.O_CLOEXEC | (os.O_RDONLY if self._read_only else os.O_RDWR | os.O_CREAT)
@@ -233,10 +241,7 @@ class KeyPages:
             try:
                 self._fd_or_none = os.open(self.path, flags, 0o600)
             except FileNotFoundError:
-                raise BankUnreadableError(
-                    f"Key file {self.path} is missing: the bank was copied without its keys. Restore it "
-                    "from a copy."
-                ) from None
+                raise self._missing() from None
             if is_new:
                 fsync_dir(self.path.parent)
         return self._fd_or_none

@@ -6,15 +6,29 @@ The master key is 32 bytes and never lies inside the bank. Losing it loses the b
 import hashlib
 import os
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from mnemos.errors import BankKeyError
 from mnemos.store.crypto import KEY_BYTES, new_key
-from mnemos.store.disk import fsync_dir
+from mnemos.store.disk import fsync_dir, zero_and_unlink
 
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 1 << 16, 8, 1  # 64 MiB of memory, about 0.2 s
 _MAX_SCRYPT_BYTES = 128 << 20
+PASSPHRASE_VARIABLE = "MNEMOS_PASSPHRASE"
+
+LockKind = Literal["file", "passphrase", "custom"]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a bank's catalog says of its lock. Nothing of it is secret."""
+
+    bank_id: str
+    kind: LockKind | None = None  # None where the bank was made before this was noted
+    salt: bytes = b""  # of a passphrase; new with each rekey
 
 
 class KeyProvider(Protocol):
@@ -35,9 +49,9 @@ class KeyProvider(Protocol):
 
 @runtime_checkable
 class BankBound(Protocol):
-    """A provider whose key depends on the bank: it is bound to the bank's random id before it is asked."""
+    """A provider whose key depends on the bank: it is bound to the bank before it is asked."""
 
-    def bind(self, bank_id: str) -> KeyProvider: ...
+    def bind(self, bank: Binding) -> KeyProvider: ...
 
 
 class KeyFile:
@@ -82,6 +96,11 @@ class KeyFile:
             return self.load()
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         key = new_key()
+        self.write(key)
+        return key
+
+    def write(self, key: bytes) -> None:
+        """Puts a key into the file; durable."""
         part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
@@ -90,22 +109,35 @@ class KeyFile:
             os.fsync(fd)
         part.replace(self.path)
         fsync_dir(self.path.parent)
-        return key
+
+    @property
+    def successor(self) -> "KeyFile":
+        """Where the next key waits, until this file's own has been destroyed."""
+        return KeyFile(self.path.with_name(self.path.name + ".next"))
+
+    def adopt_successor(self) -> None:
+        """Overwrites this file's key and puts the successor's in its place; nothing where none waits."""
+        if not self.successor.path.exists():
+            return
+        if self.path.exists():
+            zero_and_unlink(self.path)
+        self.successor.path.replace(self.path)
+        fsync_dir(self.path.parent)
 
     def describe(self) -> str:
         return str(self.path)
 
 
 class Passphrase:
-    """A key made from a passphrase by scrypt (RFC 7914), salted with the bank's random id."""
+    """A key made from a passphrase by scrypt (RFC 7914), salted with the bank's random id and salt."""
 
     def __init__(self, passphrase: str) -> None:
         if not passphrase:
             raise BankKeyError("The passphrase is empty. Give one of several words.")
         self._passphrase = passphrase
 
-    def bind(self, bank_id: str) -> KeyProvider:
-        return _BoundPassphrase(self._passphrase, bank_id)
+    def bind(self, bank: Binding) -> KeyProvider:
+        return _BoundPassphrase(self._passphrase, bank)
 
     def load(self) -> bytes:
         raise BankKeyError("A passphrase needs the bank it opens; hand it to Store.open.")
@@ -117,13 +149,13 @@ class Passphrase:
 
 
 class _BoundPassphrase:
-    def __init__(self, passphrase: str, bank_id: str) -> None:
-        self._passphrase, self._bank_id = passphrase, bank_id
+    def __init__(self, passphrase: str, bank: Binding) -> None:
+        self._passphrase, self._bank = passphrase, bank
 
     def load(self) -> bytes:
         return hashlib.scrypt(
-            self._passphrase.encode(),
-            salt=b"mnemos/bank/" + self._bank_id.encode("ascii"),
+            self._passphrase.encode("utf-8", "surrogateescape"),
+            salt=b"mnemos/bank/" + self._bank.bank_id.encode("ascii") + self._bank.salt,
             n=_SCRYPT_N,
             r=_SCRYPT_R,
             p=_SCRYPT_P,
@@ -137,14 +169,35 @@ class _BoundPassphrase:
         return "passphrase"
 
 
-class _DefaultKeys:
-    """MNEMOS_PASSPHRASE when it is set, else a key file in the platform's configuration directory."""
+class _PassphraseMissing:
+    def load(self) -> bytes:
+        raise BankKeyError(
+            f"The bank is locked by a passphrase and none was given. Set {PASSPHRASE_VARIABLE}, or run the "
+            "command on a terminal, where it asks."
+        )
 
-    def bind(self, bank_id: str) -> KeyProvider:
-        passphrase = os.environ.get("MNEMOS_PASSPHRASE")
+    create = load
+
+    def describe(self) -> str:
+        return "passphrase"
+
+
+class _DefaultKeys:
+    """A key file in the platform's configuration directory, or a passphrase: as the bank is locked."""
+
+    def __init__(self, ask: Callable[[], str] | None) -> None:
+        self._ask = ask
+
+    def bind(self, bank: Binding) -> KeyProvider:
+        file = KeyFile(key_directory() / f"{bank.bank_id}.key")
+        passphrase = os.environ.get(PASSPHRASE_VARIABLE)
+        if bank.kind == "file":
+            return file
         if passphrase:
-            return Passphrase(passphrase).bind(bank_id)
-        return KeyFile(key_directory() / f"{bank_id}.key")
+            return Passphrase(passphrase).bind(bank)
+        if bank.kind != "passphrase":
+            return file
+        return _PassphraseMissing() if self._ask is None else Passphrase(self._ask()).bind(bank)
 
     def load(self) -> bytes:
         raise BankKeyError("The default key belongs to one bank; hand it to Store.open.")
@@ -155,8 +208,29 @@ class _DefaultKeys:
         return "default"
 
 
-def default_keys() -> KeyProvider:
-    return _DefaultKeys()
+def default_keys(ask: Callable[[], str] | None = None) -> KeyProvider:
+    """MNEMOS_PASSPHRASE or a key file. `ask` is called for the passphrase of a bank that wants one."""
+    return _DefaultKeys(ask)
+
+
+def kind_of(provider: KeyProvider) -> LockKind:
+    """How a bank is locked whose key comes from this (bound) provider."""
+    if isinstance(provider, KeyFile):
+        return "file"
+    return "passphrase" if isinstance(provider, _BoundPassphrase | _PassphraseMissing) else "custom"
+
+
+def bound(keys: KeyProvider, bank: Binding) -> KeyProvider:
+    return keys.bind(bank) if isinstance(keys, BankBound) else keys
+
+
+def check_outside(bank: Path, provider: KeyProvider) -> None:
+    """BankKeyError for a key file inside the bank it opens."""
+    if isinstance(provider, KeyFile) and provider.path.resolve().is_relative_to(bank.resolve()):
+        raise BankKeyError(
+            f"The key file {provider.path} lies inside the bank that it opens, where every copy of the bank "
+            "takes it along. Name a place outside."
+        )
 
 
 def key_directory() -> Path:

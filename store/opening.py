@@ -11,11 +11,11 @@ from mnemos.errors import (
 )
 from mnemos.store import catalog, catalog_schema
 from mnemos.store.core import Core
-from mnemos.store.crypto import InvalidTag, new_key
+from mnemos.store.crypto import KEY_BYTES, InvalidTag, new_key
 from mnemos.store.database import Database, opens
 from mnemos.store.disk import check_room, fsync_dir, storage_errors
 from mnemos.store.ids import new_id
-from mnemos.store.keys import BankBound, KeyProvider, default_keys
+from mnemos.store.keys import Binding, KeyFile, KeyProvider, bound, check_outside, default_keys, kind_of
 from mnemos.store.lock import DEFAULT_WAIT_S, WriterLock
 from mnemos.store.migrations import pending, upgrade
 from mnemos.store.receipts import new_signing_key
@@ -30,8 +30,10 @@ _OURS = {
     "catalog.db-wal",
     "catalog.db-shm",
     "catalog.db.before-upgrade",
+    "verify.state",
+    "verify.state.part",
 }
-_CHECK = b"mnemos/bank/check"
+CHECK = b"mnemos/bank/check"
 _ROOM_BYTES = 1 << 20
 
 
@@ -126,13 +128,18 @@ def _prepare(path: Path, database: Database, keys: KeyProvider, encrypted: bool)
     check_room(path, _ROOM_BYTES)
     bank_id = new_id()
     master = bytes(32)
+    kind = b""
     if encrypted:
-        master = _bound(keys, bank_id).create()
+        provider = bound(keys, Binding(bank_id))
+        check_outside(path, provider)
+        master = provider.create()
+        kind = kind_of(provider).encode("ascii")
     core = Core(path, database, WriterLock(path), bank_id=bank_id, encrypted=encrypted, read_only=False)
     core.use_master(master)
     with database.write() as connection:
         catalog.set_meta(connection, "encrypted", b"1" if encrypted else b"0")
-        catalog.set_meta(connection, "check", core.master_box.seal(bank_id.encode("ascii"), _CHECK))
+        catalog.set_meta(connection, "check", core.master_box.seal(bank_id.encode("ascii"), CHECK))
+        catalog.set_meta(connection, "lock", kind)
         catalog.set_meta(connection, "bank_key", core.master_box.seal(new_key(), b"mnemos/bank/key"))
         catalog.set_meta(
             connection, "signing_key", core.master_box.seal(new_signing_key(), b"mnemos/bank/signing")
@@ -153,19 +160,35 @@ def _open(path: Path, database: Database, lock: WriterLock, keys: KeyProvider, r
         path, database, lock, bank_id=bank_id.decode("ascii"), encrypted=is_encrypted, read_only=read_only
     )
     if is_encrypted:
-        unlock(core, keys, check)
+        unlock(core, keys)
+        core.relock = lambda: unlock(core, core.provider or keys)
     return core
 
 
-def unlock(core: Core, keys: KeyProvider, check: bytes) -> None:
+def unlock(core: Core, keys: KeyProvider) -> None:
     """Gives the open bank its master key. Raises BankKeyError when it is not the right one."""
-    provider = _bound(keys, core.bank_id)
-    master = provider.load()
-    if len(master) != 32:
-        raise BankKeyError(f"The key from {provider.describe()} is {len(master)} bytes long; it must be 32.")
-    core.use_master(master)
+    with core.catalog.read() as connection:
+        check = catalog.get_meta(connection, "check") or b""
+        kind = (catalog.get_meta(connection, "lock") or b"").decode("ascii")
+        salt = catalog.get_meta(connection, "salt") or b""
+    provider = bound(keys, Binding(core.bank_id, kind or None, salt))  # type: ignore[arg-type]
+    check_outside(core.path, provider)
     try:
-        known = core.master_box.open(check, _CHECK) == core.bank_id.encode("ascii")
+        _use(core, provider, check)
+    except BankKeyError:
+        # A rekey that was cut off after its commit left the key it had committed to beside the old one.
+        if not isinstance(provider, KeyFile) or not provider.successor.path.exists():
+            raise
+        _use(core, provider.successor, check)
+    core.provider, core.check, core.key_location = provider, check, provider.describe()
+
+
+def _use(core: Core, provider: KeyProvider, check: bytes) -> None:
+    master = provider.load()
+    if len(master) != KEY_BYTES:
+        raise BankKeyError(f"The key from {provider.describe()} is {len(master)} bytes long; it must be 32.")
+    try:
+        known = core.boxes_of(master)[0].open(check, CHECK) == core.bank_id.encode("ascii")
     except InvalidTag:
         known = False
     if not known:
@@ -173,8 +196,4 @@ def unlock(core: Core, keys: KeyProvider, check: bytes) -> None:
             f"The key from {provider.describe()} is not the key of the bank at {core.path}. Give the right "
             "passphrase, or put the right key file back from your backup."
         )
-    core.key_location = provider.describe()
-
-
-def _bound(keys: KeyProvider, bank_id: str) -> KeyProvider:
-    return keys.bind(bank_id) if isinstance(keys, BankBound) else keys
+    core.use_master(master)

@@ -3,19 +3,47 @@
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from sqlalchemy import Connection, insert, select
 
+from mnemos.errors import UsageError
 from mnemos.store import catalog_schema as schema
 from mnemos.store.catalog import now_us
+from mnemos.store.crypto import KEY_BYTES
 
-RECEIPT_VERSION = 1
+RECEIPT_VERSION = 2
 _UNSIGNED = ("signature",)
+_MAX_RECEIPT_BYTES = 256 << 20
+_COMMON: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "bank": str,
+    "namespace": str,
+    "started_us": int,
+    "finished_us": int,
+    "whole_namespace": bool,
+    "cascade": str,
+    "erased": list,
+    "rewritten": dict,
+    "memories": int,
+    "frames": int,
+    "bytes": int,
+    "ciphertext_sha256": str,
+    "erase_epoch": int,
+    "steps": list,
+    "checks": dict,
+    "public_key": str,
+    "signature": str,
+}
+_FIELDS: dict[int, dict[str, type | tuple[type, ...]]] = {
+    1: _COMMON,
+    2: {**_COMMON, "cleared_sha256": str, "audit": dict},
+}
 
 
 def new_signing_key() -> bytes:
@@ -48,6 +76,64 @@ def verify_receipt(receipt: Mapping[str, Any], public: str | None = None) -> boo
     return True
 
 
+def read_receipt(data: bytes) -> dict[str, Any]:
+    """The receipt in a file's bytes, its form checked but not its signature.
+
+    Raises UsageError for what is no receipt, or is one of a newer Mnemos.
+    """
+    try:
+        if len(data) > _MAX_RECEIPT_BYTES:
+            raise ValueError
+        receipt: dict[str, Any] = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant
+        )
+        if not isinstance(receipt, dict):
+            raise ValueError
+        if "version" not in receipt and isinstance(receipt.get("receipt"), dict):
+            receipt = receipt["receipt"]  # as `memory forget --json` and `receipt show --json` print it
+    except (ValueError, RecursionError):
+        raise UsageError("This is not a receipt: it is not a JSON document of that form.") from None
+    number = receipt.get("version")
+    if type(number) is not int or number < 1:
+        raise UsageError("This is not a receipt: it has no version.")
+    if number > RECEIPT_VERSION:
+        raise UsageError(
+            f"The receipt is of version {number}; this Mnemos knows versions up to {RECEIPT_VERSION}. "
+            "Install a newer one to verify it."
+        )
+    for name, kind in _FIELDS[number].items():
+        value = receipt.get(name)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise UsageError(f"This is not a receipt: its field {name} is missing or of another kind.")
+    return receipt
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """No name twice: the two readings of such a document could not both be what was signed."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError
+    return found
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise ValueError
+
+
+def same_key(text: str, public: str) -> bool:
+    """Whether a key that somebody typed, in hexadecimal or base64, is this public key."""
+    try:
+        wanted = bytes.fromhex(text)
+    except ValueError:
+        try:
+            wanted = base64.b64decode(text, validate=True)
+        except ValueError:
+            wanted = b""
+    if len(wanted) != KEY_BYTES:
+        raise UsageError("A receipt's key is 32 bytes: 64 hexadecimal digits, or base64.")
+    return base64.b64encode(wanted).decode("ascii") == public
+
+
 def _canonical(receipt: Mapping[str, Any]) -> bytes:
     body = {key: value for key, value in receipt.items() if key not in _UNSIGNED}
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode(
@@ -62,11 +148,28 @@ def all_receipts(connection: Connection) -> list[dict[str, Any]]:
     return [json.loads(body) for body in rows]
 
 
-def note(connection: Connection, action: str, subject: str, count: int = 1, actor: str = "api") -> None:
-    """Adds a line to the audit log: who, what, when. `subject` is an id, never words."""
+def os_user() -> str:
+    """The user of the operating system that this process runs as: a name, or a number that has none."""
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    except (ImportError, KeyError):
+        return str(getattr(os, "getuid", lambda: "unknown")())
+
+
+def audit_head(connection: Connection) -> tuple[int, bytes]:
+    """Number and digest of the last line of the audit log; (0, zeros) when it is empty."""
     c = schema.audit.c
     last = connection.execute(select(c.seq, c.digest).order_by(c.seq.desc()).limit(1)).one_or_none()
-    seq, previous = (1, bytes(32)) if last is None else (last[0] + 1, last[1])
+    return (0, bytes(32)) if last is None else (last[0], last[1])
+
+
+def note(connection: Connection, action: str, subject: str, count: int = 1, actor: str | None = None) -> None:
+    """Adds a line to the audit log: who, what, when. `subject` is an id, never words."""
+    seq, previous = audit_head(connection)
+    seq += 1
+    actor = actor or str(connection.get_execution_options().get("mnemos_actor", "api"))
     at_us = now_us()
     digest = _link(previous, seq, at_us, actor, action, subject, count)
     connection.execute(
@@ -94,7 +197,28 @@ def audit_lines(connection: Connection) -> list[dict[str, Any]]:
 
 
 def broken_link(connection: Connection) -> int | None:
-    """The first line of the audit log that does not follow from the one before; None when the chain holds."""
+    """The first line of the audit log that is not what it was; None when the chain holds.
+
+    Each line follows from the one before. A tail that is cut off shows where a signed receipt vouches for a
+    line of it: for the head at its signing, and for the line that says it was signed.
+    """
+    broken = _first_that_does_not_follow(connection)
+    if broken is not None:
+        return broken
+    lines = audit_lines(connection)
+    signed = {line["subject"] for line in lines if line["action"] == "erased"}
+    for receipt in all_receipts(connection):
+        head = receipt.get("audit")
+        if head is not None and head["seq"]:
+            seq = int(head["seq"])
+            if seq > len(lines) or lines[seq - 1]["digest"] != head["digest"]:
+                return min(seq, len(lines) + 1)
+        if receipt["id"] not in signed:
+            return len(lines) + 1
+    return None
+
+
+def _first_that_does_not_follow(connection: Connection) -> int | None:
     previous = bytes(32)
     expected = 1
     for line in audit_lines(connection):

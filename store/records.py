@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mnemos.store.selectors import Condition
 
 Kind = Literal["exchange", "note", "document", "tool"]
-Status = Literal["complete", "open", "interrupted"]
+Status = Literal["complete", "open", "interrupted", "damaged"]  # damaged: its words are lost
 FrameKind = Literal["text", "kv", "route", "prefix"]
 Cascade = Literal["closure", "none"]
 
@@ -136,9 +136,19 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    ok: bool
+    ok: bool  # no problems; memories in quarantine are none
     checked: Mapping[str, int]
     problems: tuple[Problem, ...]
+    quarantined: tuple[Problem, ...] = ()  # memories whose words are lost; known, and shown as damaged
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What a repair did, and how the bank is afterwards."""
+
+    repaired: tuple[Problem, ...]  # mended; the detail says how
+    quarantined: tuple[Problem, ...]  # put in quarantine by this repair
+    after: VerifyReport
 
 
 @dataclass(frozen=True, slots=True)

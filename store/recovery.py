@@ -6,12 +6,15 @@ from dataclasses import replace
 
 from sqlalchemy import bindparam, select, text
 
-from mnemos.errors import BankLockedError
+from mnemos.errors import BankLockedError, BankUnreadableError
 from mnemos.store import catalog, catalog_schema, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.disk import fsync_dir, zero_and_unlink
-from mnemos.store.frames import decode_frame
+from mnemos.store.frames import FrameError, decode_frame
 from mnemos.store.payload import unpack_text
+
+REBUILT = ".rebuilt"  # a namespace's database on its way to be made anew
+MENDED = ".mended"  # a whole one that takes the place of the damaged one
 
 
 def recover(core: Core) -> None:
@@ -22,7 +25,8 @@ def recover(core: Core) -> None:
     core.on_open = lambda namespace: settle_if_torn(core, namespace)
     with suppress(BankLockedError), core.lock.without_waiting():
         _reclaim_segments(core)
-        _reclaim_files(core)
+        adopt_rebuilt(core)
+        reclaim_files(core)
         clear_dead_frames(core)
 
 
@@ -54,10 +58,20 @@ def settle(core: Core, namespace: Namespace) -> int:
         known = catalog.get_memories(connection, touched)
         frames = {frame.owner: frame for frame in catalog.frames_of(connection, known, "text")}
     for memory_id, memory in known.items():
-        frame = frames[memory_id]
+        frame = frames.get(memory_id)
+        if frame is None:
+            raise BankUnreadableError(
+                f"Memory {memory_id} has no text frame. Run `mnemos bank verify --repair`."
+            )
         key = memory_key(core, namespace, memory)
         data = core.segments.read(frame.segment, frame.start, frame.length)
-        row, uses = unpack_text(decode_frame(data, "text", memory_id, key), memory_id, batch=committed)
+        try:
+            row, uses = unpack_text(decode_frame(data, "text", memory_id, key), memory_id, batch=committed)
+        except FrameError as error:
+            raise BankUnreadableError(
+                f"A write of namespace {namespace.id} was cut off and can't be taken back ({error}). Run "
+                "`mnemos bank verify --repair`."
+            ) from None
         pinned, hidden = touched[memory_id]
         restored.append((replace(row, pinned=pinned, hidden=hidden), uses))
     with namespace.database.write() as connection:
@@ -83,7 +97,7 @@ def memory_key(core: Core, namespace: Namespace, memory: catalog.CatalogMemory) 
 def clear_dead_frames(core: Core) -> int:
     """Zeroes superseded frames and drops their rows; bytes cleared. The caller holds the writer's lock."""
     with core.catalog.read() as connection:
-        dead = catalog.dead_frames(connection)
+        dead = [frame for frame in catalog.dead_frames(connection) if core.segments.size(frame.segment)]
     for number in sorted({frame.segment for frame in dead}):
         core.segments.zero(number, [(frame.start, frame.length) for frame in dead if frame.segment == number])
     if dead:
@@ -111,7 +125,20 @@ def _reclaim_segments(core: Core) -> None:
             core.segments.sync(number)
 
 
-def _reclaim_files(core: Core) -> None:
+def adopt_rebuilt(core: Core) -> None:
+    """Puts databases that a repair had made anew in their places; half-made ones go."""
+    folder = core.path / "namespaces"
+    for path in sorted(folder.glob(f"*{REBUILT}*")):
+        zero_and_unlink(path)
+    for path in sorted(folder.glob(f"*{MENDED}")):
+        namespace_id = path.name.split(".")[0]
+        core.release(namespace_id)
+        core.remove_database(namespace_id)
+        path.replace(core.namespace_path(namespace_id))
+        fsync_dir(folder)
+
+
+def reclaim_files(core: Core) -> None:
     with core.catalog.read() as connection:
         known = set(connection.execute(select(catalog_schema.namespaces.c.id)).scalars())
     for folder in ("namespaces", "keys"):

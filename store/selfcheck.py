@@ -40,6 +40,20 @@ def ranges_of(body: dict[str, Any]) -> dict[int, list[tuple[int, int]]]:
     return found
 
 
+def digest_of_cleared(core: Core, ranges: dict[int, list[tuple[int, int]]]) -> tuple[str, bool]:
+    """SHA-256 of what lies now where the frames lay, and whether that is zeros and nothing else."""
+    total = hashlib.sha256()
+    is_zero = True
+    for segment, parts in sorted(ranges.items()):
+        for start, length in parts:
+            for at in range(start, start + length, _READ_BYTES):
+                size = min(_READ_BYTES, start + length - at)
+                data = core.segments.read(segment, at, size)
+                is_zero = is_zero and len(data) == size and not data.strip(b"\0")
+                total.update(data)
+    return total.hexdigest(), is_zero
+
+
 def check_erased(
     core: Core,
     namespace_id: str,
@@ -47,27 +61,24 @@ def check_erased(
     ranges: dict[int, list[tuple[int, int]]],
     *,
     is_whole: bool,
-) -> dict[str, bool]:
-    """Whether each thing that must be gone is gone."""
+) -> tuple[dict[str, bool], str]:
+    """Whether each thing that must be gone is gone, and the digest of what lies in its place now."""
+    cleared, is_zero = digest_of_cleared(core, ranges)
     with core.catalog.read() as connection:
         left = catalog.get_memories(connection, ids)
         frames = catalog.frames_of(connection, ids)
         pages = catalog.pages(connection, namespace_id)
     checks = {
         "no_catalog_rows": not left and not frames,
-        "frames_zeroed": all(
-            _is_zero(core, segment, start, length)
-            for segment, parts in ranges.items()
-            for start, length in parts
-        ),
+        "frames_zeroed": is_zero,
     }
     if is_whole:
         checks["no_database"] = not core.namespace_path(namespace_id).exists()
         checks["no_key_file"] = not core.key_path(namespace_id).exists()
-        return checks
+        return checks, cleared
     namespace = core.by_id(namespace_id)
     if namespace is None:
-        return {**checks, "namespace_found": False}
+        return {**checks, "namespace_found": False}, cleared
     if namespace.keys is not None:
         checks["no_old_key_pages"] = namespace.keys.clear(pages) == 0
     with namespace.database.read() as connection:
@@ -79,12 +90,4 @@ def check_erased(
             checks[name] = not any(
                 connection.execute(statement, {"ids": part}).scalar_one() for part in catalog.chunks(ids)
             )
-    return checks
-
-
-def _is_zero(core: Core, segment: int, start: int, length: int) -> bool:
-    for at in range(start, start + length, _READ_BYTES):
-        size = min(_READ_BYTES, start + length - at)
-        if core.segments.read(segment, at, size) != bytes(size):
-            return False
-    return True
+    return checks, cleared

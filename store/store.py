@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mnemos.errors import ErasePendingError
+from mnemos.errors import BankUnreadableError, ErasePendingError
 from mnemos.store import (
     catalog,
     erasing,
@@ -18,6 +18,8 @@ from mnemos.store import (
     planning,
     reading,
     receipts,
+    rekeying,
+    repairing,
     upkeep,
     verifying,
     words,
@@ -25,15 +27,17 @@ from mnemos.store import (
 )
 from mnemos.store.core import Core
 from mnemos.store.ids import check_namespace, new_id
-from mnemos.store.keys import KeyProvider
+from mnemos.store.keys import KeyProvider, LockKind, kind_of
 from mnemos.store.lock import DEFAULT_WAIT_S
 from mnemos.store.migrations import version
 from mnemos.store.opening import open_core
+from mnemos.store.receipts import os_user
 from mnemos.store.records import (
     Cascade,
     ErasePlan,
     MemoryDraft,
     MemoryRecord,
+    RepairReport,
     Selector,
     SessionRecord,
     Status,
@@ -71,8 +75,10 @@ class Store:
         read_only: bool = False,
         create: bool = True,
         lock_wait_s: float = DEFAULT_WAIT_S,
+        actor: str = "api",
     ) -> "Store":
-        """Opens the bank at `path`, or makes one. `encrypted` counts only for a new bank.
+        """Opens the bank at `path`, or makes one. `encrypted` counts only for a new bank. `actor` is noted in
+        the audit log with the user of the operating system.
 
         Raises NotFoundError where there is none and none may be made, a BankError where it can't be used.
         """
@@ -84,12 +90,15 @@ class Store:
             create=create,
             wait_s=lock_wait_s,
         )
+        core.catalog.actor = f"{actor}:{os_user()}"
         store = cls(core)
         try:
             if not read_only:
                 with core.reading():
                     recover(core)
-                with suppress(ErasePendingError):
+                    rekeying.finish_at_open(core)
+                # An erase that damage holds up is tried again at the next open: `verify` must get this far.
+                with suppress(ErasePendingError, BankUnreadableError):
                     store.resume()
         except BaseException:
             core.close()
@@ -127,6 +136,11 @@ class Store:
     def key_location(self) -> str:
         """Where the master key is, for people."""
         return self._core.key_location
+
+    @property
+    def lock_kind(self) -> LockKind | None:
+        """What kind of thing gives the master key; None where the bank is not encrypted."""
+        return None if self._core.provider is None else kind_of(self._core.provider)
 
     @property
     def version(self) -> int:
@@ -479,9 +493,46 @@ class Store:
 
     # -- care
 
-    def verify(self, deep: bool = False, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+    def rekey(
+        self,
+        new_keys: KeyProvider | None = None,
+        *,
+        keep_old: Path | None = None,
+        on_step: Callable[[str], None] | None = None,
+    ) -> rekeying.Rekeyed:
+        """Puts the bank under a new master key and destroys the old one; no frame is written anew.
+
+        Without `new_keys` the key file gets a new key. `keep_old` names a new file that the old key is kept
+        in; copies of the bank made before can be read with it, and with nothing else. Namespace keys stay as
+        they are. UsageError, BankKeyError, BankLockedError.
+        """
+        return rekeying.rekey(self._core, new_keys, keep_old, on_step)
+
+    def public_key(self) -> str:
+        """The Ed25519 key that the bank's receipts verify with, in base64."""
         with self._core.reading():
-            return verifying.verify(self._core, deep, progress)
+            return erasing.public_key_of(self._core)
+
+    def verify(
+        self,
+        deep: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        resume: bool = False,
+    ) -> VerifyReport:
+        """Holds everything in the bank against everything else; `deep` decrypts every frame.
+
+        `resume` goes on where a verify of the same depth was cut off, if one was.
+        """
+        with self._core.reading():
+            return verifying.verify(self._core, deep, progress, resume=resume)
+
+    def repair(self, progress: Callable[[int, int], None] | None = None) -> RepairReport:
+        """Rebuilds what can be rebuilt from text, and puts memories whose words are lost in quarantine.
+
+        BankReadOnlyError, BankLockedError.
+        """
+        return repairing.repair(self._core, progress)
 
     def stats(self, namespace: str | None = None) -> StoreStats:
         from mnemos.store.statistics import stats

@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 from sqlalchemy import Connection, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mnemos.errors import BankError, BankUnreadableError
 from mnemos.store import catalog, catalog_schema, words
@@ -15,74 +14,60 @@ from mnemos.store.core import Core, Namespace
 from mnemos.store.frames import FrameError, check_frame, decode_frame, decode_header
 from mnemos.store.payload import unpack_text
 from mnemos.store.receipts import broken_link, verify_receipt
-from mnemos.store.records import Problem, VerifyReport
+from mnemos.store.records import VerifyReport
 from mnemos.store.segments import SEGMENT_HEADER_BYTES
+from mnemos.store.verify_findings import Findings, OnProgress
 from mnemos.store.words import Filter, Row
+from mnemos.store.writing import bank_key
 
-OnProgress = Callable[[int, int], None]  # steps done, steps in all
 _GAP_BYTES = 1 << 20
 
 
-@dataclass
-class _Findings:
-    problems: list[Problem] = field(default_factory=list)
-    checked: dict[str, int] = field(default_factory=dict)
+def verify(core: Core, deep: bool, progress: OnProgress | None, *, resume: bool = False) -> VerifyReport:
+    """Walks the whole bank; `deep` also reads, decrypts and compares every frame.
 
-    def add(self, kind: str, subject: str, detail: str) -> None:
-        self.problems.append(Problem(kind, subject, detail))
-
-    def count(self, what: str, number: int = 1) -> None:
-        self.checked[what] = self.checked.get(what, 0) + number
-
-
-def verify(core: Core, deep: bool, progress: OnProgress | None) -> VerifyReport:
-    """Walks the whole bank; `deep` also reads, decrypts and compares every frame."""
-    found = _Findings()
+    `resume` goes on where a walk of the same depth was cut off, unless something was erased since.
+    """
+    found = Findings.start(core, deep=deep, progress=progress, resume=resume)
     with core.catalog.read() as connection:
         rows = catalog.live_namespaces(connection)
         ends = catalog.segment_ends(connection)
-        erased = _erased_ids(connection)
+        erased = erased_ids(connection)
         broken = broken_link(connection)
         damaged = connection.execute(text("PRAGMA quick_check(1)")).scalar_one() != "ok"
     if broken is not None:
         found.add("audit-broken", str(broken), "a line of the audit log does not follow from the one before")
     if damaged:
         found.add("corrupt-database", "catalog.db", "SQLite finds its pages damaged")
-    total, done = len(rows) + len(ends), 0
+    names = {number: core.segments.name(number).name for number in ends}
+    found.expect([*(row.id for row in rows), *names.values()])
     for row in rows:
-        _guarded(found, row.id, partial(_namespace, core, row.id, deep, erased, found))
-        found.count("namespaces")
-        done += 1
-        _tell(progress, done, total)
+        with found.unit(row.id) as is_due:
+            if is_due:
+                _guarded(found, row.id, partial(_namespace, core, row.id, deep, erased, found))
+                found.count("namespaces")
     for number, end in ends.items():
-        _guarded(found, core.segments.name(number).name, partial(_segment, core, number, end, deep, found))
-        found.count("segments")
-        done += 1
-        _tell(progress, done, total)
+        with found.unit(names[number]) as is_due:
+            if is_due:
+                _guarded(found, names[number], partial(_segment, core, number, end, deep, found))
+                found.count("segments")
     _strays(core, found)
-    return VerifyReport(
-        ok=not found.problems, checked=dict(sorted(found.checked.items())), problems=tuple(found.problems)
-    )
+    return found.report()
 
 
-def _tell(progress: OnProgress | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress(done, total)
-
-
-def _guarded(found: _Findings, subject: str, check: Callable[[], None]) -> None:
+def _guarded(found: Findings, subject: str, check: Callable[[], None]) -> None:
     try:
         check()
-    except (BankError, DBAPIError) as error:
+    except (BankError, SQLAlchemyError) as error:
         detail = (
             str(error)
             if isinstance(error, BankError)
-            else f"the database can't be read ({type(error.orig).__name__})"
+            else f"the database can't be read ({type(error).__name__})"
         )
         found.add("unreadable", subject, detail)
 
 
-def _erased_ids(connection: Connection) -> set[str]:
+def erased_ids(connection: Connection) -> set[str]:
     """Ids that signed receipts say are gone."""
     gone: set[str] = set()
     for body in connection.execute(select(catalog_schema.receipts.c.body)).scalars():
@@ -91,7 +76,7 @@ def _erased_ids(connection: Connection) -> set[str]:
     return gone
 
 
-def _namespace(core: Core, namespace_id: str, deep: bool, erased: set[str], found: _Findings) -> None:
+def _namespace(core: Core, namespace_id: str, deep: bool, erased: set[str], found: Findings) -> None:
     namespace = core.by_id(namespace_id)
     if namespace is None:
         return
@@ -106,18 +91,24 @@ def _namespace(core: Core, namespace_id: str, deep: bool, erased: set[str], foun
         known = {word.id: word for word in words.select_rows(connection, Filter()) if word.batch <= committed}
         buried = set(connection.execute(text("SELECT id FROM memory WHERE erased = 1")).scalars())
     found.count("memories", len(memories))
-    waiting = _being_erased(core)
+    waiting = being_erased(core)
     for memory_id in known.keys() - memories.keys() - waiting:
         found.add("orphan-words", memory_id, "the namespace database holds it, the catalog does not")
     for memory_id in memories.keys() - known.keys() - buried - waiting:
         found.add("missing-words", memory_id, "the catalog holds it, the namespace database does not")
     for memory_id in erased & (known.keys() | memories.keys()):
         found.add("present-though-erased", memory_id, "a receipt says that it is gone")
-    _index(namespace, found)
-    _frames(core, namespace, memories, known, frames, deep, waiting, found)
+    mismatch = index_mismatch(namespace)
+    found.count("indexes")
+    if mismatch is not None:
+        found.add("index-mismatch", namespace_id, mismatch)
+    lost = {word.id for word in known.values() if word.status == "damaged"}
+    for memory_id in sorted(lost):
+        found.quarantine(memory_id, "its words are lost; `forget` it, or put a copy of the bank back")
+    _frames(core, namespace, memories, known, frames, deep, waiting | lost, found)
 
 
-def _being_erased(core: Core) -> set[str]:
+def being_erased(core: Core) -> set[str]:
     """Ids of erases that wait to be finished: not damage, but not whole either."""
     with core.catalog.read() as connection:
         bodies = [
@@ -128,8 +119,8 @@ def _being_erased(core: Core) -> set[str]:
     }
 
 
-def _index(namespace: Namespace, found: _Findings) -> None:
-    found.count("indexes")
+def index_mismatch(namespace: Namespace) -> str | None:
+    """What the lexical index and the rows disagree in; None when they agree."""
     with namespace.database.read() as connection:
         stray = connection.execute(
             text(
@@ -144,19 +135,15 @@ def _index(namespace: Namespace, found: _Findings) -> None:
             )
         ).scalar_one()
     if stray or lost:
-        found.add(
-            "index-mismatch",
-            namespace.id,
-            f"{stray} entries without a memory, {lost} memories without an entry",
-        )
-        return
+        return f"{stray} entries without a memory, {lost} memories without an entry"
     if namespace.read_only:
-        return
+        return None
     try:
         with namespace.database.write() as connection:
             connection.execute(text("INSERT INTO words (words, rank) VALUES ('integrity-check', 1)"))
     except DBAPIError:
-        found.add("index-mismatch", namespace.id, "the lexical index and the texts disagree")
+        return "the lexical index and the texts disagree"
+    return None
 
 
 def _frames(
@@ -167,7 +154,7 @@ def _frames(
     frames: list[Placed],
     deep: bool,
     waiting: set[str],
-    found: _Findings,
+    found: Findings,
 ) -> None:
     with core.catalog.read() as connection:
         pages = {page.id: page for page in catalog.pages(connection, namespace.id)}
@@ -198,22 +185,24 @@ def _frames(
         if not frame.live or frame.owner in waiting:
             continue
         found.count("frames")
+        if found.is_past(frame.segment, frame.start):
+            continue
         if core.encrypted and keys.get(frame.owner) is None:
             continue
         _frame(core, frame, keys.get(frame.owner), known.get(frame.owner), deep, found)
 
 
 def _frame(
-    core: Core, frame: Placed, key: bytes | None, row: Row | None, deep: bool, found: _Findings
+    core: Core, frame: Placed, key: bytes | None, row: Row | None, deep: bool, found: Findings
 ) -> None:
     try:
         data = core.segments.read(frame.segment, frame.start, frame.length if deep else min(frame.length, 72))
+        header = decode_header(data)
+        if header.checksum != frame.digest[:16]:
+            raise FrameError("corrupt-frame", "it is not the frame that the catalog knows")
         if not deep:
-            header = decode_header(data)
             if (header.owner, header.kind, header.frame_length) != (frame.owner, frame.kind, frame.length):
                 raise FrameError("corrupt-frame", "another frame lies where this one should be")
-            if header.checksum != frame.digest[:16]:
-                raise FrameError("corrupt-frame", "it is not the frame that the catalog knows")
             if frame.start + frame.length > core.segments.size(frame.segment):
                 raise FrameError("missing-frame", "the frame is cut short")
             return
@@ -221,12 +210,7 @@ def _frame(
         payload = decode_frame(data, frame.kind, frame.owner, key)
         if frame.kind == "text" and row is not None:
             kept, _ = unpack_text(payload, frame.owner)
-            if (kept.text, kept.reply, kept.title, kept.source) != (
-                row.text,
-                row.reply,
-                row.title,
-                row.source,
-            ):
+            if not same_words(kept, row):
                 raise FrameError("words-differ", "the frame and the namespace database hold different words")
     except FrameError as error:
         found.add(error.kind, frame.owner, f"{frame.kind} frame: {error}")
@@ -234,7 +218,11 @@ def _frame(
         found.add("missing-frame", frame.owner, str(error))
 
 
-def _segment(core: Core, number: int, end: int, deep: bool, found: _Findings) -> None:
+def same_words(kept: Row, row: Row) -> bool:
+    return (kept.text, kept.reply, kept.title, kept.source) == (row.text, row.reply, row.title, row.source)
+
+
+def _segment(core: Core, number: int, end: int, deep: bool, found: Findings) -> None:
     size = core.segments.size(number)
     name = core.segments.name(number).name
     if size < end:
@@ -247,27 +235,35 @@ def _segment(core: Core, number: int, end: int, deep: bool, found: _Findings) ->
     with core.catalog.read() as connection:
         frames = catalog.segment_frames(connection, number)
         owners = set(catalog.get_memories(connection, [frame.owner for frame in frames]))
+        key = bank_key(core, connection)
     at = SEGMENT_HEADER_BYTES
     for frame in frames:
         if frame.owner not in owners and frame.owner != core.bank_id:
             found.add("orphan-frame", frame.owner, "a frame without its memory")
+        if frame.owner == core.bank_id and frame.live:
+            found.count("frames")
+            _frame(core, frame, key, None, deep, found)
         _gap(core, number, at, frame.start, found)
         at = max(at, frame.start + frame.length)
     _gap(core, number, at, end, found)
 
 
-def _gap(core: Core, number: int, start: int, end: int, found: _Findings) -> None:
-    """What lies between the frames that the catalog knows must be zeros."""
+def _gap(core: Core, number: int, start: int, end: int, found: Findings) -> None:
+    at = first_stray_byte(core, number, start, end)
+    if at is not None:
+        found.add("orphan-frame", core.segments.name(number).name, f"bytes at {at:,} that no row knows of")
+
+
+def first_stray_byte(core: Core, number: int, start: int, end: int) -> int | None:
+    """What lies between the frames that the catalog knows must be zeros. Where, to a mebibyte, it isn't."""
     for at in range(start, end, _GAP_BYTES):
         size = min(_GAP_BYTES, end - at)
         if core.segments.read(number, at, size) != bytes(size):
-            found.add(
-                "orphan-frame", core.segments.name(number).name, f"bytes at {at:,} that no row knows of"
-            )
-            return
+            return at
+    return None
 
 
-def _strays(core: Core, found: _Findings) -> None:
+def _strays(core: Core, found: Findings) -> None:
     with core.catalog.read() as connection:
         known = set(connection.execute(select(catalog_schema.namespaces.c.id)).scalars())
         bodies = list(connection.execute(select(catalog_schema.receipts.c.body)).scalars())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # What may be shown: not buried, and known to the catalog. The plus keeps the planner off that index.
 LIVE = "+erased = 0 AND born <= committed()"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_COLUMNS = (
+COLUMNS = (
     "ordinal, id, kind, text, reply, speaker, title, source, session_id, created_us, expires_us, tags, "
     "status, pinned, hidden, content_tag, text_bytes, batch, born"
 )
@@ -93,11 +93,11 @@ def next_ordinal(connection: Connection) -> int:
 
 def insert_rows(connection: Connection, rows: Sequence[Row]) -> None:
     if rows:
-        names = _COLUMNS.split(", ")
+        names = COLUMNS.split(", ")
         marks = ", ".join("?" for _ in names)
         pick = attrgetter(*names)
         connection.exec_driver_sql(
-            f"INSERT INTO memory ({_COLUMNS}) VALUES ({marks})", [pick(row) for row in rows]
+            f"INSERT INTO memory ({COLUMNS}) VALUES ({marks})", [pick(row) for row in rows]
         )
 
 
@@ -171,7 +171,7 @@ def _select(
     connection: Connection, chosen: Filter, ids: Sequence[str] | None, tail: str, values: dict[str, Any]
 ) -> list[Row]:
     where, bound = _where(chosen, ids)
-    query = text(f"SELECT {_COLUMNS} FROM memory WHERE {where}{tail}")
+    query = text(f"SELECT {COLUMNS} FROM memory WHERE {where}{tail}")
     for name, value in bound.items():
         if isinstance(value, list):
             query = query.bindparams(bindparam(name, expanding=True))

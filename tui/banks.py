@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from mnemos.errors import UsageError
 from mnemos.tui import console, forms, output
 from mnemos.tui.options import Bank, Json, Model, Namespace
 
@@ -20,6 +21,7 @@ def info(bank: Bank = None, namespace: Namespace = "default", json: Json = False
             "id": opened.bank_id,
             "encrypted": opened.encrypted,
             "key": opened.key_location,
+            "receipt_key": opened.public_key,
         }
     if json:
         output.document(found | {"namespaces": namespaces, "stats": stats})
@@ -27,11 +29,20 @@ def info(bank: Bank = None, namespace: Namespace = "default", json: Json = False
     counts = {name: stats[name] for name in ("memories", "hidden", "pending", "tokens")}
     sizes = {name: output.amount(stats[name]) for name in ("text_bytes", "trace_bytes", "disk_bytes")}
     output.fields(found | {"namespaces": ", ".join(namespaces)} | counts | sizes)
-    console.say("back up the key: without it the bank can't be read")
+    if found["encrypted"]:
+        console.say("back up the key: without it the bank can't be read")
+    else:
+        console.say("the bank is not encrypted: whoever reads its files reads the memories")
 
 
 def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Decrypt and scan every file as well.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what can be mended, and verify to the last frame.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a verify of the same depth was cut off.")
+    ] = False,
     bank: Bank = None,
     namespace: Namespace = "default",
     json: Json = False,
@@ -40,15 +51,25 @@ def verify(
     from mnemos.errors import DamageFoundError
     from mnemos.tui.opening import open_bank
 
+    if repair and resume:
+        raise UsageError("--repair looks at everything; leave --resume out")
     with open_bank(bank, namespace) as opened, console.progress("verifying") as on_progress:
-        report = opened.verify(deep=deep, progress=on_progress)
+        if repair:
+            done = opened.repair(progress=on_progress)
+            report, form = done.after, forms.repair(done)
+        else:
+            report = opened.verify(deep=deep, progress=on_progress, resume=resume)
+            form = forms.verify(report)
     if json:
-        output.document(forms.verify(report))
+        output.document(form)
     else:
-        output.table(
-            ("kind", "subject", "detail"),
-            [(each.kind, each.subject, each.detail) for each in report.problems],
-        )
+        mended = [
+            ("repaired " + each["kind"], each["subject"], each["detail"]) for each in form.get("repaired", ())
+        ]
+        left = [(each.kind, each.subject, each.detail) for each in (*report.problems, *report.quarantined)]
+        output.table(("kind", "subject", "detail"), [*mended, *left])
+    if report.quarantined:
+        console.say(f"{len(report.quarantined)} memories are in quarantine: their words are lost")
     if report.ok:
         console.say("the bank is sound")
         return

@@ -127,6 +127,16 @@ def ask(question: str) -> str:
     return sys.stdin.readline().rstrip("\r\n")
 
 
+def ask_secret(question: str) -> str:
+    """One line typed by the person, not shown; empty at end of input."""
+    from getpass import getpass
+
+    try:
+        return getpass(question, stream=sys.stderr)
+    except EOFError:
+        return ""
+
+
 def text_or_stdin(argument: str) -> str:
     """The argument, or all of standard input for `-`. Raises InvalidTextError for what is not UTF-8."""
     if argument == "-":

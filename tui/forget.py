@@ -1,6 +1,7 @@
 """`mnemos memory forget`: shows what would go, asks, erases, and shows the receipt."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,6 +9,7 @@ import typer
 from mnemos.errors import InvalidSelectorError, NotFoundError, UsageError
 from mnemos.tui import console, forms, output, when
 from mnemos.tui.options import Bank, Json, Model, Namespace, Session, Since, Source, Tags, Until, Where
+from mnemos.tui.receipts import check_writable, save
 
 if TYPE_CHECKING:
     from mnemos.memory.bank import MemoryBank
@@ -51,6 +53,10 @@ def forget(
     everything: Annotated[bool, typer.Option("--all", help="Everything in the namespace.")] = False,
     cascade: CascadeOption = Cascade.CLOSURE,
     dry_run: DryRun = False,
+    receipt_file: Annotated[
+        Path | None,
+        typer.Option("--receipt", metavar="FILE", help="Save the receipt there too.", show_default=False),
+    ] = None,
     yes: Yes = False,
     confirm: Annotated[
         str | None,
@@ -79,6 +85,8 @@ def forget(
         raise UsageError("standard input can be read once: give --match - or --where -, not both")
     if everything and yes and not dry_run and confirm != namespace:
         raise UsageError(f"--all with --yes needs --confirm {namespace}: the namespace's name, once more")
+    if receipt_file is not None:
+        check_writable(receipt_file)
     if not (dry_run or yes):
         console.require_person("add --yes to forget without being asked, or --dry-run to see the plan")
     condition = selecting.where(where)
@@ -115,6 +123,8 @@ def forget(
             if not is_confirmed(plan, by_name=by_name):
                 raise NotFoundError("nothing was forgotten")
         receipt = opened.forget(plan, on_step=None if json else _say_step)
+    if receipt_file is not None:
+        save(receipt.document, receipt_file)
     if json:
         output.document(forms.forgotten(plan, receipt))
     else:

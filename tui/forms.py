@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mnemos.agent.events import Reply
     from mnemos.memory.records import ForgetPlan, Memory, RecalledMemory, Receipt
-    from mnemos.store.records import SessionRecord, VerifyReport
+    from mnemos.store.records import RepairReport, SessionRecord, VerifyReport
 
 Form = dict[str, Any]
 
@@ -61,5 +61,14 @@ def session(value: "SessionRecord") -> Form:
 
 
 def verify(value: "VerifyReport") -> Form:
-    problems = [asdict(problem) for problem in value.problems]
-    return {"ok": value.ok, "problems": problems, "checked": dict(value.checked)}
+    return {
+        "ok": value.ok,
+        "problems": [asdict(problem) for problem in value.problems],
+        "quarantined": [asdict(problem) for problem in value.quarantined],
+        "checked": dict(value.checked),
+    }
+
+
+def repair(value: "RepairReport") -> Form:
+    """What a verify says afterwards, with what was done."""
+    return verify(value.after) | {"repaired": [asdict(problem) for problem in value.repaired]}

@@ -7,6 +7,7 @@ import typer
 
 from mnemos.tui import (
     ask,
+    audit,
     banks,
     benches,
     chat,
@@ -17,7 +18,9 @@ from mnemos.tui import (
     keeping,
     models,
     notes,
+    receipts,
     recollections,
+    rekey,
 )
 from mnemos.tui.console import run
 
@@ -32,9 +35,9 @@ app = typer.Typer(
 )
 
 
-def _group(name: str, text: str) -> typer.Typer:
+def _group(name: str, text: str, parent: typer.Typer = app) -> typer.Typer:
     group = typer.Typer(name=name, help=text, no_args_is_help=True, rich_markup_mode=None)
-    app.add_typer(group)
+    parent.add_typer(group)
     return group
 
 
@@ -77,10 +80,17 @@ memory.command("pin")(recollections.pin)
 memory.command("unpin")(recollections.unpin)
 memory.command("stats")(recollections.stats)
 
+receipt = _group("receipt", "Proofs of what was forgotten.", memory)
+receipt.command("list")(receipts.list_receipts)
+receipt.command("show")(receipts.show)
+receipt.command("verify")(receipts.verify)
+
 bank = _group("bank", "The bank as a whole.")
 bank.command("info")(banks.info)
 bank.command("verify")(banks.verify)
 bank.command("reencode")(banks.reencode)
+bank.command("rekey")(rekey.rekey)
+bank.command("audit")(audit.audit)
 
 model = _group("model", "The language models.")
 model.command("list")(models.list_models)

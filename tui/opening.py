@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnemos.errors import BankUnreadableError
-from mnemos.tui.console import progress, say
+from mnemos.tui.console import ask_secret, is_interactive, progress, say
 
 if TYPE_CHECKING:
     from mnemos.attention.models import LanguageModel
     from mnemos.memory.bank import MemoryBank
+    from mnemos.store.keys import KeyProvider
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def open_bank(
     place = (path or default_path()).expanduser()
     is_new = create and not (place.is_dir() and any(place.iterdir()))
     try:
-        opened = MemoryBank.open(place, create=create, sweep=sweep)
+        opened = MemoryBank.open(place, create=create, sweep=sweep, keys=keys(), actor="cli")
     except OSError as error:
         raise BankUnreadableError(
             f"no bank can be at {place} ({error.strerror}); name another place"
@@ -39,6 +40,17 @@ def open_bank(
             say(f"made a new bank in {bank.path}")
             say(f"back up its key, without which it can't be read: {bank.key_location}")
         yield bank
+
+
+def keys() -> "KeyProvider":
+    """A key file or a passphrase, as the bank is locked; asked for where there is a terminal."""
+    from mnemos.store.keys import default_keys
+
+    return default_keys(ask_passphrase if is_interactive() else None)
+
+
+def ask_passphrase() -> str:
+    return ask_secret("Passphrase of the bank: ")
 
 
 def load_model(name: str | None) -> "LanguageModel":

@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnemos.errors import ErasePendingError
 from mnemos.store import (
@@ -21,6 +21,7 @@ from mnemos.store import (
     words,
     writing,
 )
+from mnemos.store.archive_records import Exported
 from mnemos.store.core import Core
 from mnemos.store.ids import check_namespace, new_id
 from mnemos.store.keys import KeyProvider
@@ -42,6 +43,9 @@ from mnemos.store.records import (
 )
 from mnemos.store.recovery import clear_dead_frames, recover
 from mnemos.store.words import Filter
+
+if TYPE_CHECKING:
+    from mnemos.store.archive_merge import Merger
 
 __all__ = ["Store"]
 
@@ -419,6 +423,48 @@ class Store:
         """Of every erase, oldest first."""
         with self._core.reading(), self._core.catalog.read() as connection:
             return receipts.all_receipts(connection)
+
+    # -- archives
+
+    def export(
+        self,
+        out: Any,
+        names: Sequence[str],
+        chosen: Filter,
+        *,
+        traces: bool = False,
+        is_filtered: bool = False,
+        model: tuple[str | None, str | None] = (None, None),
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Exported:
+        """Writes an archive of those memories to `out`; `model` is name and fingerprint of the traces' model.
+
+        NotFoundError before anything is written when nothing is chosen. When it raises StalePlanError,
+        something was erased meanwhile and `out` is not to be used.
+        """
+        from mnemos.store import archive_export
+
+        with self._core.reading():
+            total = archive_export.find_any(self._core, names, chosen)
+            if not self.read_only:
+                archive_export.note_export(self._core, names)
+            exporter = archive_export.Exporter(
+                self._core,
+                out,
+                chosen,
+                traces=traces,
+                is_filtered=is_filtered,
+                model=model[0],
+                fingerprint=model[1],
+                on_progress=on_progress,
+            )
+            return exporter.run(names, total)
+
+    def merger(self, *, restore_erased: bool = False) -> "Merger":
+        """Merges the groups of an archive into the bank."""
+        from mnemos.store.archive_merge import Merger
+
+        return Merger(self._core, restore_erased=restore_erased)
 
     # -- care
 

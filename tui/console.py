@@ -127,6 +127,13 @@ def ask(question: str) -> str:
     return sys.stdin.readline().rstrip("\r\n")
 
 
+def ask_secret(question: str) -> str:
+    """As `ask`, without showing what is typed."""
+    from getpass import getpass
+
+    return getpass(question, stream=sys.stderr)
+
+
 def text_or_stdin(argument: str) -> str:
     """The argument, or all of standard input for `-`. Raises InvalidTextError for what is not UTF-8."""
     if argument == "-":

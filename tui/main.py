@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mnemos.tui import ask, banks, benches, chat, demo, forget, models, notes, recollections
+from mnemos.tui import archive, ask, banks, benches, chat, demo, forget, models, notes, recollections
 from mnemos.tui.console import run
 
 app = typer.Typer(
@@ -59,6 +59,8 @@ memory.command("unhide")(recollections.unhide)
 memory.command("pin")(recollections.pin)
 memory.command("unpin")(recollections.unpin)
 memory.command("stats")(recollections.stats)
+memory.command("export")(archive.export)
+memory.command("import")(archive.import_)
 
 bank = _group("bank", "The bank as a whole.")
 bank.command("info")(banks.info)

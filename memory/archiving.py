@@ -264,9 +264,7 @@ def _prepare(group: "Group") -> None:
         memory if memory.draft.content_key else replace(memory, draft=_with_key(memory.draft))
         for memory in group.memories
     ]
-    group.traces = {
-        memory_id: trace for memory_id, trace in group.traces.items() if is_sound_trace(trace)
-    }
+    group.traces = {memory_id: trace for memory_id, trace in group.traces.items() if is_sound_trace(trace)}
 
 
 def _with_key(draft: "MemoryDraft") -> "MemoryDraft":
@@ -290,7 +288,7 @@ _KV_HEAD, _ROUTE_HEAD = struct.Struct("<4sBHHHH"), struct.Struct("<4sHHHH")
 
 
 def is_sound_trace(trace: "ArchivedTrace") -> bool:
-    """Whether the payloads begin as those of a trace do, and hold the tokens that are said; loads no torch."""
+    """Whether the payloads begin as a trace's do and hold the tokens that are said; loads no torch."""
     if len(trace.kv) < _KV_HEAD.size or len(trace.route) < _ROUTE_HEAD.size:
         return False
     kv_magic, _, _, _, _, kv_spans = _KV_HEAD.unpack_from(trace.kv)

@@ -65,16 +65,19 @@ def import_any(
         check_namespace(namespace)
         run = _Run(store, namespace, name, format, restore_erased)
         try:
-            for part in _parts(file, head, stack):
-                run.read(part)
-                if on_progress is not None:
-                    on_progress(total, total)
+            with _zip_errors():
+                for part in _parts(file, head, stack):
+                    run.read(part)
+                    if on_progress is not None:
+                        on_progress(total, total)
         except MnemosError as error:
             raise with_count(error, run.tally) from None
         return run.report()
 
 
-def _opened(source: str | os.PathLike[str] | IO[bytes], stack: ExitStack) -> tuple[io.BufferedReader, str | None]:
+def _opened(
+    source: str | os.PathLike[str] | IO[bytes], stack: ExitStack
+) -> tuple[io.BufferedReader, str | None]:
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser()
         try:
@@ -117,20 +120,21 @@ def _parts(file: io.BufferedReader, head: bytes, stack: ExitStack) -> Iterator[I
         return
     if not file.seekable():
         raise UsageError("a zip can't be read from a pipe; name the file, or pipe its conversations.json")
-    with _zip_errors():
-        archive = stack.enter_context(zipfile.ZipFile(file))
-        found = sorted(
-            (info for info in archive.infolist() if _is_conversations(info.filename)),
-            key=lambda info: info.filename,
-        )
+    archive = stack.enter_context(zipfile.ZipFile(file))
+    found = sorted(
+        (info for info in archive.infolist() if _is_conversations(info.filename)),
+        key=lambda info: info.filename,
+    )
     if not found:
         raise NotFoundError("the zip holds no conversations.json")
     for info in found:
-        if info.file_size > _MAX_ZIP_BYTES or info.file_size > _MAX_ZIP_RATIO * max(info.compress_size, 1 << 20):
+        if info.file_size > _MAX_ZIP_BYTES or info.file_size > _MAX_ZIP_RATIO * max(
+            info.compress_size, 1 << 20
+        ):
             raise ArchiveError("the zip's conversations swell to more than any export; it was not read")
         if info.flag_bits & 1:
             raise UsageError("the zip is encrypted; unpack it, and import its conversations.json")
-        with _zip_errors(), archive.open(info) as part:
+        with archive.open(info) as part:
             yield part
 
 
@@ -146,7 +150,7 @@ def _zip_errors() -> Iterator[None]:
 
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ArchiveError(f"the zip is damaged ({type(error).__name__}). Take another copy of it") from None
 
 

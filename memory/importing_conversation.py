@@ -71,7 +71,7 @@ def to_memories(
 
 
 def exchange_key(draft: MemoryDraft, index: int = 0) -> bytes:
-    """What makes two imported exchanges the same: session, time (or place) and words, wherever the file lies."""
+    """What makes two imported exchanges the same: session, time (or place) and words."""
     digest = hashlib.sha256(b"mnemos/exchange")
     at = f"#{index}" if draft.created_at is None else draft.created_at.astimezone(UTC).isoformat()
     for part in (draft.session_id or "", at, draft.speaker or "", draft.text, draft.reply or ""):

@@ -1,4 +1,4 @@
-"""Conversations as ChatGPT, Claude and plain chat logs write them. docs/formats/importers.md has the forms."""
+"""Conversations as ChatGPT, Claude and plain chat logs write them: docs/formats/importers.md."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ def read_chatgpt(record: Mapping[str, Any]) -> Conversation:
         if not isinstance(message, dict):
             continue  # the root
         author = message.get("author")
-        role = _ROLES.get(author.get("role")) if isinstance(author, dict) else None
+        role = _ROLES.get(author.get("role", "")) if isinstance(author, dict) else None
         metadata = message.get("metadata")
         is_hidden = isinstance(metadata, dict) and bool(metadata.get("is_visually_hidden_from_conversation"))
         text = "" if is_hidden or role is None else _chatgpt_words(message)
@@ -61,6 +61,8 @@ def _last_leaf(mapping: Mapping[str, Any]) -> str | None:
     roots = [key for key, node in mapping.items() if isinstance(node, dict) and not node.get("parent")]
     at = roots[0] if roots else None
     for _ in range(len(mapping)):
+        if at is None:
+            break
         children = mapping[at].get("children") if at in mapping and isinstance(mapping[at], dict) else None
         known = [one for one in children if one in mapping] if isinstance(children, list) else []
         if not known:
@@ -171,7 +173,9 @@ def read_jsonl(record: Mapping[str, Any]) -> Conversation:
 
 def _plain_words(content: Any) -> str:
     if isinstance(content, list):
-        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        texts = [
+            part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"
+        ]
         return "\n\n".join(words for text in texts if (words := words_of(text)))
     return words_of("" if content is None else content)
 

@@ -1,8 +1,9 @@
 """Encryption of an archive under a passphrase: AES-256-GCM in numbered chunks.
 
-The STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár: "Online Authenticated-Encryption and its
-Nonce-Reuse Misuse-Resistance", CRYPTO 2015): the nonce of a chunk holds its number and whether it is the last,
-so that chunks can't be left out, put elsewhere, repeated or cut off. docs/formats/archive.md has every byte.
+The STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár: "Online Authenticated-Encryption and
+its Nonce-Reuse Misuse-Resistance", CRYPTO 2015): the nonce of a chunk holds its number and whether it is the
+last, so that chunks can't be left out, put elsewhere, repeated or cut off. docs/formats/archive.md has every
+byte.
 """
 
 import hashlib

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from mnemos.errors import ArchiveError
 from mnemos.store.records import Kind, Status
 
-FORMAT = "mnemos-archive"
-VERSION = 1
+FORMAT: Literal["mnemos-archive"] = "mnemos-archive"
+VERSION: Literal[1] = 1
 
 MAX_LINE_BYTES = 16 << 20  # 1 MiB of text and of reply, each character escaped
 GROUP_MEMORIES = 250  # what a writer puts between two check lines
@@ -118,9 +118,7 @@ class EndLine(_Line):
     sha256: Digest
 
 
-Line = (
-    HeaderLine | NamespaceLine | SessionLine | MemoryLine | TraceLine | PartLine | CheckLine | EndLine
-)
+Line = HeaderLine | NamespaceLine | SessionLine | MemoryLine | TraceLine | PartLine | CheckLine | EndLine
 _ANY: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="type")])
 
 
@@ -152,8 +150,8 @@ def _refuse_header(data: bytes) -> None:
         raise ArchiveError("this is no archive of Mnemos; `--format` names other formats") from None
     if found.version > VERSION:
         raise ArchiveError(
-            f"the archive is of version {found.version}; this Mnemos reads versions up to {VERSION}. Install a "
-            "newer Mnemos to import it"
+            f"the archive is of version {found.version}; this Mnemos reads versions up to {VERSION}. Install "
+            "a newer Mnemos to import it"
         )
 
 

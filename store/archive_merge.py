@@ -249,10 +249,7 @@ class _Write:
             with core.catalog.write() as connection:
                 catalog.add_memories(
                     connection,
-                    [
-                        catalog_row(namespace, row, slot)
-                        for (row, _), slot in zip(rows, slots, strict=True)
-                    ],
+                    [catalog_row(namespace, row, slot) for (row, _), slot in zip(rows, slots, strict=True)],
                 )
                 catalog.set_pages(connection, namespace.id, pages)
                 group.record(connection)

@@ -44,6 +44,7 @@ class LineWriter:
 
     def check(self) -> None:
         self.line(lines.CheckLine(sha256=self._digest.hexdigest()))
+        self._zstd.flush(zstandard.FLUSH_BLOCK)  # so that a cut archive gives up its groups up to the cut
 
     def end(self, *, namespaces: int, memories: int, traces: int) -> None:
         self.line(
@@ -65,7 +66,7 @@ class GroupReader:
             read_across_frames=True,
             closefd=False,
         )
-        self._held = b""
+        self._held, self._at = b"", 0  # raw bytes, and how many of them are used up
         self._raw_bytes = 0
         self._digest = hashlib.sha256()
         self._before = ""  # the digest of all lines before the latest
@@ -102,6 +103,8 @@ class GroupReader:
             elif group is None or isinstance(line, lines.HeaderLine):
                 raise self._wrong("it comes out of order")
             elif isinstance(line, lines.SessionLine):
+                if line.id in group.sessions:
+                    raise self._wrong("a session comes twice in a group")
                 group.sessions[line.id] = _session(line)
             elif isinstance(line, lines.MemoryLine):
                 group.memories.append(_memory(line))
@@ -125,7 +128,7 @@ class GroupReader:
             else:
                 raise self._wrong("it comes out of order")
             if (
-                len(group.memories) > lines.MAX_GROUP_MEMORIES
+                max(len(group.memories), len(group.sessions)) > lines.MAX_GROUP_MEMORIES
                 or group_bytes > lines.MAX_GROUP_LINE_BYTES
                 or trace_bytes > lines.MAX_GROUP_TRACE_BYTES
             ):
@@ -141,7 +144,7 @@ class GroupReader:
         self._compare(line.sha256)
         if is_open or counts != (line.namespaces, line.memories, line.traces):
             raise self._wrong("its counts are not those of the lines before it")
-        if self._held or self._read():
+        if self._at < len(self._held) or self._read():
             raise ArchiveError("something follows the archive's last line, where nothing should be")
 
     def _trace(self, line: lines.TraceLine, *, is_wanted: bool) -> ArchivedTrace | None:
@@ -182,18 +185,18 @@ class GroupReader:
         self._before = self._digest.hexdigest()
         parts: list[bytes] = []
         size = 0
-        while (at := self._held.find(b"\n")) < 0:
-            parts.append(self._held)
-            size += len(self._held)
+        while (at := self._held.find(b"\n", self._at)) < 0:
+            parts.append(self._held[self._at :])
+            size += len(parts[-1])
             if size > lines.MAX_LINE_BYTES:
                 raise ArchiveError(f"line {self.number + 1} of the archive is longer than any can be")
-            self._held = self._read()
+            self._held, self._at = self._read(), 0
             if not self._held:
                 if self.number == 0:
                     raise ArchiveError("this is no archive of Mnemos; `--format` names other formats")
                 raise ArchiveError(_CUT)
-        data = b"".join([*parts, self._held[: at + 1]])
-        self._held = self._held[at + 1 :]
+        data = b"".join([*parts, self._held[self._at : at + 1]])
+        self._at = at + 1
         self._digest.update(data)
         self._line_bytes = len(data)
         self.number += 1

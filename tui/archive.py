@@ -95,14 +95,16 @@ def export(
         )
     if not report.encrypted:
         console.say(
-            "warning: the archive is not encrypted: whoever has the file can read its words, and `forget` does "
-            "not reach it"
+            "warning: the archive is not encrypted: whoever has it can read its words, and `forget` does not "
+            "reach it"
         )
     if report.traces_left_out:
-        console.say(f"{report.traces_left_out} damaged traces were left out; `mnemos bank verify` looks further")
+        console.say(
+            f"{report.traces_left_out} damaged traces were left out; `mnemos bank verify` looks further"
+        )
     words = f"{report.memories} memories of {report.namespaces} namespaces, {output.size(report.bytes)}"
     if target == "-":
-        console.say(f"exported {words}")
+        console.say(report.model_dump_json() if json else f"exported {words}")
     elif json:
         output.document(report.model_dump(mode="json"))
     else:
@@ -157,18 +159,20 @@ def import_(
 def _say_left_out(report: "ImportReport") -> None:
     if report.erased_before:
         console.say(
-            f"{report.erased_before} were forgotten here before and were left out; --restore-erased brings them "
-            "back"
+            f"{report.erased_before} were forgotten here before and were left out; --restore-erased brings "
+            "them back"
         )
     if report.replies_withheld:
         console.say(
-            f"{report.replies_withheld} replies were made with something that was forgotten here, and were left "
-            "out"
+            f"{report.replies_withheld} replies were made with something that was forgotten here, and were "
+            "left out"
         )
     if report.expired:
         console.say(f"{report.expired} have expired and were left out")
     if report.skipped_messages:
-        console.say(f"{report.skipped_messages} messages of system and tools, or without words, were left out")
+        console.say(
+            f"{report.skipped_messages} messages of system and tools, or without words, were left out"
+        )
     for problem in report.problems[:SHOWN_PROBLEMS]:
         console.say(f"left out: record {problem.record}: {problem.reason}")
     if len(report.problems) > SHOWN_PROBLEMS:

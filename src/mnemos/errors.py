@@ -8,7 +8,7 @@
     │   ├── InvalidSelectorError
     │   └── AmbiguousIdError
     ├── StalePlanError                    the bank moved on since the plan was made
-    ├── ArchiveError                      an archive that is cut off, damaged, newer, or under another passphrase
+    ├── ArchiveError                      cut off, damaged, newer, or another passphrase
     ├── InterruptedTurnError (130)
     ├── ModelError
     │   ├── UnknownModelError

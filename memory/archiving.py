@@ -273,9 +273,7 @@ def _with_key(draft: "MemoryDraft") -> "MemoryDraft":
     from mnemos.memory.importing_conversation import exchange_key
     from mnemos.memory.ingest import content_key
 
-    if draft.source is None:
-        return draft
-    if draft.kind == "document":
+    if draft.kind == "document" and draft.source is not None:
         name = draft.source.rpartition(os.sep)[2]
         title = None if draft.title == name else draft.title
         return replace(draft, content_key=content_key(Chunk(draft.text, title, 1, 1)))

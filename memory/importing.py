@@ -164,7 +164,8 @@ class _Run:
         self._merger = store.merger(restore_erased=restore_erased)
         self._namespace = namespace
         self._source = source
-        self._format: Format | None = None if format in ("auto", "archive") else format  # type: ignore[assignment]
+        self._fixed: Format | None = next((known for known in READERS if known == format), None)
+        self._format = self._fixed  # of the first record, where none is fixed
         self._waiting = Group(namespace)
         self._skipped = 0
         self._record = 0
@@ -180,9 +181,9 @@ class _Run:
         if not first:
             raise ArchiveError("the file is empty")
         is_list = first == b"["
-        if self._format in ("chatgpt", "claude") and not is_list:
-            raise ArchiveError(f"a {self._format} export is a JSON list of conversations, which this is not")
-        if self._format == "jsonl" and is_list:
+        if self._fixed in ("chatgpt", "claude") and not is_list:
+            raise ArchiveError(f"a {self._fixed} export is a JSON list of conversations, which this is not")
+        if self._fixed == "jsonl" and is_list:
             raise ArchiveError("a JSONL file has an object on each line, which this has not")
         for data in array_elements(reader) if is_list else jsonl_lines(reader):
             self._record += 1
@@ -204,10 +205,10 @@ class _Run:
 
     def _take(self, data: bytes) -> None:
         record = load_object(data)
-        found = self._format or format_of(record)
+        found = self._fixed or format_of(record) or self._format
         if found is None:
             raise InvalidTextError("it is no conversation of ChatGPT or Claude, and no chat message")
-        self._format = found
+        self._format = self._format or found
         if found == "jsonl" and "messages" not in record:
             self._take_line(record)
             return

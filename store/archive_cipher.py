@@ -143,7 +143,9 @@ def _read_header(source: Source, passphrase: str) -> _Header:
         raise ArchiveError("the archive's first bytes are damaged. Take another copy of it")
     key, check = _keys(passphrase, raw[: _HEAD.size])
     if not hmac.compare_digest(check, raw[_HEAD.size :]):
-        raise ArchiveError("the passphrase is not the archive's (or its first bytes are damaged)")
+        raise ArchiveError(
+            "the passphrase is not the archive's, or its first bytes are damaged; nothing was imported"
+        )
     return _Header(raw, prefix, chunk_bytes, key)
 
 

@@ -2,7 +2,6 @@
 
 import io
 import os
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -12,11 +11,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mnemos.errors import ArchiveError, InvalidTextError, MnemosError, StalePlanError, UsageError
 from mnemos.memory.archive_records import ExportReport, ImportReport
+from mnemos.memory.archive_traces import is_sound_trace
 from mnemos.store.ids import check_namespace
 
 if TYPE_CHECKING:
-    from mnemos.store.archive_records import ArchivedTrace, Group
-    from mnemos.store.records import MemoryDraft
+    from mnemos.store.archive_records import ArchivedMemory, Group
     from mnemos.store.store import Store
 
 MODEL_SETTING, MODEL_NAME_SETTING = "trace_fingerprint", "trace_model"
@@ -261,43 +260,24 @@ def with_count(error: MnemosError, tally: Tally) -> MnemosError:
 def _prepare(group: "Group") -> None:
     """Drops traces that can't be their memories', and says what makes documents the same as ingested ones."""
     group.memories = [
-        memory if memory.draft.content_key else replace(memory, draft=_with_key(memory.draft))
-        for memory in group.memories
+        replace(memory, draft=replace(memory.draft, content_key=_key_of(memory))) for memory in group.memories
     ]
     group.traces = {memory_id: trace for memory_id, trace in group.traces.items() if is_sound_trace(trace)}
 
 
-def _with_key(draft: "MemoryDraft") -> "MemoryDraft":
-    """With the key that an ingest or an import of the same content would give it."""
+def _key_of(memory: "ArchivedMemory") -> bytes | None:
+    """The key that an ingest or an import of the same content would give it."""
     from mnemos.memory.chunk import Chunk
     from mnemos.memory.importing_conversation import exchange_key
     from mnemos.memory.ingest import content_key
 
+    draft = memory.draft
     if draft.kind == "document" and draft.source is not None:
         name = draft.source.rpartition(os.sep)[2]
         title = None if draft.title == name else draft.title
-        return replace(draft, content_key=content_key(Chunk(draft.text, title, 1, 1)))
-    if draft.kind == "exchange":
-        return replace(draft, content_key=exchange_key(draft))
-    return draft
-
-
-_KV_HEAD, _ROUTE_HEAD = struct.Struct("<4sBHHHH"), struct.Struct("<4sHHHH")
-
-
-def is_sound_trace(trace: "ArchivedTrace") -> bool:
-    """Whether the payloads begin as a trace's do and hold the tokens that are said; loads no torch."""
-    if len(trace.kv) < _KV_HEAD.size or len(trace.route) < _ROUTE_HEAD.size:
-        return False
-    kv_magic, _, _, _, _, kv_spans = _KV_HEAD.unpack_from(trace.kv)
-    route_magic, _, _, _, route_spans = _ROUTE_HEAD.unpack_from(trace.route)
-    if kv_magic != b"MKV1" or route_magic != b"MRT1" or kv_spans != route_spans:
-        return False
-    counts = struct.Struct(f"<{kv_spans}I")
-    if len(trace.kv) < _KV_HEAD.size + counts.size or len(trace.route) < _ROUTE_HEAD.size + counts.size:
-        return False
-    kv_tokens = counts.unpack_from(trace.kv, _KV_HEAD.size)
-    return kv_tokens == counts.unpack_from(trace.route, _ROUTE_HEAD.size) and sum(kv_tokens) == trace.tokens
+        return content_key(Chunk(draft.text, title, 1, 1))
+    # With provenance it was made by Mnemos, and an erase may take its reply: no trace of that may stay.
+    return exchange_key(draft) if draft.kind == "exchange" and not memory.uses else None
 
 
 def _peek(source: IO[bytes], size: int) -> bytes:

@@ -9,16 +9,15 @@ from sqlalchemy import Connection, select, text
 
 from mnemos.errors import NotFoundError
 from mnemos.store import catalog, catalog_schema, words
-from mnemos.store.archive_records import ArchivedMemory, ArchivedSession, Group, Merged
+from mnemos.store.archive_records import ArchivedMemory, Group, Merged
+from mnemos.store.archive_rows import row_of, write_rows
 from mnemos.store.core import Core, Namespace
-from mnemos.store.disk import check_room
 from mnemos.store.erasing import repeats
 from mnemos.store.ids import id_from_bytes, new_id
-from mnemos.store.payload import pack_text
 from mnemos.store.records import MemoryDraft, TraceDraft, UseRecord
 from mnemos.store.recovery import settle
 from mnemos.store.words import Row, to_us
-from mnemos.store.writing import allocate_keys, catalog_row, check_draft, frame_group, put_traces
+from mnemos.store.writing import check_draft, put_traces
 
 
 class Merger:
@@ -49,7 +48,7 @@ class Merger:
             batch = settle(self._core, namespace) + 1
             chosen, dropped = self._choose(namespace, group, done)
             if chosen:
-                _Write(self._core, namespace, batch).write(chosen, group.sessions, done)
+                done.sessions += write_rows(self._core, namespace, batch, chosen, group.sessions)
             self._clear_titles(namespace, group, dropped)
         return done
 
@@ -119,7 +118,7 @@ class Merger:
             reply, uses = None, []
             self._withheld.add(here)
             done.replies_withheld += 1
-        return _row(memory, here, tag, reply), uses
+        return row_of(memory, here, tag, reply), uses
 
     def _uses(
         self, namespace: Namespace, held: "_Held", memory: ArchivedMemory
@@ -214,72 +213,6 @@ class _Held:
         return self._owners[memory_id]
 
 
-class _Write:
-    """One durable group of rows; the caller holds the writer's lock."""
-
-    def __init__(self, core: Core, namespace: Namespace, batch: int) -> None:
-        self._core, self._namespace, self._batch = core, namespace, batch
-
-    def write(
-        self,
-        chosen: Sequence[tuple[Row, list[UseRecord]]],
-        sessions: dict[str, ArchivedSession],
-        done: Merged,
-    ) -> None:
-        core, namespace, batch = self._core, self._namespace, self._batch
-        check_room(core.path, sum(2 * row.text_bytes + 2048 for row, _ in chosen))
-        with namespace.database.read() as connection:
-            ordinal = words.next_ordinal(connection)
-        rows = [
-            (replace(row, ordinal=ordinal + index, batch=batch, born=batch), uses)
-            for index, (row, uses) in enumerate(chosen)
-        ]
-        slots, pages = allocate_keys(core, namespace, len(rows))
-        with frame_group(core) as group:
-            for (row, uses), slot in zip(rows, slots, strict=True):
-                group.add("text", row.id, pack_text(row, uses), None if slot is None else slot.key)
-            group.appender.sync()
-            with namespace.database.write() as connection:
-                words.insert_rows(connection, [row for row, _ in rows])
-                for row, uses in rows:
-                    if uses:
-                        words.set_uses(connection, row.id, uses)
-                done.sessions += _add_sessions(connection, [row for row, _ in rows], sessions)
-                words.set_batch(connection, batch)
-            with core.catalog.write() as connection:
-                catalog.add_memories(
-                    connection,
-                    [catalog_row(namespace, row, slot) for (row, _), slot in zip(rows, slots, strict=True)],
-                )
-                catalog.set_pages(connection, namespace.id, pages)
-                group.record(connection)
-                catalog.set_batch(connection, namespace.id, batch)
-            namespace.committed = batch
-
-
-def _add_sessions(connection: Connection, rows: Sequence[Row], sessions: dict[str, ArchivedSession]) -> int:
-    """Sessions that the rows name and the namespace lacks, with their own dates; how many.
-
-    One that is here keeps its title, even none: an erase may have taken it.
-    """
-    added = 0
-    for row in {row.session_id: row for row in rows if row.session_id is not None}.values():
-        known = sessions.get(row.session_id or "")
-        added += connection.execute(
-            text(
-                "INSERT OR IGNORE INTO session (id, title, created_us, updated_us) VALUES (:id, :title, "
-                ":created, :updated)"
-            ),
-            {
-                "id": row.session_id,
-                "title": known.title if known else None,
-                "created": to_us(known.created_at) if known else row.created_us,
-                "updated": to_us(known.updated_at) if known else row.created_us,
-            },
-        ).rowcount
-    return added
-
-
 def _erased_ids(connection: Connection) -> frozenset[str]:
     """Ids that a receipt says are gone, and those whose erase is under way."""
     gone: set[str] = set()
@@ -305,29 +238,3 @@ def _tag(namespace: Namespace, group: Group, memory: ArchivedMemory) -> bytes | 
 
 def _is_over(draft: MemoryDraft) -> bool:
     return draft.expires_at is not None and to_us(draft.expires_at) <= catalog.now_us()
-
-
-def _row(memory: ArchivedMemory, here: str, tag: bytes | None, reply: str | None) -> Row:
-    draft = memory.draft
-    return Row(
-        ordinal=0,
-        id=here,
-        kind=draft.kind,
-        text=draft.text,
-        reply=reply,
-        speaker=draft.speaker,
-        title=draft.title,
-        source=draft.source,
-        session_id=draft.session_id,
-        created_us=catalog.now_us() if draft.created_at is None else to_us(draft.created_at),
-        expires_us=None if draft.expires_at is None else to_us(draft.expires_at),
-        tags=json.dumps(list(dict.fromkeys(draft.tags)), ensure_ascii=False),
-        # Whoever was to answer an open exchange answers it where it came from.
-        status="interrupted" if draft.status == "open" else draft.status,
-        pinned=int(memory.pinned),
-        hidden=int(memory.hidden),
-        content_tag=tag,
-        text_bytes=len(draft.text.encode()) + len((reply or "").encode()),
-        batch=0,
-        born=0,
-    )

@@ -450,7 +450,7 @@ def check_import(bank: MemoryBank, archive: bytes, true: bytes, passphrase: str 
         bank.forget(bank.plan_forget(namespace="fuzz", everything=True))
 
 
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(data=st.data())
@@ -497,7 +497,7 @@ def test_mutated_lines_bring_in_nothing_false(
     ),
     data=st.data(),
 )
-@settings(FUZZ, max_examples=30)
+@settings(FUZZ, max_examples=25)
 def test_any_value_in_any_field_is_taken_or_refused(
     sample: bytes, scratch: MemoryBank, value: Any, data: st.DataObject
 ) -> None:

@@ -18,7 +18,7 @@ from mnemos.store.ids import new_id
 from mnemos.store.payload import pack_text
 from mnemos.store.planning import WHOLE, dependants_of, token
 from mnemos.store.receipts import note, sign
-from mnemos.store.records import ErasePlan
+from mnemos.store.records import ErasePlan, MemoryDraft
 from mnemos.store.recovery import settle
 from mnemos.store.selfcheck import check_erased, ranges_of, take_stock
 from mnemos.store.words import Filter, Row
@@ -214,12 +214,13 @@ def _sessions_to_clear(namespace: Namespace, rows: list[Row], dependants: list[R
         touched = {row.session_id for row in (*rows, *dependants) if row.session_id is not None}
         for session_id in touched - set(ended):
             (record,) = words.sessions(connection, namespace.name, session_id)
-            if record.title and any(_repeats(record.title, row) for row in (*rows, *dependants)):
+            if record.title and any(repeats(record.title, row) for row in (*rows, *dependants)):
                 retitled.append(session_id)
     return {"ended": sorted(ended), "retitled": sorted(retitled)}
 
 
-def _repeats(title: str, row: Row) -> bool:
+def repeats(title: str, row: Row | MemoryDraft) -> bool:
+    """Whether a session's title holds a memory's words."""
     needle = " ".join(title.casefold().rstrip("….").split())
     hay = [" ".join(value.casefold().split()) for value in (row.text, row.reply, row.title) if value]
     return any(needle in value or value in needle for value in hay)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnemos.errors import BankUnreadableError, ErasePendingError
 from mnemos.store import (
@@ -25,6 +25,7 @@ from mnemos.store import (
     words,
     writing,
 )
+from mnemos.store.archive_records import Exported
 from mnemos.store.core import Core
 from mnemos.store.ids import check_namespace, new_id
 from mnemos.store.keys import KeyProvider, LockKind, kind_of
@@ -51,6 +52,9 @@ from mnemos.store.retention import Retention, check_retention, get_retention, se
 from mnemos.store.selector_sql import resolved
 from mnemos.store.selectors import Condition
 from mnemos.store.words import Filter
+
+if TYPE_CHECKING:
+    from mnemos.store.archive_merge import Merger
 
 __all__ = ["Store"]
 
@@ -490,6 +494,48 @@ class Store:
         """Of every erase, oldest first."""
         with self._core.reading(), self._core.catalog.read() as connection:
             return receipts.all_receipts(connection)
+
+    # -- archives
+
+    def export(
+        self,
+        out: Any,
+        names: Sequence[str],
+        chosen: Filter,
+        *,
+        traces: bool = False,
+        is_filtered: bool = False,
+        model: tuple[str | None, str | None] = (None, None),
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Exported:
+        """Writes an archive of those memories to `out`; `model` is name and fingerprint of the traces' model.
+
+        NotFoundError before anything is written when nothing is chosen. When it raises StalePlanError,
+        something was erased meanwhile and `out` is not to be used.
+        """
+        from mnemos.store import archive_export
+
+        with self._core.reading():
+            total = archive_export.find_any(self._core, names, chosen)
+            if not self.read_only:
+                archive_export.note_export(self._core, names)
+            exporter = archive_export.Exporter(
+                self._core,
+                out,
+                chosen,
+                traces=traces,
+                is_filtered=is_filtered,
+                model=model[0],
+                fingerprint=model[1],
+                on_progress=on_progress,
+            )
+            return exporter.run(names, total)
+
+    def merger(self, *, restore_erased: bool = False) -> "Merger":
+        """Merges the groups of an archive into the bank."""
+        from mnemos.store.archive_merge import Merger
+
+        return Merger(self._core, restore_erased=restore_erased)
 
     # -- care
 

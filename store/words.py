@@ -66,6 +66,7 @@ class Filter:
     include_hidden: bool = True  # and expired ones
     expired_by_us: int | None = None
     where: "Condition | None" = None  # as `selector_sql.resolved` makes it
+    after: int | None = None  # an ordinal
 
 
 def to_us(moment: datetime) -> int:
@@ -188,6 +189,9 @@ def _where(chosen: Filter, ids: Sequence[str] | None) -> tuple[str, dict[str, An
         if value is not None:
             parts.append(f"{name} = :{name}")
             bound[name] = value
+    if chosen.after is not None:
+        parts.append("ordinal > :after")
+        bound["after"] = chosen.after
     if chosen.kinds is not None:
         parts.append("kind IN :kinds")
         bound["kinds"] = list(chosen.kinds)

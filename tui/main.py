@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mnemos.tui import (
+    archive,
     ask,
     audit,
     banks,
@@ -79,6 +80,8 @@ memory.command("unhide")(recollections.unhide)
 memory.command("pin")(recollections.pin)
 memory.command("unpin")(recollections.unpin)
 memory.command("stats")(recollections.stats)
+memory.command("export")(archive.export)
+memory.command("import")(archive.import_)
 
 receipt = _group("receipt", "Proofs of what was forgotten.", memory)
 receipt.command("list")(receipts.list_receipts)

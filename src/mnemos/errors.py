@@ -8,6 +8,7 @@
     │   ├── InvalidSelectorError
     │   └── AmbiguousIdError
     ├── StalePlanError                    the bank moved on since the plan was made
+    ├── ArchiveError                      cut off, damaged, newer, or another passphrase
     ├── InterruptedTurnError (130)
     ├── ModelError
     │   ├── UnknownModelError
@@ -64,6 +65,10 @@ class AmbiguousIdError(UsageError):
 
 class StalePlanError(MnemosError):
     """The bank changed since the plan was shown; plan again."""
+
+
+class ArchiveError(MnemosError):
+    """An archive, or an export of another program, that can't be read as what it should be."""
 
 
 class InterruptedTurnError(MnemosError):

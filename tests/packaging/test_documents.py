@@ -110,7 +110,16 @@ def test_the_readme_sample_is_python_of_fifteen_lines_at_most() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/cli.md"]
+    "document",
+    [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs/cli.md",
+        "docs/formats/archive.md",
+        "docs/formats/importers.md",
+    ],
 )
 def test_links_between_documents_lead_somewhere(document: str) -> None:
     path = ROOT / document

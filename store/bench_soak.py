@@ -25,7 +25,6 @@ from mnemos.store.erasing import STEPS
 from mnemos.store.keys import KeyFile, KeyProvider
 from mnemos.store.soak_operations import ERASING, NAMESPACES, WORD_CHARS, Chooser, serve
 from mnemos.store.soak_truth import (
-    PENDING,
     Held,
     Operation,
     Result,
@@ -359,6 +358,3 @@ def words_left(bank: Path, words: set[str]) -> list[str]:
             if any(run[at : at + _TAIL] in tails for run in runs for at in range(len(run) - _TAIL + 1)):
                 found.append(str(path.relative_to(bank)))
     return found
-
-
-__all__ = ["PENDING", "run", "words_left"]

@@ -37,6 +37,7 @@ STEPS = (
     "receipt",
 )
 _ROOM_BYTES = 64 << 20  # with less than this left, the logs are cut first: erasing needs some room itself
+_REWRITTEN_BYTES = 4 << 20  # a namespace database up to this size is written anew: some 20 ms a MiB
 OnStep = Callable[[str], None]
 
 
@@ -294,8 +295,12 @@ def _bury(core: Core, intent: Intent) -> None:
 
 def _remove_from_index(core: Core, intent: Intent) -> None:
     """The rows of words and, through their triggers, the lexical index."""
-    with _namespace(core, intent).database.write() as connection:
+    database = _namespace(core, intent).database
+    with database.write() as connection:
         indexing.remove_buried(connection, intent.selected)
+    size = database.path.stat().st_size
+    if size <= _REWRITTEN_BYTES and shutil.disk_usage(core.path).free > 4 * size:
+        database.rewrite()
 
 
 def _destroy_keys(core: Core, intent: Intent) -> None:

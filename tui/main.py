@@ -74,6 +74,7 @@ bench = _group("bench", "Measure this machine.")
 bench.command("decode")(benches.decode)
 bench.command("paging")(benches.paging)
 bench.command("erase")(benches.erase)
+bench.command("soak")(benches.soak)
 
 
 def main() -> None:

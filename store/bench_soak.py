@@ -1,8 +1,8 @@
-"""`mnemos bench soak`: random operations on a bank whose process is killed again and again, and what was lost.
+"""`mnemos bench soak`: random operations on a bank whose process gets killed, and what was lost by it.
 
-The process that works on the bank acknowledges each operation on a pipe. The one that kills it keeps the truth,
-and compares the bank with it after each kill: what was acknowledged holds, and the operation that was under way
-is there as a whole or not at all.
+The process that works on the bank acknowledges each operation on a pipe. The one that kills it keeps the
+truth, and compares the bank with it after each kill: what was acknowledged holds, and the operation that was
+under way is there as a whole or not at all.
 """
 
 import json
@@ -300,8 +300,8 @@ def run(
 ) -> dict[str, Any]:
     """Works on a new bank at `path` (or in a temporary directory) and kills its process `kills` times.
 
-    `ok` says whether nothing was wrong, `problems` what was. The bank stays with `keep`, and when something is
-    wrong; its key is then where the key of any other bank is. Without encryption the bank's bytes are also
+    `ok` says whether nothing was wrong, `problems` what was. The bank stays with `keep`, and when something
+    is wrong; its key is then where the key of any other bank is. Without encryption the bank's bytes are also
     searched for words of what was erased. UsageError when a bank is at `path` already.
     """
     if path is not None and path.exists() and any(path.iterdir()):

@@ -40,7 +40,14 @@ def _lines(core: Core, namespace: Namespace) -> list[Any]:
         traces = [hashlib.sha256(payload).hexdigest() for payload in (*kv.values(), *route.values())]
         lines.append(
             {
-                "words": [record.kind, record.text, record.reply, record.speaker, record.title, record.source],
+                "words": [
+                    record.kind,
+                    record.text,
+                    record.reply,
+                    record.speaker,
+                    record.title,
+                    record.source,
+                ],
                 "tags": record.tags,
                 "session": None if record.session_id is None else sessions[record.session_id],
                 "created": to_us(record.created_at),

@@ -290,11 +290,13 @@ def _bury(core: Core, intent: Intent) -> None:
             )
         _on_ids(connection, "DELETE FROM session WHERE id IN :ids", intent.body["ended"])
         _on_ids(connection, "UPDATE session SET title = NULL WHERE id IN :ids", intent.body["retitled"])
+        # In one transaction, or a reader could see scores that what is buried still weighs on.
+        indexing.remove_buried(connection, intent.selected)
     _raise_epoch(core, intent)
 
 
 def _remove_from_index(core: Core, intent: Intent) -> None:
-    """The rows of words and, through their triggers, the lexical index."""
+    """Whatever is left of the rows of words and, through their triggers, of the lexical index."""
     database = _namespace(core, intent).database
     with database.write() as connection:
         indexing.remove_buried(connection, intent.selected)

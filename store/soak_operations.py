@@ -1,4 +1,4 @@
-"""The operations of `bench_soak`: one side chooses them at random, the other, which gets killed, does them."""
+"""The operations of `bench_soak`: one side chooses them at random, the other does them and gets killed."""
 
 import json
 import os
@@ -182,7 +182,9 @@ def perform(store: Store, operation: Operation) -> Result:
     """Carries one operation out; `die_at` names the step of an erase after which the process kills itself."""
     kind, name = operation["do"], operation["namespace"]
     if kind == "add":
-        return {"ids": [record.id for record in store.add(name, [_draft(one) for one in operation["drafts"]])]}
+        return {
+            "ids": [record.id for record in store.add(name, [_draft(one) for one in operation["drafts"]])]
+        }
     if kind == "complete":
         uses = [UseRecord(one, rank, 1.0 / (1 + rank)) for rank, one in enumerate(operation["uses"])]
         return {"id": store.complete(name, operation["id"], operation["reply"], uses=uses).id}

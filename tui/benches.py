@@ -82,7 +82,9 @@ def soak(
             "--path", metavar="PATH", help="Make the bank there, and not with other temporary files."
         ),
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the bank, with its key, for a look at it.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the bank, with its key, for a look at it.")
+    ] = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="Do not encrypt it, and search its bytes for what was erased.")
     ] = False,
@@ -90,7 +92,7 @@ def soak(
     namespace: UnusedNamespace = "default",
     json: Json = False,
 ) -> None:
-    """Kill a process that works on a bank, again and again, and say what was lost. Exit code 4 if anything."""
+    """Kill a process that works on a bank, again and again, and say what was lost: exit code 4."""
     from mnemos.errors import DamageFoundError
     from mnemos.store import bench_soak
 
@@ -101,7 +103,9 @@ def soak(
     if json:
         output.document(found)
     else:
-        output.fields({**found, "problems": len(found["problems"]), "verified": found["verified"]["memories"]})
+        output.fields(
+            {**found, "problems": len(found["problems"]), "verified": found["verified"]["memories"]}
+        )
     for problem in found["problems"]:
         console.say(problem)
     if not found["ok"]:

@@ -20,7 +20,9 @@ QUERIES = ("What does Clara do?", "the blue boat", "kettle or cello", "Oslo")
 def looks(bank: MemoryBank, model: LanguageModel) -> list[Any]:
     """Of each query: scores and signals of each memory, what is paged in, and the next token's logits."""
     recaller = bank.recaller(model)
-    place = {memory.id: index for index, memory in enumerate(bank.list(include_hidden=True, newest_first=False))}
+    place = {
+        memory.id: index for index, memory in enumerate(bank.list(include_hidden=True, newest_first=False))
+    }
     seen: list[Any] = []
     for query in QUERIES:
         found = bank.search(query, model=model, limit=100)
@@ -32,7 +34,12 @@ def looks(bank: MemoryBank, model: LanguageModel) -> list[Any]:
         logits = model.decoder.forward(words, cache)
         seen.append([(place[r.memory.id], r.score, dict(r.signals)) for r in found])
         seen.append([(place[r.memory.id], r.score) for r in recall.memories])
-        seen.append([(span.tokens, float(span.k.double().sum()), float(span.v.double().sum())) for span in recall.spans])
+        seen.append(
+            [
+                (span.tokens, float(span.k.double().sum()), float(span.v.double().sum()))
+                for span in recall.spans
+            ]
+        )
         seen.append(logits.tolist())
     return seen
 
@@ -116,6 +123,8 @@ def test_one_memory_more_shows_in_scores_and_logits(tmp_path: Path, tiny_model: 
                 bank.remember(text)
         assert looks(one, tiny_model) == looks(two, tiny_model)
         two.remember("the cello of Clara")
-        different = [left != right for left, right in zip(looks(one, tiny_model), looks(two, tiny_model), strict=True)]
+        different = [
+            left != right for left, right in zip(looks(one, tiny_model), looks(two, tiny_model), strict=True)
+        ]
         assert all(different)
         assert torch.isfinite(torch.tensor(looks(one, tiny_model)[3])).all()

@@ -30,7 +30,9 @@ def test_nothing_is_lost_and_what_is_erased_is_gone(fast_disk: Path) -> None:
     found = json.loads(done.stdout)
     assert found["ok"] and found["problems"] == [] and found["bank"] is None
     assert (found["operations"], found["kills"]) == (300, 6)
-    assert found["erased"] > 50 and found["memories"] > 20 and found["verified"]["memories"] == found["memories"]
+    assert (
+        found["erased"] > 50 and found["memories"] > 20 and found["verified"]["memories"] == found["memories"]
+    )
     assert list(fast_disk.iterdir()) == []
 
 

@@ -149,9 +149,7 @@ def _write_anew(store: Store, never: Store, truth: Space) -> None:
             assert [known[use.memory_id] for use in store.uses_of(NAME, old)] == list(held.uses)
             never.complete(NAME, ids[held.text], held.reply, uses=uses)
     for old, text in known.items():
-        never.set_flags(
-            NAME, ids[text], pinned=truth.held[text].pinned, hidden=truth.held[text].hidden
-        )
+        never.set_flags(NAME, ids[text], pinned=truth.held[text].pinned, hidden=truth.held[text].hidden)
         if truth.held[text].trace is not None:
             never.put_traces(
                 NAME, [TraceDraft(ids[text], "soak", 1, store.get_kv(NAME, old), store.get_route(NAME, old))]

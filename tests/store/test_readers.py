@@ -97,9 +97,7 @@ def test_each_look_is_of_before_or_of_after(fast_disk: Path, encrypted: bool, re
         asked = store.add("a", [MemoryDraft(f"q{n}", kind="exchange", status="open") for n in range(ROUNDS)])
         for fact, question in zip(facts, asked, strict=True):
             store.complete("a", question.id, "canary reply", uses=[UseRecord(fact.id, 0, 1.0)])
-        store.put_traces(
-            "a", [TraceDraft(one.id, "m", 1, b"kv" * 500, b"route") for one in (*facts, *asked)]
-        )
+        store.put_traces("a", [TraceDraft(one.id, "m", 1, b"kv" * 500, b"route") for one in (*facts, *asked)])
         states = [json.loads(json.dumps(look(store)))]
         with readers(bank, 2, read_only=read_only) as stop:
             for fact in facts:

@@ -84,6 +84,17 @@ class Database:
                 cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
                 cursor.close()
 
+    def rewrite(self) -> None:
+        """Writes every page anew. The caller holds the writer's lock.
+
+        Where rows were moved from one page to another, SQLite leaves copies of them in the unused middle of
+        the old one, which its secure-delete does not reach when a row is deleted later.
+        """
+        with self._lock, self._engine.connect() as connection:
+            raw = connection.connection.dbapi_connection
+            assert raw is not None
+            raw.execute("VACUUM").close()
+
     def close(self) -> None:
         with self._lock:
             self._engine.dispose()

@@ -37,6 +37,7 @@ STEPS = (
     "receipt",
 )
 _ROOM_BYTES = 64 << 20  # with less than this left, the logs are cut first: erasing needs some room itself
+_REWRITTEN_BYTES = 4 << 20  # a namespace database up to this size is written anew: some 20 ms a MiB
 OnStep = Callable[[str], None]
 
 
@@ -325,18 +326,22 @@ def _bury(core: Core, intent: Intent) -> None:
             )
         _on_ids(connection, "DELETE FROM session WHERE id IN :ids", intent.body["ended"])
         _on_ids(connection, "UPDATE session SET title = NULL WHERE id IN :ids", intent.body["retitled"])
+        # In one transaction, or a reader could see scores that what is buried still weighs on.
         indexing.remove_rows(connection, intent.selected)
     _raise_epoch(core, intent)
 
 
 def _remove_from_index(core: Core, intent: Intent) -> None:
-    """Rows that are marked as erased and still there: earlier versions took them out in a step of its own."""
+    """Rows that an earlier version left marked as erased, and copies that lie where rows were moved from."""
     database = _namespace(core, intent).database
     with database.read() as connection:
         is_left = connection.execute(text("SELECT 1 FROM memory WHERE erased = 1 LIMIT 1")).first()
     if is_left:
         with database.write() as connection:
             indexing.remove_rows(connection, intent.selected)
+    size = database.path.stat().st_size
+    if size <= _REWRITTEN_BYTES and shutil.disk_usage(core.path).free > 4 * size:
+        database.rewrite()
 
 
 def _destroy_keys(core: Core, intent: Intent) -> None:

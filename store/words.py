@@ -312,8 +312,10 @@ def used_in(connection: Connection, memory_ids: Iterable[str]) -> list[str]:
 # -- sessions
 
 _SESSIONS = (
-    "SELECT s.id, s.title, s.created_us, s.updated_us, (SELECT count(*) FROM memory m WHERE m.session_id = "
-    f"s.id AND m.kind = 'exchange' AND {LIVE}) FROM session s"
+    # The time of change follows from the memories that are there, so that none leaves a mark once erased.
+    "SELECT s.id, s.title, s.created_us, max(s.created_us, coalesce((SELECT max(m.created_us) FROM memory m "
+    f"WHERE m.session_id = s.id AND {LIVE}), 0)) AS updated_us, (SELECT count(*) FROM memory m WHERE "
+    f"m.session_id = s.id AND m.kind = 'exchange' AND {LIVE}) FROM session s"
 )
 
 
@@ -326,20 +328,16 @@ def add_session(connection: Connection, session_id: str, title: str | None) -> N
 
 
 def touch_sessions(connection: Connection, session_ids: Iterable[str]) -> None:
-    """Makes sessions that memories name, and moves their time of change on."""
+    """Makes the sessions that memories name."""
     for session_id in sorted(set(session_ids)):
         add_session(connection, session_id, None)
-        connection.execute(
-            text("UPDATE session SET updated_us = max(updated_us, :now) WHERE id = :id"),
-            {"now": now_us(), "id": session_id},
-        )
 
 
 def sessions(connection: Connection, namespace: str, session_id: str | None = None) -> list[SessionRecord]:
     """Newest change first."""
     where = "" if session_id is None else " WHERE s.id = :id"
     rows = connection.execute(
-        text(f"{_SESSIONS}{where} ORDER BY s.updated_us DESC, s.id"),
+        text(f"{_SESSIONS}{where} ORDER BY 4 DESC, s.id"),
         {} if session_id is None else {"id": session_id},
     )
     return [

@@ -1,6 +1,7 @@
 """`mnemos bench ...`: prints what the benchmarks of the lower rooms measure."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -81,6 +82,52 @@ def ingest(
 
     console.say("writing banks and plain files in turn ...")
     _show(bench_ingest.run(memories=memories, tokens=tokens), json=json)
+
+
+def soak(
+    operations: Annotated[
+        int, typer.Option("--operations", min=1, metavar="N", help="Random operations on a new bank.")
+    ] = 10_000,
+    kills: Annotated[
+        int, typer.Option("--kills", min=0, metavar="N", help="How often its process is killed.")
+    ] = 200,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the operations.")] = 0,
+    path: Annotated[
+        Path | None,
+        typer.Option(
+            "--path", metavar="PATH", help="Make the bank there, and not with other temporary files."
+        ),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the bank, with its key, for a look at it.")
+    ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Do not encrypt it, and search its bytes for what was erased.")
+    ] = False,
+    bank: UnusedBank = None,
+    namespace: UnusedNamespace = "default",
+    json: Json = False,
+) -> None:
+    """Kill a process that works on a bank, again and again, and say what was lost: exit code 4."""
+    from mnemos.errors import DamageFoundError
+    from mnemos.store import bench_soak
+
+    with console.progress("working and killing") as on_progress:
+        found = bench_soak.run(
+            operations, kills, seed, path, keep=keep, encrypted=not plain, progress=on_progress
+        )
+    if json:
+        output.document(found)
+    else:
+        output.fields(
+            {**found, "problems": len(found["problems"]), "verified": found["verified"]["memories"]}
+        )
+    for problem in found["problems"]:
+        console.say(problem)
+    if not found["ok"]:
+        console.say(f"error: {len(found['problems'])} things went wrong; the bank is left at {found['bank']}")
+        raise typer.Exit(DamageFoundError.exit_code)
+    console.say("nothing was lost, and what was erased is gone")
 
 
 def _show(measured: Mapping[str, Any], *, json: bool) -> None:

@@ -105,6 +105,7 @@ bench.command("decode")(benches.decode)
 bench.command("paging")(benches.paging)
 bench.command("erase")(benches.erase)
 bench.command("ingest")(benches.ingest)
+bench.command("soak")(benches.soak)
 
 evaluation = _group("eval", "Measure how well a model recalls and reads.")
 evaluation.command("read")(evals.read)

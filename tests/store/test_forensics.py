@@ -1,5 +1,6 @@
 """After an erase, no byte of any file of the bank holds a word of what was erased."""
 
+import random
 import re
 from pathlib import Path
 
@@ -119,6 +120,28 @@ def test_many_erased_among_many_leave_no_word_in_the_index(bank: Path) -> None:
         everything = b"\0".join(contents(bank).values())
         assert [index for index in range(1, 600, 2) if f"word{index:04d}x".encode() in everything] == []
         assert all(f"word{index:04d}x".encode() in everything for index in range(0, 600, 2))
+        assert store.verify(deep=True).ok
+
+
+def test_rows_that_were_moved_leave_no_copy_in_their_old_page(fast_disk: Path) -> None:
+    """SQLite's secure-delete clears where a row is, not where it was before its page was split or joined."""
+    chance = random.Random(3)
+    with Store.open(fast_disk / "bank", encrypted=False) as store:
+        drafts = [
+            MemoryDraft(
+                f"canary{index:03d}x " + "fill " * chance.choice((2, 20, 60)), kind="exchange", status="open"
+            )
+            for index in range(60)
+        ]
+        ids = [record.id for record in store.add("a", drafts)]
+        for memory_id in chance.sample(ids, 30):
+            store.complete("a", memory_id, "reply " * chance.choice((10, 80)))
+        order = chance.sample(range(60), 58)
+        for number in order[:36]:
+            store.erase(store.plan_erase(Selector("a", ids=[ids[number]])))
+        everything = b"\0".join(contents(fast_disk / "bank").values())
+        assert [number for number in order[:36] if f"canary{number:03d}x".encode() in everything] == []
+        assert all(f"canary{number:03d}x".encode() in everything for number in order[36:])
         assert store.verify(deep=True).ok
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from mnemos.errors import BankLockedError, ErasePendingError, InvalidTextError, NotFoundError, UsageError
 from mnemos.memory.convert import plan_from_store, plan_to_store, receipt_from_store, to_memory
 from mnemos.memory.records import BankStats, ForgetPlan, Kind, Memory, RecalledMemory, Receipt, RouterName
-from mnemos.store.records import MemoryDraft, Selector, SessionRecord, UseRecord, VerifyReport
+from mnemos.store.records import CompactReport, MemoryDraft, Selector, SessionRecord, UseRecord, VerifyReport
 
 if TYPE_CHECKING:
     from mnemos.attention.models import LanguageModel
@@ -450,3 +450,19 @@ class MemoryBank:
     ) -> VerifyReport:
         """Check catalog, frames, keys and indexes against each other; `deep` decrypts every frame as well."""
         return self.store.verify(deep=deep, progress=progress)
+
+    def compact(
+        self,
+        *,
+        min_dead_share: float = 0.25,
+        max_bytes: int | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> CompactReport:
+        """Give space back: move what lives out of segments of which `min_dead_share` or more is dead, and
+        remove those. It stops after moving about `max_bytes`, and can be interrupted at any time.
+
+        Other processes may read and write meanwhile. `on_progress(done, total)` counts bytes.
+        """
+        return self.store.compact(
+            on_progress=on_progress, min_dead_share=min_dead_share, max_bytes=max_bytes
+        )

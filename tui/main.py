@@ -63,6 +63,7 @@ memory.command("stats")(recollections.stats)
 bank = _group("bank", "The bank as a whole.")
 bank.command("info")(banks.info)
 bank.command("verify")(banks.verify)
+bank.command("compact")(banks.compact)
 bank.command("reencode")(banks.reencode)
 
 model = _group("model", "The language models.")

@@ -463,6 +463,4 @@ class MemoryBank:
 
         Other processes may read and write meanwhile. `on_progress(done, total)` counts bytes.
         """
-        return self.store.compact(
-            on_progress=on_progress, min_dead_share=min_dead_share, max_bytes=max_bytes
-        )
+        return self.store.compact(on_progress=on_progress, min_dead_share=min_dead_share, max_bytes=max_bytes)

@@ -1,9 +1,10 @@
 """Giving space back: the live frames of segments that are mostly dead move to the end of the newest one.
 
-Frames move as they lie, ciphertext and all, in groups. For each group, under the writer's lock: copy and fsync;
-then one transaction of the catalog adds the new places and marks the old ones dead; then the dead bytes are
-zeroed and their rows dropped. A segment without rows loses its own row, then its file. Whatever step a crash
-comes at, the catalog names every copy that is not zeros yet, so an erase reaches it and the next open clears it.
+Frames move as they lie, ciphertext and all, in groups. For each group, under the writer's lock: copy and
+fsync; then one transaction of the catalog adds the new places and marks the old ones dead; then the dead
+bytes are zeroed and their rows dropped. A segment without rows loses its own row, then its file. Whatever
+step a crash comes at, each copy that is not zeros yet is named by the catalog or lies behind the committed
+ends: an erase reaches it there, and the next open clears it.
 """
 
 import hashlib
@@ -105,7 +106,8 @@ def _step(
     core: Core, number: int, at: int, group_bytes: int, report: CompactReport
 ) -> tuple[int, CompactReport]:
     """Moves the frames that start at `at` and after, a group of them; where the next group starts, -1 when
-    the segment is done with."""
+    the segment is done with.
+    """
     frames = _group(core, number, at, group_bytes)
     if frames:
         moved = _move(core, frames)
@@ -125,12 +127,11 @@ def _step(
 
 def _group(core: Core, number: int, at: int, group_bytes: int) -> list[Placed]:
     query = text(
-        "SELECT id FROM frames WHERE segment = :segment AND start >= :at AND live = 1 ORDER BY start LIMIT :limit"
+        "SELECT id FROM frames WHERE segment = :segment AND start >= :at AND live = 1 "
+        "ORDER BY start LIMIT :limit"
     )
     with core.catalog.read() as connection:
-        ids = list(
-            connection.execute(query, {"segment": number, "at": at, "limit": _GROUP_FRAMES}).scalars()
-        )
+        ids = list(connection.execute(query, {"segment": number, "at": at, "limit": _GROUP_FRAMES}).scalars())
         frames = catalog.frames_by_row(connection, ids)
     taken: list[Placed] = []
     size = 0
@@ -143,8 +144,9 @@ def _group(core: Core, number: int, at: int, group_bytes: int) -> list[Placed]:
 
 
 def _move(core: Core, frames: list[Placed]) -> list[Placed]:
-    """The frames that were whole and lie at the end of the newest segment now. A damaged one stays where it is,
-    for `verify` to name."""
+    """The frames that were whole and lie at the end of the newest segment now. A damaged one stays where it
+    is, for `verify` to name.
+    """
     check_room(core.path, sum(frame.length for frame in frames) + 512 * len(frames))
     moved: list[Placed] = []
     with frame_group(core) as group:

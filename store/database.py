@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -72,7 +72,10 @@ class Database:
             try:
                 cursor.execute(f"PRAGMA busy_timeout = {wait_ms}")
                 row = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                return row is None or row[0] == 0
+                if row is not None and row[0] != 0:
+                    return False
+                self._sync_wal()
+                return True
             except sqlcipher3.dbapi2.OperationalError as error:
                 if "locked" in str(error):
                     return False
@@ -80,6 +83,15 @@ class Database:
             finally:
                 cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
                 cursor.close()
+
+    def _sync_wal(self) -> None:
+        """SQLite cuts the log without syncing it: after a power cut its former content could be back."""
+        with suppress(FileNotFoundError):
+            fd = os.open(self.path.with_name(self.path.name + "-wal"), os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
     def close(self) -> None:
         with self._lock:

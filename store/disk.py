@@ -52,6 +52,16 @@ def fsync_dir(path: Path) -> None:
         os.close(fd)
 
 
+def make_folder(path: Path) -> None:
+    """A directory for its owner only, with what lies above it; their names durable. There already is fine."""
+    if path.is_dir():
+        return
+    if not path.parent.is_dir():
+        make_folder(path.parent)
+    path.mkdir(exist_ok=True, mode=0o700)
+    fsync_dir(path.parent)
+
+
 def zero(fd: int, offset: int, length: int) -> None:
     """Overwrites bytes with zeros in place; the caller syncs."""
     for start in range(0, length, len(_ZEROS)):

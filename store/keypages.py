@@ -87,6 +87,8 @@ class KeyPages:
                 page = self._append(page, keys, rows)
                 rows[page.id] = changed[page.id] = page
             self._sync()
+            if not pages:
+                fsync_dir(self.path.parent)  # whoever made the file may have been killed before this
             return slots, list(changed.values())
 
     def shred(self, pages: Sequence[PageRow], doomed: Mapping[int, Collection[int]]) -> list[PageRow]:

@@ -444,7 +444,8 @@ class Store:
         """Moves live frames out of segments that are mostly dead, and removes those. Readers may go on, and
         writers between its groups. `on_progress` is told bytes moved and bytes to move.
 
-        ErasePendingError while an erase waits for a reader, BankFullError, BankLockedError, BankReadOnlyError.
+        ErasePendingError while an erase waits for a reader, BankFullError, BankLockedError,
+        BankReadOnlyError.
         """
         return compacting.compact(
             self._core, on_progress=on_progress, min_dead_share=min_dead_share, max_bytes=max_bytes

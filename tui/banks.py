@@ -61,7 +61,7 @@ def verify(
 
 def compact(
     min_dead: Annotated[
-        float, typer.Option("--min-dead", metavar="SHARE", help="Empty segments with this share of dead bytes.")
+        float, typer.Option("--min-dead", metavar="SHARE", help="Share of dead bytes that is enough.")
     ] = 0.25,
     max_mib: Annotated[
         int | None, typer.Option("--max-mib", metavar="N", help="Stop after moving about so many MiB.", min=1)

@@ -158,7 +158,8 @@ def _of_database_error(path: Path, error: DBAPIError) -> Exception:
         return BankReadOnlyError(f"{path} can't be written. Make it writable, or open the bank read-only.")
     if "locked" in said or "busy" in said:
         return BankLockedError(f"A database of {path} is in use by another process. Try again in a moment.")
-    if "disk i/o error" in said and shutil.disk_usage(path).free < _RESERVE_BYTES:
+    may_lack_room = "disk i/o error" in said or "unable to open" in said
+    if may_lack_room and shutil.disk_usage(path).free < _RESERVE_BYTES:
         return BankFullError(
             f"The disk of {path} is full; nothing of this write was kept. Free some room and try again."
         )

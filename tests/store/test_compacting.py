@@ -298,7 +298,7 @@ with Store.open(Path(sys.argv[1])) as store:
 
 def test_erases_and_writes_of_another_process_come_between_its_groups(bank: Path) -> None:
     with Store.open(bank, encrypted=False) as store:
-        kept = thin_out(store, crowd(store, 30))
+        kept = thin_out(store, crowd(store, 12))
         command = [sys.executable, "-W", "error", "-c", COMPACTER, str(bank)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -320,7 +320,7 @@ def test_erases_and_writes_of_another_process_come_between_its_groups(bank: Path
 
 def test_a_killed_compaction_by_another_process_hinders_nobody(bank: Path) -> None:
     with Store.open(bank) as store:
-        kept = thin_out(store, crowd(store, 30))
+        kept = thin_out(store, crowd(store, 12))
         for _ in range(3):
             command = [sys.executable, "-c", COMPACTER, str(bank)]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -13,7 +13,9 @@ from mnemos.store.store import Store
 
 READER = """
 import json, random, sys
+from contextlib import suppress
 from pathlib import Path
+from mnemos.errors import NotFoundError
 from mnemos.store.store import Store
 bank, stop = Path(sys.argv[1]), Path(sys.argv[2])
 payload = lambda i: random.Random(i).randbytes(600)
@@ -23,14 +25,15 @@ with Store.open(bank, read_only=sys.argv[3] == "read-only") as store:
     while not stop.exists():
         store.erase_epoch()
         for name in ("alice", "bob"):
-            ids = [record.id for record in store.list(name)]
-            for memory_id, kv in store.get_kvs(name, ids).items():
-                assert kv == payload(memory_id)
-                seen += 1
-            for memory_id, route in store.get_routes(name, ids).items():
-                assert route == payload(memory_id)[::-1]
-            for memory_id, _ in store.lexical(name, "kettle", 50):
-                assert len(memory_id) == 26
+            with suppress(NotFoundError) if name == "bob" else suppress():  # erased as a whole, now and then
+                ids = [record.id for record in store.list(name)]
+                for memory_id, kv in store.get_kvs(name, ids).items():
+                    assert kv == payload(memory_id)
+                    seen += 1
+                for memory_id, route in store.get_routes(name, ids).items():
+                    assert route == payload(memory_id)[::-1]
+                for memory_id, _ in store.lexical(name, "kettle", 50):
+                    assert len(memory_id) == 26
         rounds += 1
 print(json.dumps([rounds, seen]), flush=True)
 """
@@ -47,7 +50,7 @@ def test_a_reader_beside_erases(bank: Path, mode: str) -> None:
         command = [sys.executable, "-W", "error", "-c", READER, str(bank), str(stop), mode]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
             assert reader.stdout is not None and reader.stdout.readline() == "ready\n"
-            until = time.monotonic() + 4
+            until = time.monotonic() + 3
             erases = 0
             while time.monotonic() < until and reader.poll() is None:
                 for name in ("alice", "bob"):

@@ -1,6 +1,7 @@
 """Processes that read while another writes, erases and compacts: what they see is whole, or is gone."""
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -42,8 +43,6 @@ print(json.dumps([rounds, seen]), flush=True)
 @pytest.mark.parametrize("mode", ["read-only", "read-write"])
 def test_a_reader_beside_erases(bank: Path, mode: str) -> None:
     """Of single memories, whose key pages and frames move or go, and of whole namespaces with their files."""
-    import random
-
     with Store.open(bank) as store:
         store.ensure_namespace("alice")
         stop = bank.parent / "stop"

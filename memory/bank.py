@@ -38,6 +38,7 @@ from mnemos.memory.records import (
     RouterName,
 )
 from mnemos.store.records import (
+    CompactReport,
     MemoryDraft,
     RepairReport,
     Selector,
@@ -693,3 +694,17 @@ class MemoryBank:
     def audit(self) -> Sequence[AuditLine]:
         """Who erased, rekeyed or repaired, and when; oldest first. Ids and counts, never words."""
         return [audit_from_store(line) for line in self.store.audit()]
+
+    def compact(
+        self,
+        *,
+        min_dead_share: float = 0.25,
+        max_bytes: int | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> CompactReport:
+        """Give space back: move what lives out of segments of which `min_dead_share` or more is dead, and
+        remove those. It stops after moving about `max_bytes`, and can be interrupted at any time.
+
+        Other processes may read and write meanwhile. `on_progress(done, total)` counts bytes.
+        """
+        return self.store.compact(on_progress=on_progress, min_dead_share=min_dead_share, max_bytes=max_bytes)

@@ -263,6 +263,14 @@ def dead_frames(connection: Connection) -> list[Placed]:
     return [_placed(row) for row in connection.execute(query)]
 
 
+def frames_by_row(connection: Connection, rows: Iterable[int]) -> list[Placed]:
+    """Of these row numbers, in the order they lie in."""
+    query = select(schema.frames).where(schema.frames.c.id.in_(list(rows)))
+    return sorted(
+        (_placed(row) for row in connection.execute(query)), key=lambda frame: (frame.segment, frame.start)
+    )
+
+
 def segment_frames(connection: Connection, segment: int) -> list[Placed]:
     """Of one segment, in the order they lie in."""
     c = schema.frames.c

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sqlalchemy.exc import DBAPIError
+
 from mnemos.errors import BankKeyError, BankReadOnlyError, BankUnreadableError, NotFoundError
 from mnemos.store import catalog, namespace_schema
 from mnemos.store.crypto import Box, InvalidTag, PlainBox, lookup_tag, new_key, subkey
@@ -82,6 +84,7 @@ class Core:
         )
         self.is_closed = False
         self._open_namespaces: dict[str, Namespace] = {}
+        self._found: set[str] = set()  # ids of namespaces that were looked up
         self._lock = threading.RLock()
         self.use_master(bytes(32))
 
@@ -131,7 +134,26 @@ class Core:
     def reading(self) -> Iterator[None]:
         self._check_open()
         with storage_errors(self.path):
-            yield
+            try:
+                yield
+            except (BankUnreadableError, DBAPIError):
+                if self._has_lost_namespaces():
+                    raise NotFoundError(
+                        "A namespace was erased by another process while it was being read. Ask again."
+                    ) from None
+                raise
+
+    def _has_lost_namespaces(self) -> bool:
+        """Whether namespaces that were live when they were looked up are no longer; lets go of those."""
+        with self._lock:
+            found = set(self._found)
+        with self.catalog.read() as connection:
+            lost = found - {row.id for row in catalog.live_namespaces(connection)}
+        for namespace_id in lost:
+            self.release(namespace_id)
+        with self._lock:
+            self._found -= lost
+        return bool(lost)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -242,6 +264,7 @@ class Core:
     def release(self, namespace_id: str) -> None:
         """Closes a namespace's files."""
         with self._lock:
+            self._found.discard(namespace_id)
             namespace = self._open_namespaces.pop(namespace_id, None)
         if namespace is not None:
             namespace.close()
@@ -256,6 +279,7 @@ class Core:
 
     def _opened(self, row: catalog.NamespaceRow) -> Namespace:
         with self._lock:
+            self._found.add(row.id)
             held = self._open_namespaces.get(row.id)
             if held is not None:
                 held.committed = max(held.committed, row.batch)

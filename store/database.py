@@ -1,9 +1,10 @@
 """One SQLite or SQLCipher file behind one SQLAlchemy engine, with every transaction spelled out."""
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
 _BUSY_MS = 5000
+_SHARED_PIECE_BYTES = 32 << 10  # of which SQLite's shared memory is made
+_SHARED_BYTES = 4 * _SHARED_PIECE_BYTES  # that must be free: one for each of a few databases
 _CACHE_KIB = 64 << 10  # at most; a page that is not held has to be decrypted again
 
 
@@ -75,7 +78,10 @@ class Database:
             try:
                 cursor.execute(f"PRAGMA busy_timeout = {wait_ms}")
                 row = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                return row is None or row[0] == 0
+                if row is not None and row[0] != 0:
+                    return False
+                self._sync_wal()
+                return True
             except sqlcipher3.dbapi2.OperationalError as error:
                 if "locked" in str(error):
                     return False
@@ -95,15 +101,23 @@ class Database:
             assert raw is not None
             raw.execute("VACUUM").close()
 
+    def _sync_wal(self) -> None:
+        """SQLite cuts the log without syncing it: after a power cut its former content could be back."""
+        with suppress(FileNotFoundError):
+            fd = os.open(self.path.with_name(self.path.name + "-wal"), os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
     def close(self) -> None:
         with self._lock:
             self._engine.dispose()
 
     def _connect(self) -> Any:
-        mode = "ro" if self._read_only else "rwc"
-        wal = self.path.with_name(self.path.name + "-wal")
-        if self._read_only and not _can_share_memory(self.path) and not (wal.exists() and wal.stat().st_size):
-            mode = "ro&immutable=1"
+        mode = "rwc"
+        if self._read_only:
+            mode = "ro" if _can_share_memory(self.path) else self._unshared()
         connection = sqlcipher3.dbapi2.connect(
             f"file:{quote(str(self.path))}?mode={mode}",
             uri=True,
@@ -118,11 +132,22 @@ class Database:
             raise
         return connection
 
+    def _unshared(self) -> str:
+        """How to read where the shared memory beside a write-ahead log can't be made.
+
+        No other process has the database open then, or there would be one; and without room for it none can
+        write, so the file may be taken as it is, and a log indexed in this process's own memory.
+        """
+        wal = self.path.with_name(self.path.name + "-wal")
+        return "ro&vfs=unix-none" if wal.exists() and wal.stat().st_size else "ro&immutable=1"
+
     def _prepare(self, connection: Any) -> None:
         if self._key is not None:
             connection.execute(f"PRAGMA key = \"x'{self._key.hex()}'\"")
         if not self._read_only:
             connection.execute("PRAGMA journal_mode = WAL")
+        elif not _can_share_memory(self.path):
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA secure_delete = ON")
@@ -140,8 +165,11 @@ def _contains(haystack: str | None, folded: str) -> int:
 
 
 def _can_share_memory(path: Path) -> bool:
-    """Whether the directory takes the shared-memory file that reading a write-ahead log needs."""
-    return os.access(path.parent, os.W_OK)
+    """Whether the file of shared memory that reading a write-ahead log needs is there, or can be made."""
+    shared = path.with_name(path.name + "-shm")
+    if shared.exists() and shared.stat().st_size >= _SHARED_PIECE_BYTES:
+        return True
+    return os.access(path.parent, os.W_OK) and shutil.disk_usage(path.parent).free >= _SHARED_BYTES
 
 
 def _begin(connection: Connection) -> None:
@@ -150,10 +178,13 @@ def _begin(connection: Connection) -> None:
 
 
 def opens(database: Database) -> bool:
-    """Whether the file is a database that the key opens."""
+    """Whether the file is a database that the key opens. Raises DBAPIError when the disk is what hinders."""
     try:
         with database.read() as connection:
             connection.execute(text("SELECT count(*) FROM sqlite_master")).scalar_one()
-    except DBAPIError:
+    except DBAPIError as error:
+        said = str(error.orig).lower()
+        if any(words in said for words in ("full", "i/o", "unable to open", "locked", "readonly")):
+            raise
         return False
     return True

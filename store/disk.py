@@ -54,6 +54,16 @@ def fsync_dir(path: Path) -> None:
         os.close(fd)
 
 
+def make_folder(path: Path) -> None:
+    """A directory for its owner only, with what lies above it; their names durable. There already is fine."""
+    if path.is_dir():
+        return
+    if not path.parent.is_dir():
+        make_folder(path.parent)
+    path.mkdir(exist_ok=True, mode=0o700)
+    fsync_dir(path.parent)
+
+
 def zero(fd: int, offset: int, length: int) -> None:
     """Overwrites bytes with zeros in place; the caller syncs."""
     for start in range(0, length, len(_ZEROS)):
@@ -166,7 +176,8 @@ def _of_database_error(path: Path, error: DBAPIError) -> Exception:
         return BankReadOnlyError(f"{path} can't be written. Make it writable, or open the bank read-only.")
     if "locked" in said or "busy" in said:
         return BankLockedError(f"A database of {path} is in use by another process. Try again in a moment.")
-    if "disk i/o error" in said and shutil.disk_usage(path).free < _RESERVE_BYTES:
+    may_lack_room = "disk i/o error" in said or "unable to open" in said
+    if may_lack_room and shutil.disk_usage(path).free < _RESERVE_BYTES:
         return BankFullError(
             f"The disk of {path} is full; nothing of this write was kept. Free some room and try again."
         )

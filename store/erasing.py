@@ -19,7 +19,7 @@ from mnemos.store.payload import pack_text
 from mnemos.store.planning import WHOLE, dependants_of, token
 from mnemos.store.receipts import note, sign
 from mnemos.store.records import ErasePlan, MemoryDraft
-from mnemos.store.recovery import settle
+from mnemos.store.recovery import reclaim_segments, settle
 from mnemos.store.selfcheck import check_erased, ranges_of, take_stock
 from mnemos.store.words import Filter, Row
 from mnemos.store.writing import allocate_keys, catalog_row, frame_group
@@ -364,6 +364,7 @@ def _destroy_keys(core: Core, intent: Intent) -> None:
 
 
 def _zero_frames(core: Core, intent: Intent) -> None:
+    reclaim_segments(core)  # a killed writer's tail may hold frames of these memories, too
     for number, ranges in ranges_of(intent.body).items():
         core.segments.zero(number, ranges)
 

@@ -86,6 +86,8 @@ class KeyPages:
                 slots += [Slot(page.id, page.used + index, key) for index, key in enumerate(keys)]
                 page = self._append(page, keys, rows)
                 rows[page.id] = changed[page.id] = page
+            if not pages:
+                fsync_dir(self.path.parent)  # whoever made the file may have been killed before this
             return slots, list(changed.values())
 
     def shred(self, pages: Sequence[PageRow], doomed: Mapping[int, Collection[int]]) -> list[PageRow]:

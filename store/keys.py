@@ -13,7 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from mnemos.errors import BankKeyError
 from mnemos.store.crypto import KEY_BYTES, new_key
-from mnemos.store.disk import fsync_dir, zero_and_unlink
+from mnemos.store.disk import fsync_dir, make_folder, zero_and_unlink
 
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 1 << 16, 8, 1  # 64 MiB of memory, about 0.2 s
 _MAX_SCRYPT_BYTES = 128 << 20
@@ -93,8 +93,10 @@ class KeyFile:
     def create(self) -> bytes:
         """A new key, or the one that is already in the file."""
         if self.path.exists():
-            return self.load()
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            key = self.load()
+            fsync_dir(self.path.parent)  # whoever made it may have been killed before this
+            return key
+        make_folder(self.path.parent)
         key = new_key()
         self.write(key)
         return key

@@ -13,7 +13,7 @@ from mnemos.store import catalog, catalog_schema
 from mnemos.store.core import Core
 from mnemos.store.crypto import KEY_BYTES, InvalidTag, new_key
 from mnemos.store.database import Database, opens
-from mnemos.store.disk import check_room, fsync_dir, storage_errors
+from mnemos.store.disk import check_room, fsync_dir, make_folder, storage_errors
 from mnemos.store.ids import new_id
 from mnemos.store.keys import Binding, KeyFile, KeyProvider, bound, check_outside, default_keys, kind_of
 from mnemos.store.lock import DEFAULT_WAIT_S, WriterLock
@@ -100,15 +100,11 @@ def _look(path: Path) -> bool:
 
 
 def _make_folders(path: Path) -> None:
-    made = not path.exists()
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(path)
     for folder in FOLDERS:
-        (path / folder).mkdir(exist_ok=True, mode=0o700)
+        make_folder(path / folder)
     if not os.access(path, os.W_OK | os.X_OK):
         raise BankReadOnlyError(f"{path} can't be written. Make it writable, or open the bank read-only.")
-    if made:
-        fsync_dir(path)
-        fsync_dir(path.parent)
 
 
 def _is_ready(database: Database) -> bool:
@@ -120,6 +116,8 @@ def _is_ready(database: Database) -> bool:
 
 def _prepare(path: Path, database: Database, keys: KeyProvider, encrypted: bool) -> None:
     """Makes or upgrades the catalog; all of it or nothing."""
+    for folder in (path, path.parent):
+        fsync_dir(folder)  # whoever made them may have been killed before this
     if pending(database, catalog_schema.MIGRATIONS):
         upgrade(database, catalog_schema.MIGRATIONS)
     with database.read() as connection:

@@ -8,6 +8,7 @@ from mnemos.store import catalog, words
 from mnemos.store.catalog import CatalogMemory, Placed
 from mnemos.store.core import Core, Namespace
 from mnemos.store.frames import FrameError, decode_frame
+from mnemos.store.keypages import PageRow
 from mnemos.store.records import FrameKind, MemoryRecord
 from mnemos.store.words import Filter, Row, from_us
 from mnemos.store.writing import bank_key, keys_of
@@ -86,52 +87,74 @@ def read_frames(core: Core, namespace: Namespace, ids: Sequence[str], kind: Fram
     places, keys = _look_up(core, namespace, ids, kind)
     found: dict[str, bytes] = {}
     for place in places:
-        try:
-            found[place.owner] = _decode(core, place, keys[place.owner])
-        except (FrameError, BankUnreadableError) as error:
-            again, fresh_keys = _look_up(core, namespace, [place.owner], kind)
-            if not again:
-                continue
-            if (again[0].segment, again[0].start) == (place.segment, place.start):
-                raise _damaged(place, error) from None
-            try:
-                found[place.owner] = _decode(core, again[0], fresh_keys[place.owner])
-            except FrameError as second:
-                raise _damaged(again[0], second) from None
+        payload = _read_moving(core, namespace, place, keys[place.owner])
+        if payload is not None:
+            found[place.owner] = payload
     return found
 
 
+def _read_moving(core: Core, namespace: Namespace, place: Placed, key: bytes | None) -> bytes | None:
+    """The payload of a frame that a compaction may be moving meanwhile; None when it was erased.
+
+    What lies in a place that was given up is zeros, another frame, or no file at all: never taken for it.
+    """
+    while True:
+        try:
+            return _decode(core, place, key)
+        except (FrameError, BankUnreadableError) as error:
+            again, keys = _look_up(core, namespace, [place.owner], place.kind)
+            if not again:
+                return None
+            if again[0].row == place.row:
+                raise _damaged(place, error) from None
+            place, key = again[0], keys[place.owner]
+
+
 def read_prefix(core: Core, fingerprint: str) -> bytes | None:
-    with core.catalog.read() as connection:
-        key = bank_key(core, connection)
-        places = [
-            frame
-            for frame in catalog.frames_of(connection, [core.bank_id], "prefix")
-            if frame.fingerprint == fingerprint
-        ]
-    if not places:
-        return None
-    try:
-        return _decode(core, places[-1], key)
-    except FrameError as error:
-        raise _damaged(places[-1], error) from None
+    last = 0
+    while True:
+        with core.catalog.read() as connection:
+            key = bank_key(core, connection)
+            places = [
+                frame
+                for frame in catalog.frames_of(connection, [core.bank_id], "prefix")
+                if frame.fingerprint == fingerprint
+            ]
+        if not places:
+            return None
+        try:
+            return _decode(core, places[-1], key)
+        except (FrameError, BankUnreadableError) as error:
+            if places[-1].row == last:
+                raise _damaged(places[-1], error) from None
+            last = places[-1].row
 
 
 def _look_up(
     core: Core, namespace: Namespace, ids: Iterable[str], kind: FrameKind
 ) -> tuple[list[Placed], dict[str, bytes | None]]:
-    with core.catalog.read() as connection:
-        places = sorted(
-            catalog.frames_of(connection, ids, kind), key=lambda frame: (frame.segment, frame.start)
-        )
-        known = catalog.get_memories(connection, [place.owner for place in places])
-        mine = {owner: memory for owner, memory in known.items() if memory.namespace_id == namespace.id}
-        try:
-            return [place for place in places if place.owner in mine], keys_of(
-                namespace, connection, mine.values()
-            )
-        except NotFoundError:
-            return [], {}
+    wanted = list(ids)
+    pages: dict[int, PageRow] = {}
+    while True:
+        with core.catalog.read() as connection:
+            frames = catalog.frames_of(connection, wanted, kind)
+            memories = catalog.get_memories(connection, [frame.owner for frame in frames])
+            known = [memory for memory in memories.values() if memory.namespace_id == namespace.id]
+            before, pages = pages, catalog.pages_by_id(connection, namespace.id, _page_ids(known))
+            try:
+                keys = keys_of(namespace, connection, known)
+            except NotFoundError:
+                return [], {}
+            except BankUnreadableError:
+                if pages == before:
+                    raise
+                continue  # an erase moved a page of keys after this transaction began: look again
+        places = sorted(frames, key=lambda frame: (frame.segment, frame.start))
+        return [place for place in places if place.owner in keys], keys
+
+
+def _page_ids(memories: Iterable[CatalogMemory]) -> set[int]:
+    return {memory.page_id for memory in memories if memory.page_id is not None}
 
 
 def _decode(core: Core, place: Placed, key: bytes | None) -> bytes:

@@ -152,6 +152,19 @@ class RepairReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CompactReport:
+    """What a compaction did. Bytes before and after are those that the segments take up on the disk."""
+
+    bytes_before: int
+    bytes_after: int
+    segments_removed: int = 0
+    frames_moved: int = 0
+    bytes_moved: int = 0
+    frames_left: int = 0  # damaged: they stay where they are
+    is_finished: bool = True  # False when the budget ran out first
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStats:
     """Counts and bytes; of one namespace where named so."""
 

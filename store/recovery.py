@@ -24,7 +24,7 @@ def recover(core: Core) -> None:
     """
     core.on_open = lambda namespace: settle_if_torn(core, namespace)
     with suppress(BankLockedError), core.lock.without_waiting():
-        _reclaim_segments(core)
+        reclaim_segments(core)
         adopt_rebuilt(core)
         reclaim_files(core)
         clear_dead_frames(core)
@@ -112,7 +112,8 @@ def _committed(core: Core, namespace: Namespace) -> int:
     return 0 if row is None else row.batch
 
 
-def _reclaim_segments(core: Core) -> None:
+def reclaim_segments(core: Core) -> None:
+    """Clears what lies behind the committed ends. The caller holds the writer's lock."""
     with core.catalog.read() as connection:
         ends = catalog.segment_ends(connection)
     for number in core.segments.numbers():

@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -81,6 +82,7 @@ class Segments:
 
     def create(self, number: int) -> None:
         """A new segment with its header, its name durable."""
+        self.forget_file(number)
         fd = os.open(self.name(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(fd, 0)
@@ -121,6 +123,20 @@ class Segments:
             for offset, length in joined:
                 punch_hole(fd, offset, length)
 
+    def allocated(self) -> int:
+        """Bytes that the files take up on the disk: holes count for nothing."""
+        total = 0
+        for number in self.numbers():
+            with suppress(FileNotFoundError):
+                total += self.name(number).stat().st_blocks * 512
+        return total
+
+    def remove(self, number: int) -> None:
+        """Removes the file of a segment whose frames are zeros; durable."""
+        self.forget_file(number)
+        self.name(number).unlink(missing_ok=True)
+        fsync_dir(self.path)
+
     def forget_file(self, number: int) -> None:
         """Closes a segment's file, which is about to be removed."""
         with self._lock:
@@ -138,6 +154,9 @@ class Segments:
 
     def _fd(self, number: int) -> int:
         fd = self._files.get(number)
+        if fd is not None and os.fstat(fd).st_nlink == 0:  # another process removed it
+            os.close(self._files.pop(number))
+            fd = None
         if fd is None:
             flags = os.O_CLOEXEC | (os.O_RDONLY if self._read_only else os.O_RDWR)
             try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mnemos.errors import BankUnreadableError, ErasePendingError
 from mnemos.store import (
     catalog,
+    compacting,
     erasing,
     expiring,
     lexical,
@@ -35,6 +36,7 @@ from mnemos.store.opening import open_core
 from mnemos.store.receipts import os_user
 from mnemos.store.records import (
     Cascade,
+    CompactReport,
     ErasePlan,
     MemoryDraft,
     MemoryRecord,
@@ -594,6 +596,23 @@ class Store:
 
         with self._core.reading():
             return stats(self._core, namespace)
+
+    def compact(
+        self,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        min_dead_share: float = compacting.MIN_DEAD_SHARE,
+        max_bytes: int | None = None,
+    ) -> CompactReport:
+        """Moves live frames out of segments that are mostly dead, and removes those. Readers may go on, and
+        writers between its groups. `on_progress` is told bytes moved and bytes to move.
+
+        ErasePendingError while an erase waits for a reader, BankFullError, BankLockedError,
+        BankReadOnlyError.
+        """
+        return compacting.compact(
+            self._core, on_progress=on_progress, min_dead_share=min_dead_share, max_bytes=max_bytes
+        )
 
     def reclaim(self) -> int:
         """Clears superseded frames; the bytes given back."""

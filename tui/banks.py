@@ -80,6 +80,38 @@ def verify(
     raise DamageFoundError(message)
 
 
+def compact(
+    min_dead: Annotated[
+        float, typer.Option("--min-dead", metavar="SHARE", help="Share of dead bytes that is enough.")
+    ] = 0.25,
+    max_mib: Annotated[
+        int | None, typer.Option("--max-mib", metavar="N", help="Stop after moving about so many MiB.", min=1)
+    ] = None,
+    bank: Bank = None,
+    namespace: Namespace = "default",
+    json: Json = False,
+) -> None:
+    """Give the space of erased and superseded memories back to the disk."""
+    from dataclasses import asdict
+
+    from mnemos.tui.opening import open_bank
+
+    budget = None if max_mib is None else max_mib << 20
+    with open_bank(bank, namespace) as opened, console.progress("compacting", in_bytes=True) as on_progress:
+        report = opened.compact(min_dead_share=min_dead, max_bytes=budget, on_progress=on_progress)
+    if json:
+        output.document(asdict(report))
+    else:
+        console.say(
+            f"{output.amount(report.bytes_before)} of segments are {output.amount(report.bytes_after)} now: "
+            f"{report.segments_removed} removed, {report.frames_moved} frames moved"
+        )
+    if not report.is_finished:
+        console.say("the budget ran out before the work: run it again to go on")
+    if report.frames_left:
+        console.say(f"{report.frames_left} damaged frames were left where they are: run `mnemos bank verify`")
+
+
 def reencode(
     model: Model = None, bank: Bank = None, namespace: Namespace = "default", json: Json = False
 ) -> None:

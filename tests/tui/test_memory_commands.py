@@ -141,6 +141,16 @@ def test_verify_of_a_damaged_bank(mnemos: Command) -> None:
     assert mnemos("bank", "verify", "--deep").code == 4
 
 
+def test_compact_gives_space_back(mnemos: Command) -> None:
+    first, _, _ = mnemos.remember(*TEXTS)
+    assert mnemos("memory", "forget", "--id", first, "--yes").code == 0
+    ran = mnemos("bank", "compact", "--min-dead", "0.01", "--json")
+    assert (ran.code, ran.json["segments_removed"], ran.json["frames_moved"]) == (0, 1, 2)
+    assert ran.json["is_finished"] and ran.json["frames_left"] == 0
+    assert mnemos("bank", "compact").code == 0 and mnemos("bank", "compact", "--min-dead", "2").code == 2
+    assert mnemos("bank", "verify", "--deep", "--json").json["ok"]
+
+
 def test_namespaces_do_not_see_each_other(mnemos: Command) -> None:
     mnemos.remember(TEXTS[0], namespace="alice")
     mnemos.remember(TEXTS[1], namespace="acme/bob")

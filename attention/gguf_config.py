@@ -1,4 +1,4 @@
-"""Metadata of GGUF files (format: ggml docs/gguf.md) to a `ModelConfig`; families are named as in llama.cpp."""
+"""Metadata of GGUF files (format: ggml docs/gguf.md) to a `ModelConfig`; families go by llama.cpp's names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

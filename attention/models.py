@@ -65,7 +65,7 @@ def load(
     )
     template = Template(source.chat_template, name=config.name, bos=bos, eos=eos)
     decoder = Decoder(config, weights, dtype=prefill_dtype, decode_dtype=decode_dtype)
-    calibration = for_model(config.name, config)
+    calibration = for_model(config.name, config, fingerprint)
     return LanguageModel(config.name, fingerprint, config, decoder, tokenizer, template, calibration)
 
 

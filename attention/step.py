@@ -104,4 +104,5 @@ def _norm(x: Tensor, weight: Tensor, eps: float, width: int) -> Tensor:
 def _head_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm of each head of `x [heads, head_dim]` with weights of the same shape, in fp32."""
     inverse = torch.linalg.vecdot(x, x).div_(x.shape[1]).add_(eps).rsqrt_()  # [heads]
-    return x * inverse[:, None] * weight
+    normed: Tensor = x * inverse[:, None] * weight
+    return normed

@@ -378,3 +378,74 @@ def tiny_config() -> ModelConfig:
         bos_id=None,
         eos_ids=(0,),
     )
+
+
+@pytest.fixture
+def write_family_gguf(
+    tmp_path: Path, family: Callable[[str], Family], byte_tokenizer: tokenizers.Tokenizer
+) -> Callable[[str], Path]:
+    """Writes a family's checkpoint as llama.cpp's converter would."""
+
+    def write(name: str) -> Path:
+        reference = family(name).reference
+        path = tmp_path / f"tiny-{name}.gguf"
+        described = _SIZES | FAMILY_CONFIGS[name]
+        architecture = {"gemma3_text": "gemma3"}.get(described["model_type"], described["model_type"])
+        writer = gguf.GGUFWriter(path, architecture)
+        config = reference.config
+        writer.add_context_length(config.max_position_embeddings)
+        writer.add_embedding_length(config.hidden_size)
+        writer.add_block_count(config.num_hidden_layers)
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count(config.num_attention_heads)
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_rope_freq_base(described["rope_theta"])
+        if "head_dim" in described:
+            writer.add_key_length(described["head_dim"])
+            writer.add_value_length(described["head_dim"])
+        scaling = described.get("rope_scaling") or {}
+        if architecture == "gemma3":
+            writer.add_sliding_window(described["sliding_window"])
+            writer.add_sliding_window_pattern(described["sliding_window_pattern"])
+        if "linear" in scaling.values() or "yarn" in scaling.values():
+            writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.get("rope_type", scaling.get("type"))))
+            writer.add_rope_scaling_factor(scaling["factor"])
+        if "yarn" in scaling.values():
+            writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+        if "llama3" in scaling.values():
+            writer.add_tensor("rope_freqs.weight", _llama3_divisors(reference))
+        _write_tokenizer(writer, GgufSpec(pre="qwen2" if "qwen" in name else "smollm"), byte_tokenizer)
+        for tensor_name, values in _family_tensors(reference, architecture):
+            writer.add_tensor(tensor_name, values)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    return write
+
+
+def _llama3_divisors(model: Any) -> np.ndarray:
+    """What llama.cpp divides each frequency by, out of the frequencies that transformers scaled."""
+    frequencies = model.model.rotary_emb.inv_freq
+    half = torch.arange(0, 2 * len(frequencies), 2, dtype=torch.float32) / (2 * len(frequencies))
+    return ((1.0 / 500000.0**half) / frequencies).numpy()
+
+
+def _family_tensors(model: Any, architecture: str) -> Iterator[tuple[str, np.ndarray]]:
+    mapping = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], model.config.num_hidden_layers)
+    heads = {"q_proj": model.config.num_attention_heads, "k_proj": model.config.num_key_value_heads}
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue
+        values = tensor.numpy().copy()
+        if architecture == "gemma3" and name.endswith("norm.weight"):
+            values += 1.0
+        for projection, count in heads.items():
+            if architecture in ("llama", "smollm3") and projection in name:
+                split = values.reshape(count, 2, values.shape[0] // count // 2, values.shape[1])
+                values = split.swapaxes(1, 2).reshape(values.shape)
+        stem, suffix = name.rsplit(".", 1)
+        yield f"{mapping.get_name(stem)}.{suffix}", values

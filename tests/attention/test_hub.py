@@ -1,4 +1,4 @@
-"""`hub:` names against a hub cache that the test lays out, in processes of their own: no network is touched."""
+"""`hub:` names against a hub cache that the test lays out, in processes of their own. No network."""
 
 import os
 import subprocess

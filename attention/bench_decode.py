@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mnemos.attention.config import ModelConfig
+from mnemos.attention.config import LLAMA, ModelConfig
 from mnemos.attention.decoder import Decoder
 from mnemos.attention.models import load_weights, pick_dtypes
 from mnemos.attention.weights import Weights
@@ -133,6 +133,11 @@ def to_transformers(config: ModelConfig, weights: Weights, dtype: torch.dtype) -
         from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError as error:
         raise UsageError("this benchmark needs transformers: pip install 'mnemos[bench]'") from error
+    if config.architecture != LLAMA or config.rope_scaling is not None:
+        raise UsageError(
+            f"this benchmark compares plain Llama models; {config.name} is a {config.architecture} with "
+            "settings of its own"
+        )
     described = LlamaConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,

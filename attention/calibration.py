@@ -11,6 +11,7 @@ from importlib.resources import files
 from pydantic import BaseModel, ConfigDict, Field
 
 from mnemos.attention.config import ModelConfig
+from mnemos.errors import ModelError
 
 
 class ReadingTemperature(BaseModel):
@@ -30,6 +31,7 @@ class Calibration(BaseModel):
 
     version: int = 1
     calibrated: bool = True
+    fingerprint: str = Field(default="", description="of the model it was measured on; of any when empty")
     key_heads: tuple[tuple[int, int], ...] = Field(description="(layer, query head) of each retrieval head")
     hidden_layer: int | None = Field(
         default=None, description="layer whose input is averaged for the hidden signal"
@@ -51,10 +53,35 @@ class Calibration(BaseModel):
                 return row
         return self.reading[-1]
 
+    def check_fits(self, config: ModelConfig, fingerprint: str | None = None) -> None:
+        """Raises ModelError when this was measured on another model than that of `config`."""
+        if fingerprint is not None and self.fingerprint not in ("", fingerprint):
+            raise ModelError(
+                f"the calibration is of another model ({self.fingerprint[:8]}), not of {config.name} "
+                f"({fingerprint[:8]}); calibrate {config.name} itself"
+            )
+        strange = [(layer, head) for layer, head in self.key_heads
+                   if not (0 <= layer < config.layers and 0 <= head < config.heads)]  # fmt: skip
+        if strange:
+            raise ModelError(
+                f"the calibration is of another model: it names head {strange[0][1]} of layer "
+                f"{strange[0][0]}, {config.name} has {config.layers} layers of {config.heads} heads"
+            )
+        is_inside = self.hidden_layer is None or 0 <= self.hidden_layer < config.layers
+        if not is_inside or len(self.hidden_centre) not in (0, config.hidden_size):
+            raise ModelError(
+                f"the calibration is of another model: its hidden layer or centre doesn't fit {config.name}"
+            )
+
     @classmethod
     def uncalibrated(cls, config: ModelConfig) -> "Calibration":
-        """Safe defaults: the first head of each KV head of a layer at three fifths of the depth."""
-        layer = int(config.layers * 0.6)
+        """Safe defaults: the first head of each KV head of a layer at three fifths of the depth.
+
+        Where some layers see only a window it is the nearest one that sees everything.
+        """
+        depth = int(config.layers * 0.6)
+        whole = [layer for layer in range(config.layers) if layer not in config.sliding_layers]
+        layer = min(whole or range(config.layers), key=lambda layer: abs(layer - depth))
         group = config.heads // config.kv_heads
         return cls(
             calibrated=False,
@@ -77,7 +104,16 @@ def shipped() -> dict[str, str]:
     }
 
 
-def for_model(name: str, config: ModelConfig) -> Calibration:
-    """The shipped calibration of a model name, or safe defaults where there is none."""
+def for_model(name: str, config: ModelConfig, fingerprint: str | None = None) -> Calibration:
+    """The shipped calibration of a model, or safe defaults where there is none.
+
+    A name alone proves nothing: with a `fingerprint` only a calibration of that very model is taken.
+    """
     text = shipped().get(name)
-    return Calibration.uncalibrated(config) if text is None else Calibration.model_validate_json(text)
+    if text is None:
+        return Calibration.uncalibrated(config)
+    calibration = Calibration.model_validate_json(text)
+    if fingerprint is not None and calibration.fingerprint not in ("", fingerprint):
+        return Calibration.uncalibrated(config)
+    calibration.check_fits(config)
+    return calibration

@@ -20,6 +20,9 @@ from mnemos.attention.tokenizer import Tokenizer
 from mnemos.errors import ModelError, UsageError
 
 ROLES = ("system", "user", "assistant", "tool")
+# The day that a template's parts are rendered on: what memories are encoded behind must not change overnight.
+PARTS_DATE = datetime.datetime(2024, 7, 26)
+_SYSTEM_GAP = "\n\n"  # between a system text and the user's, where a template takes no system text
 
 # Private-use characters: neither trimming nor a change of case touches a placeholder.
 _OPEN, _CLOSE = "\ue0f1", "\ue0f2"
@@ -47,16 +50,28 @@ class Template:
 
         Raises ModelError when there is no template or it refuses the messages, UsageError on another role.
         """
+        return self._render(messages, add_generation_prompt)
+
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        add_generation_prompt: bool,
+        *,
+        fixed_date: bool = False,
+    ) -> str:
         if self._compiled is None:
             raise ModelError(f"model {self._name} has no chat template; use an instruction-tuned model")
         for message in messages:
             if message["role"] not in ROLES:
                 raise UsageError(f"no role is called {message['role']!r}; use {', '.join(ROLES)}")
+        variables: dict[str, Any] = dict(self._variables)
+        if fixed_date:
+            variables["strftime_now"] = PARTS_DATE.strftime
         try:
             return self._compiled.render(
                 messages=[dict(message) for message in messages],
                 add_generation_prompt=add_generation_prompt,
-                **self._variables,
+                **variables,
             )
         # A template is a program of the checkpoint's author: it may raise anything at all.
         except Exception as error:
@@ -93,24 +108,54 @@ class Template:
         """Token ids that open and close a turn of `role`, found by rendering the template.
 
         The system turn's head holds whatever starts a conversation (BOS); the assistant's head is the
-        generation prompt. Raises ModelError when the template takes no such turn.
+        generation prompt. Where the system text goes into the first user turn, the system turn opens that
+        turn, a user turn has no head of its own, and a reply's tail opens the next one. Dates that the
+        template writes are `PARTS_DATE`, so that the parts are the same every day. Raises ModelError when the
+        template takes no such turn.
         """
         head, tail = self._part_texts(role)
         return tokenizer.encode(head, special=True), tokenizer.encode(tail, special=True)
 
     def _part_texts(self, role: str) -> tuple[str, str]:
-        system, user, reply = ({"role": role, "content": "x"} for role in ("system", "user", "assistant"))
+        user, reply = ({"role": role, "content": "x"} for role in ("user", "assistant"))
         if role == "system":
-            before, between, _ = self._around([system, user])
-            return before, self._system_tail(between)
+            return self._system_parts()
         if role == "user":
-            between, after = self._around([system, user])[1:]
-            return between[len(self._system_tail(between)) :], after
+            return self._user_head(), self._around([*self._opening(), user])[-1]
         if role == "assistant":
-            without = self.render([system, user], add_generation_prompt=False)
-            prompt = self.render([system, user], add_generation_prompt=True).removeprefix(without)
-            return prompt, self._around([system, user, reply])[-1]
+            start = [*self._opening(), user]
+            without = self._render(start, False, fixed_date=True)
+            prompt = self._render(start, True, fixed_date=True).removeprefix(without)
+            # What stands between a reply and the next message closes one and opens the other.
+            between = self._around([user, reply, user])[2]
+            head = self._user_head()
+            return prompt, between.removesuffix(head) if head else between
         raise UsageError(f"no turn parts for role {role!r}; use system, user or assistant")
+
+    def _system_parts(self) -> tuple[str, str]:
+        """Around a system text. A template that takes none gets it at the top of the first user turn."""
+        system, user = ({"role": role, "content": "x"} for role in ("system", "user"))
+        if not self._opening():
+            return self._around([user])[0], _SYSTEM_GAP
+        before, between, _ = self._around([system, user])
+        return before, self._system_tail(between)
+
+    def _opening(self) -> list[dict[str, str]]:
+        """A system message where the template takes one, nothing where it refuses or drops it."""
+        system, user = ({"role": role, "content": "x"} for role in ("system", "user"))
+        try:
+            self._around([system, user])
+        except ModelError:
+            self._around([user])  # a template that fails here too fails for good
+            return []
+        return [system]
+
+    def _user_head(self) -> str:
+        """What opens a user turn behind the system turn; empty where the two are one."""
+        if not self._opening():
+            return ""
+        between = self._around([{"role": role, "content": "x"} for role in ("system", "user")])[1]
+        return between[len(self._system_tail(between)) :]
 
     def _system_tail(self, between: str) -> str:
         """What of the text between a system and a user turn closes the system turn."""
@@ -122,8 +167,8 @@ class Template:
         return tail if between.startswith(tail) else between
 
     def _around(self, messages: Sequence[Mapping[str, str]]) -> list[str]:
-        """The template's own text before, between and after the messages' contents."""
-        pieces = self._pieces(messages, add_generation_prompt=False)
+        """The template's own text before, between and after the messages' contents, on a fixed date."""
+        pieces = self._pieces(messages, add_generation_prompt=False, fixed_date=True)
         texts = [""]
         for piece, is_content in pieces:
             if is_content:
@@ -135,7 +180,11 @@ class Template:
         return texts
 
     def _pieces(
-        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool
+        self,
+        messages: Sequence[Mapping[str, str]],
+        add_generation_prompt: bool,
+        *,
+        fixed_date: bool = False,
     ) -> list[tuple[str, bool]]:
         """The rendered text in order, as (text, is_content): the template's own words, and the contents."""
         nonce = secrets.randbelow(10**12)
@@ -149,7 +198,7 @@ class Template:
             # White space stays outside, where a template that trims contents can trim it.
             lead, _, trail = message["content"].partition(core) if core else (message["content"], "", "")
             marked.append({**message, "content": lead + (placeholder if core else "") + trail})
-        rest = self.render(marked, add_generation_prompt)
+        rest = self._render(marked, add_generation_prompt, fixed_date=fixed_date)
         length = len(f"{_OPEN}{0:018d}{_CLOSE}")
         pieces: list[tuple[str, bool]] = []
         while rest:

@@ -1,12 +1,18 @@
-"""A lean Llama decoder: preallocated KV, fused projections, memories read beside the working memory.
+"""A lean decoder for every family: preallocated KV, fused projections, memories read beside the working
+memory.
+
+Families differ by what `ModelConfig` says: biases, norms, the activation, a window in some layers. In a layer
+with a window a token sees that many positions of prefix and working memory; memories it always sees in full,
+for they are recalled context and not something it scrolled past.
 
 Rows of the query and key projections are reordered once at load so that the two halves of a rotary pair are
 neighbours: RoPE is then one complex product. Stored keys are in that order; products of queries and keys do
 not change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,9 +21,14 @@ from torch.nn import functional
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.kv import KVCache
 from mnemos.attention.linear import Projection
+from mnemos.attention.rope import rotaries
 from mnemos.attention.step import decode_step
 from mnemos.attention.weights import LayerWeights, Weights
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+}
 _QUERY_BLOCK = 256  # rows of scores at once: bounds the score matrix at block x slots
 
 
@@ -38,11 +49,26 @@ class Collect:
 
 
 class _Layer:
-    __slots__ = ("attn_norm", "down", "gate_up", "mlp_norm", "o", "qkv", "step_attn_norm", "step_mlp_norm")
+    """One layer's weights as they are multiplied; what a family doesn't have is None."""
+
+    __slots__ = (
+        "attn_norm", "down", "gate_up", "is_local", "mlp_norm", "o", "post_attn_norm", "post_mlp_norm",
+        "qk_norm", "qkv", "qkv_bias", "rotary", "step_attn_norm", "step_mlp_norm", "step_post_attn_norm",
+        "step_post_mlp_norm", "step_qkv_bias",
+    )  # fmt: skip
 
     def __init__(
-        self, weights: LayerWeights, config: ModelConfig, dtype: torch.dtype, decode_dtype: torch.dtype
+        self,
+        weights: LayerWeights,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        decode_dtype: torch.dtype,
+        *,
+        is_local: bool,
+        rotary: int,
     ) -> None:
+        self.is_local = is_local  # sees only a window
+        self.rotary = rotary  # which of the decoder's rotaries it uses
         qkv = torch.cat(
             [
                 _pair_neighbours(weights.q, config.heads),
@@ -58,12 +84,38 @@ class _Layer:
         self.mlp_norm = weights.mlp_norm.to(dtype)
         self.step_attn_norm = weights.attn_norm.to(decode_dtype)
         self.step_mlp_norm = weights.mlp_norm.to(decode_dtype)
+        bias = _qkv_bias(weights, config)
+        self.qkv_bias = None if bias is None else bias.to(dtype)
+        self.step_qkv_bias = None if bias is None else bias.to(decode_dtype)
+        self.qk_norm = _qk_norm(weights, config)  # fp32
+        post_attn, post_mlp = weights.post_attn_norm, weights.post_mlp_norm
+        self.post_attn_norm = None if post_attn is None else post_attn.to(dtype)
+        self.post_mlp_norm = None if post_mlp is None else post_mlp.to(dtype)
+        self.step_post_attn_norm = None if post_attn is None else post_attn.to(dtype)
+        self.step_post_mlp_norm = None if post_mlp is None else post_mlp.to(dtype)
 
 
 def _pair_neighbours(weight: Tensor, heads: int) -> Tensor:
     """Reorder the rows of each head from halves (x0.. x_{d/2}..) to pairs (x0, x_{d/2}, x1, ...)."""
     out, inner = weight.shape
     return weight.view(heads, 2, out // heads // 2, inner).transpose(1, 2).reshape(out, inner)
+
+
+def _qkv_bias(weights: LayerWeights, config: ModelConfig) -> Tensor | None:
+    """Bias of the fused projection in its order of rows, `[(heads + 2 kv_heads) * head_dim]`."""
+    if weights.q_bias is None or weights.k_bias is None or weights.v_bias is None:
+        return None
+    q = _pair_neighbours(weights.q_bias[:, None], config.heads)
+    k = _pair_neighbours(weights.k_bias[:, None], config.kv_heads)
+    return torch.cat([q[:, 0], k[:, 0], weights.v_bias])
+
+
+def _qk_norm(weights: LayerWeights, config: ModelConfig) -> Tensor | None:
+    """Norm weights of every query and key head in their order of channels, `[heads + kv_heads, head_dim]`."""
+    if weights.q_norm is None or weights.k_norm is None:
+        return None
+    q, k = (_pair_neighbours(norm[:, None], 1)[:, 0] for norm in (weights.q_norm, weights.k_norm))
+    return torch.cat([q.expand(config.heads, -1), k.expand(config.kv_heads, -1)]).float()
 
 
 class Decoder:
@@ -89,9 +141,18 @@ class Decoder:
         tied = weights.lm_head is weights.embed
         head = self.embed if tied else weights.lm_head
         self.lm_head = Projection(head, dtype, decode_dtype)
-        self.layers = [_Layer(layer, config, dtype, decode_dtype) for layer in weights.layers]
-        self.scale = config.head_dim**-0.5
-        self._cis = self._rotations()  # [max_positions, head_dim / 2], complex64
+        self.rotaries, rotary_of_layer = rotaries(config)
+        local = frozenset(config.sliding_layers)
+        self.layers = [
+            _Layer(layer, config, dtype, decode_dtype, is_local=i in local, rotary=rotary_of_layer[i])
+            for i, layer in enumerate(weights.layers)
+        ]
+        self.scale = config.score_scale
+        # Rounded to the compute dtype, as a family with such a scale was trained.
+        scale = float(torch.tensor(config.embedding_scale, dtype=dtype))
+        self.embedding_scale = None if config.embedding_scale == 1.0 else scale
+        self.window = config.window if config.sliding_layers else None
+        self.activate = ACTIVATIONS[config.activation]
 
     def new_cache(self, capacity: int) -> KVCache:
         return KVCache(self.config, capacity, self.dtype)
@@ -134,16 +195,27 @@ class Decoder:
         config, dim = self.config, self.config.head_dim
         heads, kv_heads = config.heads, config.kv_heads
         rotated, eps = (heads + kv_heads) * dim, config.rms_norm_eps
-        cis = self._cis[cache.next_position : cache.next_position + count, None]  # [tokens, 1, dim/2]
+        first = cache.next_position
+        cis = [rotary.span(first, count)[:, None] for rotary in self.rotaries]  # of [tokens, 1, dim/2]
         mask = _causal_mask(count, slots.start, self.dtype) if count > 1 else None  # [tokens, slots]
+        local_mask = (
+            mask if self.window is None else _window_mask(mask, cache, count, self.window, self.dtype)
+        )
         x = functional.embedding(torch.tensor(tokens), self.embed)  # [tokens, hidden]
+        if self.embedding_scale is not None:
+            x = x * self.embedding_scale
         for index, layer in enumerate(self.layers[:layers]):
             if collect is not None and index in collect.hidden_layers:
                 collect.hidden[index] = x.float()
                 if index == layers - 1 and index not in collect.query_layers:
                     break
             qkv = layer.qkv(_rms_norm(x, layer.attn_norm, eps))  # [tokens, (h + 2 kv) dim]
-            qk = _rotate(qkv[:, :rotated].view(count, heads + kv_heads, dim), cis)
+            if layer.qkv_bias is not None:
+                qkv = qkv.add_(layer.qkv_bias)
+            qk = qkv[:, :rotated].view(count, heads + kv_heads, dim)
+            if layer.qk_norm is not None:
+                qk = _rms_norm(qk.float(), layer.qk_norm, eps)
+            qk = _rotate(qk, cis[layer.rotary], self.dtype)
             q = qk[:, :heads].transpose(0, 1)  # [heads, tokens, dim]
             cache.k[index, :, slots] = qk[:, heads:].transpose(0, 1)
             cache.v[index, :, slots] = qkv[:, rotated:].view(count, kv_heads, dim).transpose(0, 1)
@@ -151,11 +223,17 @@ class Decoder:
                 collect.queries[index] = q.float()
                 if index == layers - 1 and layers < len(self.layers):
                     break
-            attended = self._attend(q, cache, index, slots.stop, mask, collect)
-            x = x + layer.o(attended)
+            seen = local_mask if layer.is_local else mask
+            added = layer.o(self._attend(q, cache, index, slots.stop, seen, collect))
+            if layer.post_attn_norm is not None:
+                added = _rms_norm(added, layer.post_attn_norm, eps)
+            x = x + added
             gate_up = layer.gate_up(_rms_norm(x, layer.mlp_norm, eps))
             gate, up = gate_up.chunk(2, dim=-1)
-            x = x + layer.down(functional.silu(gate) * up)
+            added = layer.down(self.activate(gate) * up)
+            if layer.post_mlp_norm is not None:
+                added = _rms_norm(added, layer.post_mlp_norm, eps)
+            x = x + added
         cache.advance(count)
         return x
 
@@ -218,17 +296,6 @@ class Decoder:
         normed = _rms_norm(x, self.norm, self.config.rms_norm_eps)
         return self.lm_head(normed).float()
 
-    def rotation(self, position: int) -> Tensor:
-        """The rotary factors of one position, `[head_dim / 2]`, complex64."""
-        return self._cis[position]
-
-    def _rotations(self) -> Tensor:
-        config = self.config
-        half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-        frequency = 1.0 / (config.rope_theta**half)  # [dim/2]
-        angle = torch.outer(torch.arange(config.max_positions, dtype=torch.float32), frequency)
-        return torch.polar(torch.ones_like(angle), angle)
-
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm (arXiv 1910.07467) over the last dimension, in fp32.
@@ -239,10 +306,10 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(eps))).to(x.dtype) * weight
 
 
-def _rotate(x: Tensor, cis: Tensor) -> Tensor:
-    """RoPE (arXiv 2104.09864) on neighbouring pairs: `x [tokens, heads, dim]`, `cis [tokens, 1, dim/2]`."""
+def _rotate(x: Tensor, cis: Tensor, dtype: torch.dtype) -> Tensor:
+    """RoPE on neighbouring pairs: `x [tokens, heads, dim]`, `cis [tokens, 1, dim/2]`, to `dtype`."""
     pairs = torch.view_as_complex(torch.unflatten(x.float(), -1, (-1, 2)))
-    return torch.view_as_real(pairs * cis).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * cis).flatten(-2).to(dtype)
 
 
 def _causal_mask(count: int, start: int, dtype: torch.dtype) -> Tensor:
@@ -250,3 +317,21 @@ def _causal_mask(count: int, start: int, dtype: torch.dtype) -> Tensor:
     mask = torch.zeros(count, start + count, dtype=dtype)
     mask[:, start:] = torch.full((count, count), float("-inf"), dtype=dtype).triu_(1)
     return mask
+
+
+def _window_mask(
+    mask: Tensor | None, cache: KVCache, count: int, window: int, dtype: torch.dtype
+) -> Tensor | None:
+    """The causal `mask` (None for one token) with what lies further back than the window at -inf as well.
+
+    `[count, slots]`, or `mask` itself while nothing lies so far back.
+    """
+    if cache.next_position + count <= window:
+        return mask
+    rows, slots = torch.arange(count)[:, None], torch.arange(cache.length + count)
+    first_position = rows + (cache.next_position + 1 - window)  # what the window begins with, [count, 1]
+    first_slot = rows + (cache.length + 1 - window)  # the same as a slot of working memory
+    too_old = (slots < cache.memory_start) & (slots < first_position)  # [count, slots]
+    too_old |= (slots >= cache.memory_end) & (slots < first_slot)
+    base = torch.zeros(too_old.shape, dtype=dtype) if mask is None else mask
+    return base.masked_fill(too_old, float("-inf"))

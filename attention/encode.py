@@ -10,8 +10,9 @@ from mnemos.attention.calibration import Calibration
 from mnemos.attention.decoder import Collect, Decoder
 from mnemos.attention.kv import SpanKV
 from mnemos.attention.memory_codec import TraceBits, encode_kv, encode_route
+from mnemos.errors import ContextOverflowError
 
-SPAN_TOKENS = 512  # a longer memory is encoded in spans of this many tokens, each alone
+SPAN_TOKENS = 512  # a longer memory is encoded in spans of at most this many tokens, each alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,19 @@ class TraceEncoder:
     def __init__(
         self, decoder: Decoder, calibration: Calibration, prefix: SpanKV, *, bits: TraceBits = 4
     ) -> None:
+        """Raises ContextOverflowError when the model's window has no room behind the prefix."""
         self._decoder = decoder
         self._calibration = calibration
         self._bits = bits
         self.prefix = prefix
+        # A short window keeps half of its positions for what is read behind the memories.
+        room = decoder.config.max_positions // 2 - prefix.tokens
+        self.span_tokens = min(SPAN_TOKENS, room)
+        if self.span_tokens < 1:
+            raise ContextOverflowError(
+                f"model {decoder.config.name}: its window of {decoder.config.max_positions} tokens is too "
+                f"short for memories behind a prefix of {prefix.tokens}; use a model with a longer window"
+            )
 
     def encode(self, parts: Sequence[Sequence[int]]) -> Trace:
         """One memory's tokens to its trace: each part a span of its own, long ones several.
@@ -41,8 +51,8 @@ class TraceEncoder:
         """
         spans, hidden = [], []
         for tokens in parts:
-            for start in range(0, len(tokens), SPAN_TOKENS):
-                span, states = self.encode_span(tokens[start : start + SPAN_TOKENS])
+            for start in range(0, len(tokens), self.span_tokens):
+                span, states = self.encode_span(tokens[start : start + self.span_tokens])
                 spans.append(span)
                 hidden.append(states)
         if not spans:

@@ -1,4 +1,4 @@
-"""Llama checkpoints in GGUF files (format: ggml docs/gguf.md), through the `gguf` library's reader."""
+"""Checkpoints in GGUF files (format: ggml docs/gguf.md), through the `gguf` library's reader."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,41 +11,51 @@ from gguf.constants import GGMLQuantizationType, GGUFValueType
 from torch import Tensor
 
 from mnemos.attention.cache_dir import file_digest
-from mnemos.attention.config import LLAMA, SUPPORTED_ARCHITECTURES, ModelConfig
+from mnemos.attention.config import LLAMA, SMOLLM3, ModelConfig, layer_shapes
 from mnemos.attention.converted import load_converted, save_converted
 from mnemos.attention.fingerprint import fingerprint_of
+from mnemos.attention.gguf_config import GgufMetadata, config_from_metadata
 from mnemos.attention.gguf_tokenizer import tokenizer_from_metadata
 from mnemos.attention.registry import name_of_digest
 from mnemos.attention.tokenizer_source import TokenizerSource
 from mnemos.attention.weights import (
     EMBED_NAME,
     HEAD_NAME,
-    LAYER_NAMES,
     NORM_NAME,
     Weights,
     assemble,
     check_shape,
     is_finite,
+    layer_name,
     tensor_shapes,
 )
 from mnemos.errors import InvalidTokenizerError, InvalidWeightsError, UnknownModelError
 
 _LAYER_TENSORS = {
-    "attn_norm": "attn_norm",
-    "q": "attn_q",
-    "k": "attn_k",
-    "v": "attn_v",
-    "o": "attn_output",
-    "mlp_norm": "ffn_norm",
-    "gate": "ffn_gate",
-    "up": "ffn_up",
-    "down": "ffn_down",
+    "attn_norm": "attn_norm.weight",
+    "q": "attn_q.weight",
+    "k": "attn_k.weight",
+    "v": "attn_v.weight",
+    "o": "attn_output.weight",
+    "mlp_norm": "ffn_norm.weight",
+    "gate": "ffn_gate.weight",
+    "up": "ffn_up.weight",
+    "down": "ffn_down.weight",
+    "q_bias": "attn_q.bias",
+    "k_bias": "attn_k.bias",
+    "v_bias": "attn_v.bias",
+    "q_norm": "attn_q_norm.weight",
+    "k_norm": "attn_k_norm.weight",
+    "post_attn_norm": "post_attention_norm.weight",
+    "post_mlp_norm": "post_ffw_norm.weight",
 }
+_ROPE_FACTORS = "rope_freqs.weight"
+_PERMUTED = (LLAMA, SMOLLM3)  # families whose rows of q and k conversion reorders; the others keep theirs
 _FRESH = "fetch or convert it again"
 
 
 def load_gguf(path: Path, *, name: str | None = None) -> tuple[ModelConfig, Weights, TokenizerSource, str]:
-    """Loads a GGUF file of the Llama family: configuration, weights, tokenizer source and fingerprint.
+    """Loads a GGUF file: configuration, weights, tokenizer source and fingerprint.
 
     Quantised tensors become fp32, others keep their type. The conversion is kept in the cache directory under
     the file's digest, and mapped from there the next time. Raises UnknownModelError when there is no such
@@ -110,36 +120,8 @@ def _described(
     name: str, metadata: Mapping[str, Any], reader: gguf.GGUFReader
 ) -> tuple[ModelConfig, TokenizerSource]:
     """What the metadata says of the model and of its tokenizer."""
-    architecture = metadata.get("general.architecture", "absent")
-    if architecture not in SUPPORTED_ARCHITECTURES:
-        raise InvalidWeightsError(
-            f"model {name}: architecture '{architecture}' is not supported "
-            f"(supported: {', '.join(SUPPORTED_ARCHITECTURES)})"
-        )
-
-    def need(key: str) -> Any:
-        if f"{architecture}.{key}" not in metadata:
-            raise InvalidWeightsError(
-                f"model {name}: the file doesn't say its {architecture}.{key}; {_FRESH}"
-            )
-        return metadata[f"{architecture}.{key}"]
-
-    tensors = {tensor.name for tensor in reader.tensors}
-    scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in tensors:
-        scaling = "llama3" if scaling == "none" else scaling
-        raise InvalidWeightsError(
-            f"model {name}: rope scaling '{scaling}' is not supported (supported: none)"
-        )
-    if metadata.get(f"{architecture}.expert_count", 0):
-        raise InvalidWeightsError(f"model {name}: mixtures of experts are not supported")
-    heads, hidden = int(need("attention.head_count")), int(need("embedding_length"))
-    head_dim = int(metadata.get(f"{architecture}.attention.key_length", hidden // max(heads, 1)))
-    for key in ("rope.dimension_count", "attention.value_length"):
-        if metadata.get(f"{architecture}.{key}", head_dim) != head_dim:
-            raise InvalidWeightsError(
-                f"model {name}: a {key} other than the head size {head_dim} is not supported"
-            )
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    described = GgufMetadata.of(name, metadata, _rope_factors(name, tensors.get(_ROPE_FACTORS)))
     rows = _embedding_rows(name, reader)
     tokenizer = tokenizer_from_metadata(name, metadata)
     if (tokens := len(metadata["tokenizer.ggml.tokens"])) > rows:
@@ -147,25 +129,13 @@ def _described(
             f"model {name}: the tokenizer has {tokens} tokens, the weights embed only {rows}; "
             "they belong to different models"
         )
-    config = ModelConfig(
-        name=name,
-        architecture=LLAMA,
-        vocab_size=rows,
-        hidden_size=hidden,
-        layers=int(need("block_count")),
-        heads=heads,
-        kv_heads=int(metadata.get(f"{architecture}.attention.head_count_kv", heads)),
-        head_dim=head_dim,
-        intermediate_size=int(need("feed_forward_length")),
-        # The file keeps fp32; the nearest short decimal is what the model was trained with.
-        rms_norm_eps=float(f"{need('attention.layer_norm_rms_epsilon'):.6g}"),
-        rope_theta=float(metadata.get(f"{architecture}.rope.freq_base", 10000.0)),
-        max_positions=int(need("context_length")),
-        tie_embeddings="output.weight" not in tensors,
-        bos_id=tokenizer.bos_id,
-        eos_ids=tokenizer.eos_ids,
-    )
-    return config, tokenizer
+    tied = "output.weight" not in tensors
+    return config_from_metadata(described, tokenizer, rows=rows, tie_embeddings=tied), tokenizer
+
+
+def _rope_factors(name: str, entry: gguf.ReaderTensor | None) -> tuple[float, ...]:
+    """Divisors of the rotary frequencies that a file of Llama 3 carries as a tensor."""
+    return () if entry is None else tuple(_to_torch(name, entry).float().flatten().tolist())
 
 
 def _embedding_rows(name: str, reader: gguf.GGUFReader) -> int:
@@ -181,19 +151,25 @@ def _tensor_names(config: ModelConfig) -> dict[str, str]:
     if not config.tie_embeddings:
         names[HEAD_NAME] = "output.weight"
     for index in range(config.layers):
-        for field, tensor in _LAYER_TENSORS.items():
-            names[f"model.layers.{index}.{LAYER_NAMES[field]}"] = f"blk.{index}.{tensor}.weight"
+        for field in layer_shapes(config):
+            name = layer_name(field, post_norms=config.post_norms)
+            names[f"model.layers.{index}.{name}"] = f"blk.{index}.{_LAYER_TENSORS[field]}"
     return names
 
 
 def _tensors(config: ModelConfig, reader: gguf.GGUFReader) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor under its Hugging Face name and layout, one at a time; checked for shape and NaN."""
+    """Each tensor under its Hugging Face name and layout, one at a time; checked for shape and NaN.
+
+    Norms of Gemma hold 1 + weight in these files, which is what `LayerWeights` wants.
+    """
     names, shapes = _tensor_names(config), tensor_shapes(config)
     found = {tensor.name: tensor for tensor in reader.tensors}
     if missing := [gguf_name for gguf_name in names.values() if gguf_name not in found]:
         raise InvalidWeightsError(f"model {config.name}: tensor {missing[0]} is missing; {_FRESH}")
-    if foreign := sorted(found.keys() - set(names.values()) - {"rope_freqs.weight"}):
-        raise InvalidWeightsError(f"model {config.name}: tensor {foreign[0]} is no part of a Llama decoder")
+    if foreign := sorted(found.keys() - set(names.values()) - {_ROPE_FACTORS}):
+        raise InvalidWeightsError(
+            f"model {config.name}: tensor {foreign[0]} is no part of a {config.architecture} decoder"
+        )
     for name, gguf_name in names.items():
         entry = found[gguf_name]
         check_shape(config.name, gguf_name, tuple(int(n) for n in reversed(entry.shape)), shapes[name])
@@ -202,7 +178,7 @@ def _tensors(config: ModelConfig, reader: gguf.GGUFReader) -> Iterator[tuple[str
             raise InvalidWeightsError(
                 f"model {config.name}: tensor {gguf_name} holds NaN or infinity; {_FRESH}"
             )
-        if gguf_name.endswith((".attn_q.weight", ".attn_k.weight")):
+        if config.architecture in _PERMUTED and gguf_name.endswith((".attn_q.weight", ".attn_k.weight")):
             tensor = unpermute(tensor, config.head_dim)
         yield name, tensor
 

@@ -1,6 +1,7 @@
 """A `tokenizers` definition out of a GGUF file's metadata (format: ggml docs/gguf.md, `tokenizer.ggml.*`).
 
-Byte-level BPE vocabularies (`tokenizer.ggml.model` = gpt2), with the pre-tokenizers below.
+Byte-level BPE vocabularies (`tokenizer.ggml.model` = gpt2), with the pre-tokenizers below, and SentencePiece
+ones (llama).
 """
 
 import json
@@ -8,6 +9,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
+from mnemos.attention.gguf_sentencepiece import sentencepiece_parts
 from mnemos.attention.tokenizer_source import END_OF_TURN_NAMES, TokenizerSource
 from mnemos.errors import InvalidTokenizerError
 
@@ -65,13 +67,14 @@ def tokenizer_from_metadata(name: str, metadata: Mapping[str, Any]) -> Tokenizer
         raise InvalidTokenizerError(
             f"{name} carries no tokenizer; convert the model again with its vocabulary"
         )
-    if kind != "gpt2":
+    if kind not in ("gpt2", "llama"):
         raise InvalidTokenizerError(
-            f"{name}: tokenizer model '{kind}' is not supported (supported: gpt2); "
+            f"{name}: tokenizer model '{kind}' is not supported (supported: gpt2, llama); "
             "use the model's Hugging Face directory instead"
         )
+    is_bytes = kind == "gpt2"
     pre = metadata.get("tokenizer.ggml.pre", "absent")
-    if pre not in _PRE_TOKENIZERS:
+    if is_bytes and pre not in _PRE_TOKENIZERS:
         raise InvalidTokenizerError(
             f"{name}: pre-tokenizer '{pre}' is not supported "
             f"(supported: {', '.join(SUPPORTED_PRE_TOKENIZERS)}); "
@@ -79,7 +82,9 @@ def tokenizer_from_metadata(name: str, metadata: Mapping[str, Any]) -> Tokenizer
         )
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]
     types: list[int] = metadata.get("tokenizer.ggml.token_type") or [TokenType.NORMAL] * len(tokens)
-    if len(types) != len(tokens) or "tokenizer.ggml.merges" not in metadata:
+    scores: list[float] = metadata.get("tokenizer.ggml.scores") or []
+    is_whole = "tokenizer.ggml.merges" in metadata if is_bytes else len(scores) == len(tokens)
+    if len(types) != len(tokens) or not is_whole:
         raise InvalidTokenizerError(f"{name}: its tokenizer is incomplete; fetch the file again")
     special_ids = _special_ids(name, metadata, len(tokens))
     eos = dict.fromkeys(
@@ -89,18 +94,25 @@ def tokenizer_from_metadata(name: str, metadata: Mapping[str, Any]) -> Tokenizer
         if kind_of_token == TokenType.CONTROL and token in END_OF_TURN_NAMES:
             eos[index] = None
     bos_id = special_ids.get("bos_token_id")
+    if is_bytes:
+        parts = _byte_level_parts(tokens, metadata["tokenizer.ggml.merges"], pre)
+    else:
+        unknown = special_ids.get("unknown_token_id", 0)
+        mergeable = [kind_of_token == TokenType.NORMAL for kind_of_token in types]
+        prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
+        parts = sentencepiece_parts(tokens, scores, mergeable, tokens[unknown], prefix=prefix)
     return TokenizerSource(
-        definition=json.dumps(_definition(tokens, types, metadata["tokenizer.ggml.merges"], pre)),
+        definition=json.dumps(_definition(tokens, types, parts)),
         bos_id=bos_id,
         eos_ids=tuple(eos),
-        add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", False)) and bos_id is not None,
+        add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", not is_bytes)) and bos_id is not None,
         chat_template=metadata.get("tokenizer.chat_template"),
     )
 
 
 def _special_ids(name: str, metadata: Mapping[str, Any], vocab_size: int) -> dict[str, int]:
     prefix = "tokenizer.ggml."
-    keys = ("bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id")
+    keys = ("bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id", "unknown_token_id")
     found = {key: int(metadata[prefix + key]) for key in keys if prefix + key in metadata}
     for key, value in found.items():
         if not 0 <= value < vocab_size:
@@ -110,7 +122,9 @@ def _special_ids(name: str, metadata: Mapping[str, Any], vocab_size: int) -> dic
     return found
 
 
-def _definition(tokens: list[str], types: list[int], merges: list[str], pre: str) -> dict[str, Any]:
+def _definition(tokens: list[str], types: list[int], parts: dict[str, Any]) -> dict[str, Any]:
+    # A SentencePiece vocabulary has what its user defined in the form after normalization ("▁▁": two spaces).
+    normalized = parts["normalizer"] is not None and parts["model"]["byte_fallback"]
     added = [
         {
             "id": index,
@@ -118,7 +132,7 @@ def _definition(tokens: list[str], types: list[int], merges: list[str], pre: str
             "single_word": False,
             "lstrip": False,
             "rstrip": False,
-            "normalized": False,
+            "normalized": normalized and kind == TokenType.USER_DEFINED,
             "special": kind in (TokenType.CONTROL, TokenType.UNKNOWN),
         }
         for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
@@ -129,9 +143,15 @@ def _definition(tokens: list[str], types: list[int], merges: list[str], pre: str
         "truncation": None,
         "padding": None,
         "added_tokens": added,
+        "post_processor": None,
+        **parts,
+    }
+
+
+def _byte_level_parts(tokens: list[str], merges: list[str], pre: str) -> dict[str, Any]:
+    return {
         "normalizer": {"type": "NFC"} if pre == "qwen2" else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": _PRE_TOKENIZERS[pre]},
-        "post_processor": None,
         "decoder": _byte_level(True),
         "model": {
             "type": "BPE",

@@ -1,9 +1,9 @@
-"""Llama checkpoints in local Hugging Face directories: configuration, safetensors, tokenizer."""
+"""Checkpoints in local Hugging Face directories: configuration, safetensors, tokenizer."""
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,96 +12,41 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mnemos.attention.cache_dir import file_digest
-from mnemos.attention.config import LLAMA, SUPPORTED_ARCHITECTURES, ModelConfig
+from mnemos.attention.config import GEMMA3, ModelConfig
 from mnemos.attention.fingerprint import fingerprint_of
+from mnemos.attention.hf_config import config_from, text_model
 from mnemos.attention.tokenizer_source import END_OF_TURN_NAMES, TokenizerSource
 from mnemos.attention.weights import Weights, assemble, tensor_shapes
 from mnemos.errors import InvalidTokenizerError, InvalidWeightsError, UnknownModelError
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_TEXT_MODEL_PREFIXES = (
+    ("language_model.model.", "model."),
+    ("model.language_model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+)
 
 
-def load_directory(directory: Path) -> tuple[ModelConfig, Weights, TokenizerSource, str]:
-    """Loads a directory of the Llama family: configuration, mapped weights, tokenizer source and fingerprint.
+def load_directory(
+    directory: Path, *, name: str | None = None
+) -> tuple[ModelConfig, Weights, TokenizerSource, str]:
+    """Loads a model directory: configuration, mapped weights, tokenizer source and fingerprint.
 
-    Raises UnknownModelError when it isn't a model directory, InvalidWeightsError and InvalidTokenizerError
-    when it can't be used.
+    The model is called `name`, or as the directory is. Raises UnknownModelError when it isn't a model
+    directory, InvalidWeightsError and InvalidTokenizerError when it can't be used.
     """
     if not (directory / "config.json").is_file():
         raise UnknownModelError(f"{directory} is not a model directory: it has no config.json")
-    described = _read_json(directory / "config.json")
+    described = text_model(_read_json(directory / "config.json"))
     source = _tokenizer_source(directory, described)
-    config = _config(directory.resolve().name, described, source)
+    config = config_from(name or directory.resolve().name, described, source)
     shards = _shards(directory)
     with ExitStack() as stack:
         weights = assemble(config, _fetcher(config, shards, stack))
     digests = sorted((path.name, file_digest(path)) for path in set(shards.values()))
     content = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
     return config, weights, source, fingerprint_of(content, config, source)
-
-
-def _config(name: str, described: Mapping[str, Any], source: TokenizerSource) -> ModelConfig:
-    architecture = described.get("model_type", "absent")
-    if architecture not in SUPPORTED_ARCHITECTURES:
-        raise InvalidWeightsError(
-            f"model {name}: architecture '{architecture}' is not supported "
-            f"(supported: {', '.join(SUPPORTED_ARCHITECTURES)})"
-        )
-    _refuse_unsupported(name, described)
-    try:
-        heads = int(described["num_attention_heads"])
-        hidden = int(described["hidden_size"])
-        return ModelConfig(
-            name=name,
-            architecture=LLAMA,
-            vocab_size=int(described["vocab_size"]),
-            hidden_size=hidden,
-            layers=int(described["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(described.get("num_key_value_heads") or heads),
-            head_dim=int(described.get("head_dim") or hidden // max(heads, 1)),
-            intermediate_size=int(described["intermediate_size"]),
-            rms_norm_eps=float(described.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(_rope(described).get("rope_theta", 10000.0)),
-            max_positions=int(described.get("max_position_embeddings", 2048)),
-            tie_embeddings=bool(described.get("tie_word_embeddings", False)),
-            bos_id=source.bos_id,
-            eos_ids=source.eos_ids,
-        )
-    except KeyError as error:
-        raise InvalidWeightsError(f"model {name}: its config.json doesn't say its {error.args[0]}") from error
-    except (TypeError, ValueError) as error:
-        raise InvalidWeightsError(f"model {name}: its config.json is malformed ({error})") from error
-
-
-def _rope(described: Mapping[str, Any]) -> dict[str, Any]:
-    """Rope settings, from where either generation of config.json keeps them."""
-    rope: dict[str, Any] = {}
-    for key in ("rope_scaling", "rope_parameters"):
-        if isinstance(described.get(key), dict):
-            rope |= described[key]
-    if "rope_theta" in described:
-        rope["rope_theta"] = described["rope_theta"]
-    return rope
-
-
-def _refuse_unsupported(name: str, described: Mapping[str, Any]) -> None:
-    rope = _rope(described)
-    scaling = rope.get("rope_type", rope.get("type", "default"))
-    if scaling not in ("default", None):
-        raise InvalidWeightsError(
-            f"model {name}: rope scaling '{scaling}' is not supported (supported: default)"
-        )
-    if rope.get("partial_rotary_factor", described.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise InvalidWeightsError(f"model {name}: partial_rotary_factor is not supported")
-    for key in ("attention_bias", "mlp_bias", "quantization_config"):
-        if described.get(key):
-            raise InvalidWeightsError(f"model {name}: {key} in its config.json is not supported")
-    if described.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise InvalidWeightsError(
-            f"model {name}: activation '{described['hidden_act']}' is not supported (silu)"
-        )
 
 
 def _shards(directory: Path) -> dict[str, Path]:
@@ -128,19 +73,50 @@ def _shards(directory: Path) -> dict[str, Path]:
 
 
 def _fetcher(config: ModelConfig, shards: Mapping[str, Path], stack: ExitStack) -> Callable[[str], Tensor]:
-    """A function from tensor name to mapped tensor; every file is opened once."""
-    if missing := [name for name in tensor_shapes(config) if name not in shards]:
+    """A function from tensor name to mapped tensor; every file is opened once.
+
+    Refuses weights that lack a tensor, or whose text layers have one that this family would leave unused.
+    """
+    stored = _stored_names(shards)
+    wanted = tensor_shapes(config)
+    if missing := [name for name in wanted if name not in stored]:
         raise InvalidWeightsError(f"model {config.name}: tensor {missing[0]} is missing from its weights")
+    layers = tuple(f"model.layers.{index}." for index in range(config.layers))
+    foreign = [name for name in stored if name.startswith(layers) and name not in wanted]
+    if foreign := [name for name in foreign if not name.endswith(".rotary_emb.inv_freq")]:
+        raise InvalidWeightsError(
+            f"model {config.name}: tensor {foreign[0]} is no part of a {config.architecture} decoder"
+        )
     files = {path: stack.enter_context(_open(path)) for path in sorted(set(shards.values()))}
+    one_is_added = config.architecture == GEMMA3  # its norms multiply by 1 + weight
 
     def fetch(name: str) -> Tensor:
+        path = shards[stored[name]]
         try:
-            tensor: Tensor = files[shards[name]].get_tensor(name)
+            tensor: Tensor = files[path].get_tensor(stored[name])
         except SafetensorError as error:
-            raise InvalidWeightsError(f"tensor {name} can't be read from {shards[name]} ({error})") from error
-        return tensor
+            raise InvalidWeightsError(f"tensor {name} can't be read from {path} ({error})") from error
+        if not tensor.is_floating_point():
+            raise InvalidWeightsError(
+                f"model {config.name}: tensor {name} is of type {tensor.dtype}; "
+                "quantised safetensors are not supported"
+            )
+        return 1.0 + tensor.float() if one_is_added and name.endswith("norm.weight") else tensor
 
     return fetch
+
+
+def _stored_names(names: Iterable[str]) -> dict[str, str]:
+    """The text model's plain name of each tensor -> its name in the files of a model that sees images too."""
+    stored = {}
+    for name in names:
+        plain = name
+        for outer, inner in _TEXT_MODEL_PREFIXES:
+            if name.startswith(outer):
+                plain = inner + name.removeprefix(outer)
+                break
+        stored[plain] = name
+    return stored
 
 
 def _open(path: Path) -> Any:
@@ -191,6 +167,8 @@ def _chat_template(directory: Path, settings: Mapping[str, Any]) -> str | None:
     with contextlib.suppress(FileNotFoundError):
         return (directory / "chat_template.jinja").read_text(encoding="utf-8")
     template = settings.get("chat_template")
+    if template is None:
+        template = _read_json(directory / "chat_template.json", optional=True).get("chat_template")
     if isinstance(template, list):  # several named templates
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default")

@@ -107,21 +107,34 @@ class KVCache:
         mass_scale: float = 1.0,
         bias: Sequence[float] | None = None,
     ) -> None:
-        """Put memories behind the prefix. Call once, before any working-memory token.
+        """Put memories behind the prefix, all of them or none. Call once, before any working-memory token.
 
         `temperature` and `mass_scale` are the two constants of adaptive parallel encoding (arXiv
         2502.05431): attention to the memory part is taken at `temperature`, and that part's log-sum-exp is
         multiplied by `mass_scale`. `bias` of each span is added to the scores of its tokens, after the
-        temperature: how much the router makes of one memory beside the others.
+        temperature: how much the router makes of one memory beside the others. Raises
+        `ContextOverflowError` when they don't fit.
         """
         if self.length != self.next_position:
             raise ValueError("memories are paged in before the working memory")
-        self.memory_start = self.length
         start = self.next_position
+        longest = max((span.tokens for span in spans), default=0)
+        if start + longest > self.max_positions:
+            raise ContextOverflowError(
+                f"a memory of {longest} tokens behind a prefix of {start} does not fit the model's window of "
+                f"{self.max_positions} tokens; use a model with a longer window"
+            )
+        total = sum(span.tokens for span in spans)
+        if self.length + total > self.capacity:
+            raise ContextOverflowError(
+                f"{total} memory tokens do not fit: {self.length} of {self.capacity} slots are taken; "
+                "recall fewer memories"
+            )
+        self.memory_start = self.length
         for span in spans:
             self._place(span)
         self.memory_end = self.length
-        self.next_position = start + max((span.tokens for span in spans), default=0)
+        self.next_position = start + longest
         self.temperature, self.mass_scale = temperature, mass_scale
         self.memory_bias = None
         if bias is not None and any(bias):

@@ -11,7 +11,7 @@ import torch
 from mnemos.attention.chat_template import Template
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.linear import fast_dtype
-from mnemos.attention.registry import is_path, resolve_name
+from mnemos.attention.registry import is_hub, is_path, resolve_name
 from mnemos.attention.tokenizer import Tokenizer
 from mnemos.attention.tokenizer_source import TokenizerSource
 from mnemos.attention.weights import Weights
@@ -44,7 +44,8 @@ def load(
     threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
-    """Loads a model: a known name (fetched on first use), a .gguf file, or a Hugging Face directory.
+    """Loads a model: a known name (fetched on first use), a .gguf file, a Hugging Face directory, or
+    `hub:owner/name`.
 
     None means the `MNEMOS_MODEL` environment variable, or the default model. `dtype` is auto, bf16, fp16 or
     fp32. `threads` sets torch's thread count for the whole process. `on_progress(done_bytes, total_bytes)` is
@@ -65,7 +66,7 @@ def load(
     )
     template = Template(source.chat_template, name=config.name, bos=bos, eos=eos)
     decoder = Decoder(config, weights, dtype=prefill_dtype, decode_dtype=decode_dtype)
-    calibration = for_model(config.name, config)
+    calibration = for_model(config.name, config, fingerprint)
     return LanguageModel(config.name, fingerprint, config, decoder, tokenizer, template, calibration)
 
 
@@ -76,6 +77,8 @@ def load_weights(
 ) -> tuple[ModelConfig, Weights, TokenizerSource, str]:
     """Configuration, weights as stored, tokenizer source and fingerprint of what `load` would load."""
     named = resolve_name(name_or_path)
+    if is_hub(named):
+        return _load_from_hub(named)
     path = Path(named).expanduser()
     if is_path(named) and path.is_dir():
         from mnemos.attention.hf_loader import load_directory
@@ -88,6 +91,19 @@ def load_weights(
     from mnemos.attention.pull import pull
 
     return load_gguf(pull(named, on_progress), name=named)
+
+
+def _load_from_hub(named: str) -> tuple[ModelConfig, Weights, TokenizerSource, str]:
+    from mnemos.attention.hub import HubName, fetch_from_hub
+
+    path, name = fetch_from_hub(named), HubName.parse(named).title
+    if path.is_dir():
+        from mnemos.attention.hf_loader import load_directory
+
+        return load_directory(path, name=name)
+    from mnemos.attention.gguf_loader import load_gguf
+
+    return load_gguf(path, name=name)
 
 
 def pick_dtypes(name: str) -> tuple[torch.dtype, torch.dtype]:

@@ -2,13 +2,15 @@
 
 import os
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
-from mnemos.attention.cache_dir import models_dir
+from mnemos.attention.cache_dir import file_digest, models_dir
 from mnemos.errors import UnknownModelError
 
 MODEL_ENV = "MNEMOS_MODEL"
 DEFAULT_MODEL = "smollm2-135m"
+HUB_PREFIX = "hub:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class ModelInfo:
     present: bool
     file_bytes: int
     is_default: bool
+    calibrated: bool  # by a calibration that ships; others work with safe defaults
 
 
 KNOWN_MODELS = (
@@ -67,7 +70,7 @@ def known_model(name: str) -> KnownModel:
             return model
     raise UnknownModelError(
         f"no model is called '{name}' (known: {', '.join(model.name for model in KNOWN_MODELS)}); "
-        "or give the path of a .gguf file or of a model directory"
+        "or give the path of a .gguf file or of a model directory, or hub:owner/name"
     )
 
 
@@ -81,9 +84,14 @@ def resolve_name(name_or_path: str | os.PathLike[str] | None) -> str:
     return os.fspath(name_or_path) if name_or_path else os.environ.get(MODEL_ENV) or DEFAULT_MODEL
 
 
+def is_hub(name: str) -> bool:
+    """Whether a name means a model on the Hugging Face hub."""
+    return name.startswith(HUB_PREFIX)
+
+
 def is_path(name: str) -> bool:
     """Whether a name means a file or directory: no known model, and looks like a path or is one."""
-    if any(model.name == name for model in KNOWN_MODELS):
+    if is_hub(name) or any(model.name == name for model in KNOWN_MODELS):
         return False
     separators = {os.sep, os.altsep or os.sep, "/"}
     looks_like_one = (
@@ -100,6 +108,8 @@ def list_models() -> list[ModelInfo]:
 def show(name: str) -> ModelInfo:
     """What is known of a model by name or path, without loading it. Raises UnknownModelError."""
     is_default = name == resolve_name(None)
+    if is_hub(name):
+        return _show_hub(name, is_default)
     if not is_path(name):
         model = known_model(name)
         present = model.path.is_file() and model.path.stat().st_size == model.file_bytes
@@ -112,10 +122,30 @@ def show(name: str) -> ModelInfo:
             present,
             model.file_bytes,
             is_default,
+            model.name in calibrated_names(),
         )
     path = Path(name).expanduser()
     if not path.exists():
         raise UnknownModelError(f"no model file or directory at {path}")
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     size = sum(file.stat().st_size for file in files)
-    return ModelInfo(path.stem, path.name, None, None, path, True, size, is_default)
+    calibrated = path.is_file() and name_of_digest(file_digest(path)) in calibrated_names()
+    return ModelInfo(path.stem, path.name, None, None, path, True, size, is_default, calibrated)
+
+
+def _show_hub(name: str, is_default: bool) -> ModelInfo:
+    from mnemos.attention.hub import HubName, cached_path
+
+    title = HubName.parse(name).title
+    path = cached_path(name)
+    if path is None:
+        return ModelInfo(name, title, None, None, Path(name), False, 0, is_default, False)
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files)
+    return ModelInfo(name, title, None, None, path, bool(files), size, is_default, False)
+
+
+def calibrated_names() -> frozenset[str]:
+    """Names of the models that a calibration ships for."""
+    entries = resources.files("mnemos.attention").joinpath("calibrations").iterdir()
+    return frozenset(entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json"))

@@ -19,7 +19,7 @@ from mnemos.attention.memory_codec import RouteKeys
 class RouteQuery:
     """The query's side of routing."""
 
-    queries: Tensor  # [retrieval heads, tokens, head_dim], fp32
+    queries: Tensor  # [retrieval heads, tokens, head_dim], fp32, for scores at head_dim ** -0.5
     hidden: Tensor | None  # [hidden], fp32, centred
 
 
@@ -32,6 +32,8 @@ def route_query(
     collect = Collect(query_layers=layers, hidden_layers=hidden_layers)
     decoder.probe(tokens, cache, collect)
     queries = torch.stack([collect.queries[layer][head] for layer, head in calibration.key_heads])
+    # Scores are taken at head_dim ** -0.5; the queries carry what a family's own scale differs by.
+    queries = queries * (decoder.scale * queries.shape[-1] ** 0.5)
     hidden = None
     if hidden_layers:
         hidden = collect.hidden[hidden_layers[0]].mean(dim=0) - torch.tensor(calibration.hidden_centre)

@@ -12,7 +12,7 @@ from mnemos.errors import InvalidWeightsError
 EMBED_NAME = "model.embed_tokens.weight"
 NORM_NAME = "model.norm.weight"
 HEAD_NAME = "lm_head.weight"
-LAYER_NAMES = {
+_LAYER_NAMES = {
     "attn_norm": "input_layernorm.weight",
     "q": "self_attn.q_proj.weight",
     "k": "self_attn.k_proj.weight",
@@ -22,12 +22,27 @@ LAYER_NAMES = {
     "gate": "mlp.gate_proj.weight",
     "up": "mlp.up_proj.weight",
     "down": "mlp.down_proj.weight",
+    "q_bias": "self_attn.q_proj.bias",
+    "k_bias": "self_attn.k_proj.bias",
+    "v_bias": "self_attn.v_proj.bias",
+    "q_norm": "self_attn.q_norm.weight",
+    "k_norm": "self_attn.k_norm.weight",
+}
+# With norms after attention and MLP as well, what otherwise names the one before the MLP names another.
+_POST_NORM_NAMES = {
+    "post_attn_norm": "post_attention_layernorm.weight",
+    "mlp_norm": "pre_feedforward_layernorm.weight",
+    "post_mlp_norm": "post_feedforward_layernorm.weight",
 }
 
 
 @dataclass(slots=True)
 class LayerWeights:
-    """One decoder layer. Matrices are [out, in]; q and k rows are in Hugging Face (rotate-half) order."""
+    """One decoder layer. Matrices are [out, in]; q and k rows are in Hugging Face (rotate-half) order.
+
+    A norm's weight is what the normed input is multiplied by; a family that stores it less one has had that
+    one added by its loader. What a family doesn't have is None.
+    """
 
     attn_norm: Tensor  # [hidden]
     q: Tensor  # [heads * head_dim, hidden]
@@ -38,6 +53,13 @@ class LayerWeights:
     gate: Tensor  # [intermediate, hidden]
     up: Tensor  # [intermediate, hidden]
     down: Tensor  # [hidden, intermediate]
+    q_bias: Tensor | None = None  # [heads * head_dim]
+    k_bias: Tensor | None = None  # [kv_heads * head_dim]
+    v_bias: Tensor | None = None  # [kv_heads * head_dim]
+    q_norm: Tensor | None = None  # [head_dim]
+    k_norm: Tensor | None = None  # [head_dim]
+    post_attn_norm: Tensor | None = None  # [hidden]
+    post_mlp_norm: Tensor | None = None  # [hidden]
 
 
 @dataclass(slots=True)
@@ -57,7 +79,15 @@ class Weights:
             yield HEAD_NAME, self.lm_head
         for index, layer in enumerate(self.layers):
             for field in fields(layer):
-                yield f"model.layers.{index}.{LAYER_NAMES[field.name]}", getattr(layer, field.name)
+                tensor = getattr(layer, field.name)
+                if tensor is not None:
+                    post_norms = layer.post_attn_norm is not None
+                    yield f"model.layers.{index}.{layer_name(field.name, post_norms=post_norms)}", tensor
+
+
+def layer_name(field: str, *, post_norms: bool) -> str:
+    """The Hugging Face name, inside its layer, of a field of `LayerWeights`."""
+    return (_LAYER_NAMES | _POST_NORM_NAMES if post_norms else _LAYER_NAMES)[field]
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -68,7 +98,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes[HEAD_NAME] = shapes[EMBED_NAME]
     for index in range(config.layers):
         for field, shape in layer_shapes(config).items():
-            shapes[f"model.layers.{index}.{LAYER_NAMES[field]}"] = shape
+            shapes[f"model.layers.{index}.{layer_name(field, post_norms=config.post_norms)}"] = shape
     return shapes
 
 
@@ -87,8 +117,9 @@ def assemble(config: ModelConfig, fetch: Callable[[str], Tensor], *, check_finit
                 "the file is damaged, fetch it again"
             )
         loaded[name] = tensor
+    names = {field: layer_name(field, post_norms=config.post_norms) for field in layer_shapes(config)}
     layers = [
-        LayerWeights(**{field: loaded[f"model.layers.{i}.{name}"] for field, name in LAYER_NAMES.items()})
+        LayerWeights(**{field: loaded[f"model.layers.{i}.{name}"] for field, name in names.items()})
         for i in range(config.layers)
     ]
     embed = loaded[EMBED_NAME]

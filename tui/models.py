@@ -66,7 +66,16 @@ def pull(
     from mnemos.attention import registry
     from mnemos.attention.pull import pull as fetch
 
-    known = registry.known_model(registry.resolve_name(name))
+    if registry.is_hub(named := registry.resolve_name(name)):
+        from mnemos.attention.hub import fetch_from_hub
+
+        path = fetch_from_hub(named)
+        if json:
+            output.document({"model": named, "path": str(path)})
+        else:
+            print(path)
+        return
+    known = registry.known_model(named)
     with console.progress(f"fetching {known.name}", in_bytes=True) as on_progress:
         path = fetch(known.name, on_progress)
     if json:

@@ -59,7 +59,10 @@ def load_model(name: str | None) -> "LanguageModel":
     from mnemos.attention.models import load
 
     with progress("fetching the model", in_bytes=True) as on_progress:
-        return load(name, on_progress=on_progress)
+        model = load(name, on_progress=on_progress)
+    if not model.calibration.calibrated:
+        say(f"{model.name} is not calibrated; its memories are found and read with safe defaults")
+    return model
 
 
 def catch_up(bank: "MemoryBank", model: "LanguageModel", namespace: str) -> None:

@@ -177,9 +177,11 @@ def test_an_array_longer_than_the_file_ends_at_once(write_gguf: Callable[..., Pa
 
 def test_refused_by_name(write_gguf: Callable[..., Path]) -> None:
     cases: list[tuple[dict[str, Any], type[ModelError], str]] = [
-        ({"architecture": "qwen2"}, InvalidWeightsError, r"architecture 'qwen2' is not supported .*llama"),
+        ({"architecture": "phi3"}, InvalidWeightsError, r"architecture 'phi3' is not supported .*llama"),
+        ({"architecture": "qwen2"}, InvalidWeightsError, r"tensor blk\.0\.attn_q\.bias is missing"),
         ({"pre": "tekken"}, InvalidTokenizerError, r"pre-tokenizer 'tekken' is not supported .*smollm"),
-        ({"tokenizer_model": "llama"}, InvalidTokenizerError, "tokenizer model 'llama' is not supported"),
+        ({"tokenizer_model": "t5"}, InvalidTokenizerError, "tokenizer model 't5' is not supported"),
+        ({"tokenizer_model": "llama"}, InvalidTokenizerError, "its tokenizer is incomplete"),  # no scores
         ({"tokenizer_model": None}, InvalidTokenizerError, "carries no tokenizer"),
         (
             {"vocab_size": 300},

@@ -102,9 +102,34 @@ def test_the_fingerprint_sees_weights_and_tokenizer(hf_directory: Path) -> None:
 
 
 CONFIG_CASES: list[tuple[dict[str, Any], str]] = [
-    ({"model_type": "gemma3"}, r"architecture 'gemma3' is not supported \(supported: llama\)"),
-    ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn' is not supported"),
-    ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None}, "rope scaling 'linear'"),
+    (
+        {"model_type": "gemma2"},
+        r"'gemma2' is not supported \(supported: gemma3, llama, mistral, qwen2, qwen3, smollm3\)",
+    ),
+    ({"rope_parameters": {"rope_type": "longrope"}}, "rope scaling 'longrope' is not supported"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "rope scaling 'dynamic'"),
+    ({"rope_parameters": {"rope_type": "yarn", "factor": -4.0}}, "'yarn' has the factor -4.0"),
+    ({"rope_parameters": {"rope_type": "linear"}}, "config.json doesn't say its factor"),
+    ({"rope_parameters": {"rope_theta": 0}}, "rope_theta is 0"),
+    (
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "factor": 8,
+                "low_freq_factor": 4,
+                "high_freq_factor": 1,
+            }
+        },
+        "'llama3' needs 0 < low_freq_factor < high_freq_factor",
+    ),
+    (
+        {"model_type": "qwen3", "head_dim": 16},
+        r"tensor model\.layers\.0\.self_attn\.q_norm\.weight is missing",
+    ),
+    (
+        {"model_type": "mistral", "sliding_window": 0},
+        "it has sliding layers and a sliding_window of 0",
+    ),
     ({"attention_bias": True}, "attention_bias in its config.json is not supported"),
     ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
     ({"hidden_act": "gelu"}, "activation 'gelu' is not supported"),

@@ -49,6 +49,9 @@ def measure(bank: Path, keys: KeyFile, ids: Sequence[str]) -> dict[str, Any]:
         open_s = time.perf_counter() - started
         singles = [erase(store, Selector(NAMESPACE, ids=[one])) for one in picked[:single_count]]
         thousand = erase(store, Selector(NAMESPACE, ids=many))
+        started = time.perf_counter()
+    rewrite_s = time.perf_counter() - started
+    with Store.open(bank, keys=keys) as store:
         whole = erase(store, Selector(NAMESPACE, everything=True))
         return {
             "one_ms_p50": round(1000 * statistics.median(single["total_s"] for single in singles), 1),
@@ -59,6 +62,7 @@ def measure(bank: Path, keys: KeyFile, ids: Sequence[str]) -> dict[str, Any]:
             "namespace_receipt_s": round(whole["total_s"], 3),
             "namespace_plan_s": round(whole["plan_s"], 3),
             "open_s": round(open_s, 3),
+            "rewrite_s": round(rewrite_s, 3),
             "memories": len(ids),
             "many": len(many),
             "left": store.count(NAMESPACE) + store.count(_KEPT) - 1,

@@ -16,7 +16,7 @@ from itertools import pairwise
 from sqlalchemy import bindparam, text
 
 from mnemos.errors import BankUnreadableError, UsageError
-from mnemos.store import catalog, catalog_schema, erasing
+from mnemos.store import catalog, catalog_schema, erasing, rewriting
 from mnemos.store.catalog import Placed
 from mnemos.store.core import Core
 from mnemos.store.disk import check_room
@@ -60,6 +60,7 @@ def compact(
             newest, _ = catalog.newest_segment(connection)
         if newest in victims:
             _begin_segment(core, newest + 1)
+    rewriting.rewrite_due(core)
     report = CompactReport(bytes_before=before, bytes_after=before)
     total = sum(victims.values())
     for number in victims:

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
 
 from mnemos.errors import BankError, ErasePendingError, NotFoundError, StalePlanError, UsageError
-from mnemos.store import catalog, catalog_schema, editing, indexing, receipts, words
+from mnemos.store import catalog, catalog_schema, editing, indexing, receipts, rewriting, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.ids import new_id
 from mnemos.store.payload import pack_text
@@ -37,7 +37,6 @@ STEPS = (
     "receipt",
 )
 _ROOM_BYTES = 64 << 20  # with less than this left, the logs are cut first: erasing needs some room itself
-_REWRITTEN_BYTES = 4 << 20  # a namespace database up to this size is written anew: some 20 ms a MiB
 OnStep = Callable[[str], None]
 
 
@@ -339,9 +338,8 @@ def _remove_from_index(core: Core, intent: Intent) -> None:
     if is_left:
         with database.write() as connection:
             indexing.remove_rows(connection, intent.selected)
-    size = database.path.stat().st_size
-    if size <= _REWRITTEN_BYTES and shutil.disk_usage(core.path).free > 4 * size:
-        database.rewrite()
+    is_done = rewriting.rewrite_small(core, _namespace(core, intent))
+    intent.body["page_copies"] = "cleared" if is_done else "due"
 
 
 def _destroy_keys(core: Core, intent: Intent) -> None:
@@ -373,6 +371,8 @@ def _remove_rows(core: Core, intent: Intent) -> None:
     with core.catalog.write() as connection:
         catalog.remove_frames_of(connection, intent.doomed)
         catalog.remove_memories(connection, intent.doomed)
+        if intent.body["page_copies"] == "due":
+            rewriting.mark_due(connection, intent.namespace_id)
 
 
 # -- steps of an erase of a whole namespace
@@ -452,6 +452,7 @@ def _sign_off(core: Core, intent: Intent, checks: dict[str, bool], cleared: str)
             "ciphertext_sha256": body["digest"],
             "cleared_sha256": cleared,
             "erase_epoch": body["epoch"],
+            "page_copies": body.get("page_copies", "cleared"),
             "steps": [{"step": name, "outcome": "done"} for name in STEPS[:-1]],
             "checks": checks,
             "audit": {"seq": seq, "digest": head.hex()},

@@ -42,7 +42,7 @@ _COMMON: dict[str, type | tuple[type, ...]] = {
 }
 _FIELDS: dict[int, dict[str, type | tuple[type, ...]]] = {
     1: _COMMON,
-    2: {**_COMMON, "cleared_sha256": str, "audit": dict},
+    2: {**_COMMON, "cleared_sha256": str, "page_copies": str, "audit": dict},
 }
 
 

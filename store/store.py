@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mnemos.errors import BankUnreadableError, ErasePendingError
+from mnemos.errors import BankError, BankUnreadableError, ErasePendingError
 from mnemos.store import (
     catalog,
     compacting,
@@ -21,6 +21,7 @@ from mnemos.store import (
     receipts,
     rekeying,
     repairing,
+    rewriting,
     upkeep,
     verifying,
     words,
@@ -106,13 +107,20 @@ class Store:
                 # An erase that damage holds up is tried again at the next open: `verify` must get this far.
                 with suppress(ErasePendingError, BankUnreadableError):
                     store.resume()
+                    rewriting.rewrite_due(core, rewriting.AT_OPEN_BYTES)
         except BaseException:
             core.close()
             raise
         return store
 
     def close(self) -> None:
-        self._core.close()
+        """Lets go of the bank. What an erase left to be written anew is, unless another process is at it."""
+        try:
+            if not self._core.read_only and not self._core.is_closed:
+                with suppress(BankError):  # it stays due
+                    rewriting.rewrite_due(self._core, rewriting.AT_CLOSE_BYTES)
+        finally:
+            self._core.close()
 
     def __enter__(self) -> "Store":
         return self
@@ -120,7 +128,10 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self._core.close()
 
     @property
     def path(self) -> Path:

@@ -12,6 +12,7 @@ def test_the_fields_and_that_nothing_is_left() -> None:
         "namespace_receipt_s",
         "namespace_plan_s",
         "open_s",
+        "rewrite_s",
         "memories",
         "many",
         "left",

@@ -91,8 +91,9 @@ def test_the_readme_names_commands_that_exist() -> None:
     used = [shlex.split(line, comments=True) for line in lines if line.startswith("mnemos ")]
     assert used
     for words in used:
-        name = " ".join(words[:3]) if " ".join(words[:3]) in COMMAND_TREE else " ".join(words[:2])
-        assert name in COMMAND_TREE, name
+        names = [" ".join(words[:count]) for count in (4, 3, 2)]
+        name = next((name for name in names if name in COMMAND_TREE), None)
+        assert name is not None, names
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= COMMAND_TREE[name] | SHARED
 
 

@@ -7,7 +7,6 @@ step a crash comes at, each copy that is not zeros yet is named by the catalog o
 ends: an erase reaches it there, and the next open clears it.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +19,7 @@ from mnemos.store import catalog, catalog_schema, erasing, rewriting
 from mnemos.store.catalog import Placed
 from mnemos.store.core import Core
 from mnemos.store.disk import check_room
-from mnemos.store.frames import HEADER_BYTES, FrameError, check_frame
+from mnemos.store.frames import FrameError, check_frame, frame_digest
 from mnemos.store.records import CompactReport
 from mnemos.store.recovery import clear_dead_frames
 from mnemos.store.segments import SEGMENT_BYTES, SEGMENT_HEADER_BYTES
@@ -172,11 +171,10 @@ def _move(core: Core, frames: list[Placed]) -> list[Placed]:
 def _whole(core: Core, frame: Placed) -> bytes | None:
     try:
         data = core.segments.read(frame.segment, frame.start, frame.length)
-        check_frame(data, frame.kind, frame.owner)
+        header = check_frame(data, frame.kind, frame.owner)
     except (BankUnreadableError, FrameError):
         return None
-    digest = hashlib.sha256(memoryview(data)[HEADER_BYTES:]).digest()
-    return data if digest == frame.digest else None
+    return data if frame_digest(header, data) == frame.digest else None
 
 
 def _drop(core: Core, number: int) -> bool:

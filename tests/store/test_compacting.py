@@ -137,17 +137,20 @@ def test_no_room_and_read_only(store: Store, bank: Path, monkeypatch: pytest.Mon
         reader.compact()
 
 
-def test_a_damaged_frame_is_left_for_verify_to_name(store: Store, bank: Path) -> None:
+@pytest.mark.parametrize(("at", "left"), [(30, 1), (-5, 1), (100, 0)], ids=["header", "tag", "payload"])
+def test_a_damaged_frame_is_for_verify_to_name(store: Store, bank: Path, at: int, left: int) -> None:
+    """One that looks damaged without its key stays where it is; damage that only the key shows moves along."""
     kept = thin_out(store, crowd(store))
     with sqlite3.connect(bank / "catalog.db") as connection:
-        segment, start, owner = connection.execute(
-            "SELECT segment, start, owner FROM frames WHERE kind = 2 ORDER BY segment, start"
+        segment, start, length, owner = connection.execute(
+            "SELECT segment, start, length, owner FROM frames WHERE kind = 2 ORDER BY segment, start"
         ).fetchone()
     with (bank / "segments" / f"{segment:04d}.seg").open("r+b") as file:
-        file.seek(start + 100)
+        file.seek(start + at % length)
         file.write(b"\xff\x00\xff")
     report = store.compact()
-    assert report.frames_left == 1 and (bank / "segments" / f"{segment:04d}.seg").exists()
+    assert report.frames_left == left
+    assert (bank / "segments" / f"{segment:04d}.seg").exists() == bool(left)
     assert [(each.kind, each.subject) for each in store.verify(deep=True).problems] == [
         ("corrupt-frame", owner)
     ]

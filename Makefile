@@ -44,11 +44,12 @@ check: $(INSTALLED)
 	$(RUN)/mypy
 	$(RUN)/lint-imports --no-cache
 
+# Two tests at a time with one thread each: two that both take every core only wait for one another.
 test: check
-	$(RUN)/python -m pytest -q -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not gpu"
 
 test-all: check
-	$(RUN)/python -m pytest -q -m "not gpu"
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n 2 --dist worksteal -m "not gpu"
 
 gpu: $(INSTALLED)
 	@if $(RUN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \

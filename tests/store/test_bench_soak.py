@@ -54,7 +54,7 @@ def test_an_acknowledged_memory_that_is_lost_is_reported(
 
 def test_an_erase_that_leaves_bytes_is_reported(fast_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(erasing, "_zero_frames", lambda core, intent: None)
-    monkeypatch.setattr(erasing, "check_erased", lambda *args, **options: {"all": True})
+    monkeypatch.setattr(erasing, "check_erased", lambda *args, **options: ({"all": True}, ""))
     found = bench_soak.run(80, 1, seed=2, path=fast_disk / "bank", encrypted=False)
     assert not found["ok"]
     assert any("words of erased" in problem or "orphan-frame" in problem for problem in found["problems"])

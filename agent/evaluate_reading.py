@@ -13,7 +13,7 @@ import torch
 from mnemos.agent.prompt import PromptBuilder
 from mnemos.attention.calibration import ReadingTemperature
 from mnemos.attention.encode import TraceEncoder, encode_prefix
-from mnemos.attention.kv import SpanKV
+from mnemos.attention.kv import KVCache, SpanKV
 from mnemos.attention.memory_codec import TraceBits, decode_kv
 from mnemos.attention.models import LanguageModel
 from mnemos.errors import UsageError
@@ -157,17 +157,38 @@ class Reader:
 
     def losses(self, case: Case, reading: ReadingTemperature | None) -> tuple[float, ...]:
         """Loss per answer token with no memory, with text, and paged."""
-        tokenizer = self._model.tokenizer
-        answer = tokenizer.encode(case.question.answer)[:ANSWER_TOKENS]
-        asked = [*self._prompts.message(case.question.question), *self._prompts.turn.reply_head]
-        lines = [self._line(turn) for turn in case.turns]
-        text = [*self._head, *(token for line in lines for token in line), *self._prompts.with_memories()]
-        spans = self._spans(lines)
+        answer = self._model.tokenizer.encode(case.question.answer)[:ANSWER_TOKENS]
+        question = case.question.question
+        none = [*self._prompts.without_memories(), *self._asked(question)]
         return (
-            self._loss([*self._prompts.without_memories(), *asked], answer, (), None),
-            self._loss([*text, *asked], answer, (), None),
-            self._loss([*self._prompts.with_memories(), *asked], answer, spans, reading),
+            self._loss(self._new_cache(len(none)), none, answer),
+            self._loss(*self.as_text(case.turns, question), answer),
+            self._loss(*self.as_paged(case.turns, question, reading), answer),
         )
+
+    def as_text(self, turns: Sequence[Turn], question: str) -> tuple[KVCache, list[int]]:
+        """An empty cache, and the prompt with the memories' lines in it."""
+        lines = [token for turn in turns for token in self._line(turn)]
+        tokens = [*self._head, *lines, *self._prompts.with_memories(), *self._asked(question)]
+        return self._new_cache(len(tokens)), tokens
+
+    def as_paged(
+        self, turns: Sequence[Turn], question: str, reading: ReadingTemperature | None
+    ) -> tuple[KVCache, list[int]]:
+        """A cache with the memories paged in, and the prompt that goes behind them."""
+        spans = self._spans([self._line(turn) for turn in turns])
+        tokens = [*self._prompts.with_memories(), *self._asked(question)]
+        cache = self._new_cache(self.prefix.tokens + sum(span.tokens for span in spans) + len(tokens))
+        chosen = reading or self._model.calibration.reading_for(len(spans))
+        cache.load_prefix(self.prefix)
+        cache.page_in(spans, temperature=chosen.temperature, mass_scale=chosen.mass_scale)
+        return cache, tokens
+
+    def _asked(self, question: str) -> list[int]:
+        return [*self._prompts.message(question), *self._prompts.turn.reply_head]
+
+    def _new_cache(self, tokens: int) -> KVCache:
+        return self._model.decoder.new_cache(tokens + ANSWER_TOKENS)
 
     def _line(self, turn: Turn) -> list[int]:
         memory = Memory(
@@ -192,22 +213,9 @@ class Reader:
         return spans
 
     @torch.inference_mode()
-    def _loss(
-        self,
-        prompt: Sequence[int],
-        answer: Sequence[int],
-        spans: Sequence[SpanKV],
-        reading: ReadingTemperature | None,
-    ) -> float:
+    def _loss(self, cache: KVCache, prompt: Sequence[int], answer: Sequence[int]) -> float:
         decoder = self._model.decoder
-        memory_tokens = sum(span.tokens for span in spans)
-        cache = decoder.new_cache(self.prefix.tokens + memory_tokens + len(prompt) + len(answer))
-        if spans:
-            chosen = reading or self._model.calibration.reading_for(len(spans))
-            cache.load_prefix(self.prefix)
-            cache.page_in(spans, temperature=chosen.temperature, mass_scale=chosen.mass_scale)
-        first = decoder.forward(prompt, cache)
-        logits = first[None]  # [1, vocab]
+        logits = decoder.forward(prompt, cache)[None]  # [1, vocab]
         if len(answer) > 1:
             logits = torch.cat([logits, decoder.forward_all(answer[:-1], cache)])  # [answer, vocab]
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor(answer))

@@ -39,6 +39,30 @@ def read(
         output.fields(measured)
 
 
+def facts(
+    k: Annotated[str, typer.Option("--k", metavar="N,N", help="Numbers of memories.")] = "1,4,8,16",
+    questions: Annotated[
+        int | None, typer.Option("--questions", min=1, metavar="N", help="How many; all 64 without.")
+    ] = None,
+    model: Model = None,
+    bank: UnusedBank = None,
+    namespace: UnusedNamespace = "default",
+    json: Json = False,
+) -> None:
+    """Measure short answers about personal facts, from memories as text and paged."""
+    ks = parse_numbers(k)
+    from mnemos.agent import evaluate_facts
+    from mnemos.tui.opening import load_model
+
+    loaded = load_model(model)
+    with progress("answering") as on_progress:
+        measured = evaluate_facts.run(loaded, ks=ks, questions=questions, on_progress=on_progress)
+    if json:
+        output.document(measured)
+    else:
+        output.fields(measured)
+
+
 def parse_numbers(text: str) -> list[int]:
     """Comma-separated positive numbers, each once. UsageError."""
     try:

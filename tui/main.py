@@ -110,6 +110,7 @@ bench.command("soak")(benches.soak)
 
 evaluation = _group("eval", "Measure how well a model recalls and reads.")
 evaluation.command("read")(evals.read)
+evaluation.command("facts")(evals.facts)
 
 
 def main() -> None:

@@ -139,7 +139,7 @@ def test_no_room_and_read_only(store: Store, bank: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(("at", "left"), [(30, 1), (-5, 1), (100, 0)], ids=["header", "tag", "payload"])
 def test_a_damaged_frame_is_for_verify_to_name(store: Store, bank: Path, at: int, left: int) -> None:
-    """One that looks damaged without its key stays where it is; damage that only the key shows moves along."""
+    """One that looks damaged without its key stays where it is; what only the key shows moves along."""
     kept = thin_out(store, crowd(store))
     with sqlite3.connect(bank / "catalog.db") as connection:
         segment, start, length, owner = connection.execute(

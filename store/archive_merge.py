@@ -12,8 +12,8 @@ from mnemos.store import catalog, catalog_schema, words
 from mnemos.store.archive_records import ArchivedMemory, Group, Merged
 from mnemos.store.archive_rows import row_of, write_rows
 from mnemos.store.core import Core, Namespace
-from mnemos.store.erasing import repeats
 from mnemos.store.ids import id_from_bytes, new_id
+from mnemos.store.intents import repeats
 from mnemos.store.records import MemoryDraft, TraceDraft, UseRecord
 from mnemos.store.recovery import settle
 from mnemos.store.words import Row, to_us

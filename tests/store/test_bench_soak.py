@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mnemos.errors import UsageError
-from mnemos.store import bench_soak, erasing, words
+from mnemos.store import bench_soak, erase_memories, erasing, words
 from mnemos.store.records import MemoryDraft
 from mnemos.store.soak_operations import NAMESPACES, Chooser, perform
 from mnemos.store.soak_truth import Space, differences, observe
@@ -53,7 +53,7 @@ def test_an_acknowledged_memory_that_is_lost_is_reported(
 
 
 def test_an_erase_that_leaves_bytes_is_reported(fast_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erasing, "_zero_frames", lambda core, intent: None)
+    monkeypatch.setattr(erase_memories, "zero_frames", lambda core, intent: None)
     monkeypatch.setattr(erasing, "check_erased", lambda *args, **options: ({"all": True}, ""))
     found = bench_soak.run(80, 1, seed=2, path=fast_disk / "bank", encrypted=False)
     assert not found["ok"]

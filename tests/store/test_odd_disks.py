@@ -123,7 +123,8 @@ def _refused(*args: Any) -> int:
 def test_a_file_system_without_holes(
     bank: Path, fill: Any, monkeypatch: pytest.MonkeyPatch, call: Callable[..., int] | None
 ) -> None:
-    monkeypatch.setattr(disk, "_fallocate", lambda: call)
+    monkeypatch.setattr(disk, "_libc", lambda name, *arguments: call)
+    monkeypatch.setattr(disk, "_HOLE_BYTES", 0)
     with Store.open(bank, encrypted=False) as store:
         fill(store)
         victim, other = store.add("alice", [MemoryDraft("canaryqx"), MemoryDraft("stays")])

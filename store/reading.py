@@ -58,6 +58,16 @@ def _record(name: str, row: Row, known: CatalogMemory | None) -> MemoryRecord:
     )
 
 
+def by_id(core: Core, name: str, ids: Sequence[str]) -> list[MemoryRecord]:
+    """Memories by their whole ids, in that order. NotFoundError for an unknown namespace."""
+    with core.reading():
+        found = core.get(name)
+        with found.database.read() as connection:
+            rows = words.select_rows(connection, Filter(ids=list(dict.fromkeys(ids))))
+        known = {record.id: record for record in records(core, found, rows)}
+        return [known[memory_id] for memory_id in ids]
+
+
 def get(core: Core, namespace: Namespace, prefix: str) -> MemoryRecord:
     with namespace.database.read() as connection:
         memory_id = words.full_id(connection, prefix)

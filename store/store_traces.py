@@ -1,0 +1,63 @@
+"""What the store does with traces: what a model keeps of memories."""
+
+import builtins
+from collections.abc import Sequence
+
+from mnemos.store import catalog, reading, writing
+from mnemos.store.core import Core
+from mnemos.store.records import TraceDraft
+
+
+class TraceStore:
+    """A part of `Store`, which has the bank open."""
+
+    _core: Core
+
+    def put_traces(self, namespace: str, drafts: Sequence[TraceDraft]) -> None:
+        """Stores traces as one durable group; a memory's former trace is superseded. NotFoundError."""
+        writing.put_traces(self._core, namespace, drafts)
+
+    def get_kv(self, namespace: str, memory_id: str) -> bytes:
+        """NotFoundError when there is none, BankUnreadableError when it is damaged."""
+        with self._core.reading():
+            return reading.read_frame(self._core, self._core.get(namespace), memory_id, "kv")
+
+    def get_kvs(self, namespace: str, ids: Sequence[str]) -> dict[str, bytes]:
+        """Of those that have one: cheaper than one by one."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            return {} if found is None else reading.read_frames(self._core, found, ids, "kv")
+
+    def get_route(self, namespace: str, memory_id: str) -> bytes:
+        with self._core.reading():
+            return reading.read_frame(self._core, self._core.get(namespace), memory_id, "route")
+
+    def get_routes(self, namespace: str, ids: Sequence[str]) -> dict[str, bytes]:
+        """Of those that have one."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            return {} if found is None else reading.read_frames(self._core, found, ids, "route")
+
+    def pending_traces(self, namespace: str | None, fingerprint: str) -> builtins.list[tuple[str, str]]:
+        """(namespace, memory id) of finished memories without a trace of that model, oldest first."""
+        with self._core.reading():
+            found = None if namespace is None else self._core.find(namespace)
+            if namespace is not None and found is None:
+                return []
+            with self._core.catalog.read() as connection:
+                pairs = catalog.pending_traces(connection, None if found is None else found.id, fingerprint)
+            names = {row_id: self._core.by_id(row_id) for row_id in {pair[0] for pair in pairs}}
+            return [(known.name, pair[1]) for pair in pairs if (known := names[pair[0]]) is not None]
+
+    def traced_ids(self, namespace: str) -> builtins.list[str]:
+        """Ids of the memories that have a trace, hidden ones too."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            return [] if found is None else reading.traced_ids(self._core, found)
+
+    def put_prefix(self, fingerprint: str, payload: bytes) -> None:
+        writing.put_prefix(self._core, fingerprint, payload)
+
+    def get_prefix(self, fingerprint: str) -> bytes | None:
+        with self._core.reading():
+            return reading.read_prefix(self._core, fingerprint)

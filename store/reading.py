@@ -46,7 +46,7 @@ def _record(name: str, row: Row, known: CatalogMemory | None) -> MemoryRecord:
         session_id=row.session_id,
         created_at=from_us(row.created_us),
         expires_at=None if row.expires_us is None else from_us(row.expires_us),
-        tags=tuple(json.loads(row.tags)),
+        tags=() if row.tags == "[]" else tuple(json.loads(row.tags)),
         status=row.status,  # type: ignore[arg-type]
         pinned=bool(row.pinned),
         hidden=bool(row.hidden),

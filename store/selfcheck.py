@@ -10,6 +10,7 @@ from mnemos.store import catalog
 from mnemos.store.core import Core
 
 _READ_BYTES = 4 << 20
+_ZEROS = bytes(_READ_BYTES)
 Place = tuple[int, int, int, bytes]  # segment, start, length, digest
 
 
@@ -49,7 +50,7 @@ def digest_of_cleared(core: Core, ranges: dict[int, list[tuple[int, int]]]) -> t
             for at in range(start, start + length, _READ_BYTES):
                 size = min(_READ_BYTES, start + length - at)
                 data = core.segments.read(segment, at, size)
-                is_zero = is_zero and len(data) == size and not data.strip(b"\0")
+                is_zero = is_zero and data == (_ZEROS if size == _READ_BYTES else bytes(size))
                 total.update(data)
     return total.hexdigest(), is_zero
 

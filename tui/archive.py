@@ -73,7 +73,9 @@ def export(
         raise UsageError("an archive is no text for a terminal; name a file, or send it into a pipe")
     if target != "-" and Path(target).expanduser().exists() and not overwrite:
         raise UsageError(f"{target} exists already; choose another name, or add --overwrite")
-    passphrase = _new_passphrase() if encrypt else None
+    passphrase = (
+        console.new_passphrase(PASSPHRASE_VARIABLE, "Passphrase for the archive: ") if encrypt else None
+    )
     with open_bank(bank, names[0]) as opened, console.progress("exporting") as on_progress:
         chosen = Chosen(
             session_id=_session_id(opened, session, names, everything) if session else None,
@@ -187,18 +189,6 @@ def _session_id(opened: "MemoryBank", prefix: str, names: list[str], everything:
         except NotFoundError:
             continue
     raise NotFoundError(f"no session of the namespaces has an id that starts with {prefix!r}")
-
-
-def _new_passphrase() -> str:
-    if named := os.environ.get(PASSPHRASE_VARIABLE):
-        return named
-    console.require_person(f"set {PASSPHRASE_VARIABLE} to the archive's passphrase")
-    first = console.ask_secret("Passphrase for the archive: ")
-    if not first:
-        raise UsageError("the passphrase is empty; nothing was written")
-    if console.ask_secret("The same again: ") != first:
-        raise UsageError("the two passphrases differ; nothing was written")
-    return first
 
 
 def _known_passphrase() -> str:

@@ -137,6 +137,19 @@ def ask_secret(question: str) -> str:
         return ""
 
 
+def new_passphrase(variable: str, question: str) -> str:
+    """From the environment, or typed twice by the person. UsageError: empty, not the same, nobody there."""
+    if given := os.environ.get(variable):
+        return given
+    require_person(f"set {variable} to the passphrase")
+    first = ask_secret(question)
+    if not first:
+        raise UsageError("the passphrase is empty; nothing was changed")
+    if ask_secret("The same again: ") != first:
+        raise UsageError("the two passphrases differ; nothing was changed")
+    return first
+
+
 def text_or_stdin(argument: str) -> str:
     """The argument, or all of standard input for `-`. Raises InvalidTextError for what is not UTF-8."""
     if argument == "-":

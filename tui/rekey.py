@@ -1,6 +1,5 @@
 """`mnemos bank rekey`: another master key for the bank."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,17 +73,4 @@ def _new_keys(opened: "MemoryBank", *, passphrase: bool, key_file: bool) -> "Key
         return None
     if key_file:
         return KeyFile(key_directory() / f"{opened.bank_id}.key")
-    return Passphrase(_new_passphrase())
-
-
-def _new_passphrase() -> str:
-    given = os.environ.get(NEW_PASSPHRASE)
-    if given:
-        return given
-    console.require_person(f"set {NEW_PASSPHRASE} to the new passphrase")
-    first = console.ask_secret("New passphrase: ")
-    if not first:
-        raise UsageError("the passphrase is empty; the key was not changed")
-    if console.ask_secret("The new passphrase again: ") != first:
-        raise UsageError("the two are not the same; the key was not changed")
-    return first
+    return Passphrase(console.new_passphrase(NEW_PASSPHRASE, "New passphrase: "))

@@ -280,11 +280,9 @@ class Decoder:
         log-sum-exp S * lse(s / T). Adding (S - 1) * lse(s / T) to s / T gives both in one softmax.
         """
         scores.mul_(self.scale)
-        if cache.memory_tokens and cache.is_weighed:
+        if cache.memory_tokens and (cache.temperature != 1.0 or cache.mass_scale != 1.0):
             memory = scores[:, :, cache.memory_start : cache.memory_end]
             memory.div_(cache.temperature)
-            if cache.memory_bias is not None:
-                memory.add_(cache.memory_bias)
             if cache.mass_scale != 1.0:
                 memory.add_(torch.logsumexp(memory, dim=-1, keepdim=True).mul_(cache.mass_scale - 1.0))
         if mask is not None:

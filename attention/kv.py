@@ -59,16 +59,10 @@ class KVCache:
         self.memory_end = 0
         self.temperature = 1.0
         self.mass_scale = 1.0
-        self.memory_bias: Tensor | None = None  # [memory tokens], fp32, added to the memory part's scores
 
     @property
     def memory_tokens(self) -> int:
         return self.memory_end - self.memory_start
-
-    @property
-    def is_weighed(self) -> bool:
-        """Whether the memory part's scores differ from plain attention's."""
-        return self.temperature != 1.0 or self.mass_scale != 1.0 or self.memory_bias is not None
 
     def reserve(self, tokens: int) -> slice:
         """The next free slots, or `ContextOverflowError` when they don't fit the buffer or the model's
@@ -99,21 +93,12 @@ class KVCache:
         self._place(prefix)
         self.next_position = self.length
 
-    def page_in(
-        self,
-        spans: Sequence[SpanKV],
-        *,
-        temperature: float = 1.0,
-        mass_scale: float = 1.0,
-        bias: Sequence[float] | None = None,
-    ) -> None:
+    def page_in(self, spans: Sequence[SpanKV], *, temperature: float = 1.0, mass_scale: float = 1.0) -> None:
         """Put memories behind the prefix, all of them or none. Call once, before any working-memory token.
 
         `temperature` and `mass_scale` are the two constants of adaptive parallel encoding (arXiv
         2502.05431): attention to the memory part is taken at `temperature`, and that part's log-sum-exp is
-        multiplied by `mass_scale`. `bias` of each span is added to the scores of its tokens, after the
-        temperature: how much the router makes of one memory beside the others. Raises
-        `ContextOverflowError` when they don't fit.
+        multiplied by `mass_scale`. Raises `ContextOverflowError` when they don't fit.
         """
         if self.length != self.next_position:
             raise ValueError("memories are paged in before the working memory")
@@ -136,10 +121,6 @@ class KVCache:
         self.memory_end = self.length
         self.next_position = start + longest
         self.temperature, self.mass_scale = temperature, mass_scale
-        self.memory_bias = None
-        if bias is not None and any(bias):
-            sizes = torch.tensor([span.tokens for span in spans])
-            self.memory_bias = torch.tensor(bias, dtype=torch.float32).repeat_interleave(sizes)
 
     def truncate(self, length: int, next_position: int) -> None:
         """Go back to an earlier point of the working memory; both values as read from the cache at that

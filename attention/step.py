@@ -33,7 +33,7 @@ def decode_step(decoder: "Decoder", token: int, cache: KVCache) -> Tensor:
     if decoder.window is not None and cache.next_position >= decoder.window:
         first, hidden = _out_of_window(cache, decoder.window)
     start, stop = cache.memory_start, cache.memory_end
-    scaled, bias = cache.is_weighed, cache.memory_bias
+    scaled = cache.temperature != 1.0 or cache.mass_scale != 1.0
     for layer, keys, values in zip(decoder.layers, cache.layer_k, cache.layer_v, strict=True):
         qkv = functional.linear(_norm(x, layer.step_attn_norm, eps, width), layer.qkv.decode_weight)
         if layer.step_qkv_bias is not None:
@@ -54,8 +54,6 @@ def decode_step(decoder: "Decoder", token: int, cache: KVCache) -> Tensor:
             scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(decoder.scale)  # [kv_heads, group, slots]
             memory = scores[:, :, start:stop]
             memory.div_(cache.temperature)
-            if bias is not None:
-                memory.add_(bias)
             memory.add_(memory.logsumexp(dim=-1, keepdim=True).mul_(cache.mass_scale - 1.0))
             if mask is not None:
                 scores.add_(mask)

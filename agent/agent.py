@@ -9,6 +9,7 @@ from threading import Event as Flag
 from threading import Lock, get_ident
 
 from mnemos.agent.events import Event, Reply
+from mnemos.agent.pooled_turn import PooledTurn
 from mnemos.agent.prompt import PromptBuilder
 from mnemos.agent.turn import Turn
 from mnemos.agent.working import WorkingMemory
@@ -150,7 +151,8 @@ class Agent:
             self._working = WorkingMemory(recaller, prompts, self._working_tokens)
         words = recaller.model.tokenizer.encode(text)
         self._working.check_fits(words)
-        turn = Turn(
+        kind = Turn if recaller.model.config.msa is None else PooledTurn
+        turn = kind(
             self.bank,
             self._working,
             namespace=self.namespace,

@@ -24,7 +24,7 @@ def routing_keys(pooled: Tensor, msa: MsaConfig) -> Tensor:
 def chunk_scores(queries: Tensor, keys: Tensor, msa: MsaConfig) -> Tensor:
     """Scores of chunks for a question, `[chunks]` in fp32.
 
-    `queries [heads, tokens, head_dim]` are of the question alone; `keys [kv_heads, chunks, head_dim]` come from
+    `queries [heads, tokens, head_dim]` are of the question alone, `keys [kv_heads, chunks, head_dim]` from
     `routing_keys`. Heads share keys in consecutive groups.
     """
     if msa.head_reduce == "mean":

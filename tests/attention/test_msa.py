@@ -11,16 +11,13 @@ import pytest
 import tokenizers
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from mnemos.attention.decoder import Decoder
 from mnemos.attention.hf_loader import load_directory
-from mnemos.attention.kv import SpanKV
-from mnemos.attention.msa_config import MsaConfig, msa_config_from
-from mnemos.attention.msa_router import chunk_scores, chunk_scores_naive, routing_keys, top_documents
-from mnemos.attention.pooled import encode_document, encode_template, new_pooled_cache
+from mnemos.attention.msa_router import routing_keys
+from mnemos.attention.pooled import encode_document, encode_template
 from mnemos.attention.pooled_cache import PooledCache, PooledKeys
-from mnemos.errors import ContextOverflowError, InvalidWeightsError
 
 pytestmark = pytest.mark.usefixtures("cache")
 Array = NDArray[np.float64]

@@ -1,7 +1,7 @@
 """A turn on an MSA checkpoint: written down, answered by memory interleave, kept, remembered.
 
-The model's own `top_k` says how many memories each layer reads; `k` of 0 reads none. Recent turns stand before
-the question as plain text, which the checkpoint was not trained on but reads as any model does.
+The model's own `top_k` says how many memories each layer reads; `k` of 0 reads none. Recent turns stand
+before the question as plain text, which the checkpoint was not trained on but reads as any model does.
 """
 
 import time
@@ -11,10 +11,10 @@ from contextlib import closing
 from mnemos.agent.citing import cite
 from mnemos.agent.events import Event, Recalled, Reply, Stored, TokenDelta, Usage
 from mnemos.agent.turn import Turn
-from mnemos.attention.generate import StopReason
+from mnemos.attention.generate import StopReason, text_pieces
 from mnemos.attention.interleave import (
     Answered,
-    AnswerToken,
+    Answering,
     Appended,
     Interleave,
     Named,
@@ -127,7 +127,6 @@ class _Answering:
             yield from self._pieces(steps, stop)
 
     def _pieces(self, steps: Iterator[Step], stop: Sequence[str]) -> Iterator[str]:
-        detokenizer, out = Detokenizer(self._recaller.model.tokenizer), ""
         for step in steps:
             if isinstance(step, Routed):
                 self._choices.append(step.choices)
@@ -138,22 +137,10 @@ class _Answering:
                 self._named += step.numbers
             elif isinstance(step, Appended):
                 self.prefill_tokens += step.tokens
-            elif isinstance(step, AnswerToken):
-                piece = detokenizer.push(step.token)
-                self.decoded_tokens += 1
-                found = [at for at in ((out + piece).find(each) for each in stop) if at >= 0]
-                if found:
-                    self.stop_reason = StopReason.TEXT
-                    if rest := (out + piece)[len(out) : min(found)]:
-                        yield rest
-                    return
-                out += piece
-                if piece:
-                    yield piece
+            elif isinstance(step, Answering):
+                yield from text_pieces(step.generation, Detokenizer(self._recaller.model.tokenizer), stop)
             elif isinstance(step, Answered):
-                self.stop_reason = step.stop_reason
-        if rest := detokenizer.finish():
-            yield rest
+                self.stop_reason, self.decoded_tokens = step.stop_reason, len(step.tokens)
 
     def memories(self) -> tuple[RecalledMemory, ...]:
         """Every memory that a layer read or the model named: all that the answer depends on."""

@@ -68,10 +68,10 @@ class Appended:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerToken:
-    """One token of the answer."""
+class Answering:
+    """The answer begins. Read `generation` for its tokens as they come; what is left is read afterwards."""
 
-    token: int
+    generation: Generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Answered:
     rounds: int
 
 
-Step = Routed | Named | Appended | AnswerToken | Answered
+Step = Routed | Named | Appended | Answering | Answered
 
 
 class MsaTokens:
@@ -248,8 +248,9 @@ class Interleave:
             eos_ids=self._tokenizer.eos_ids,
             should_stop=self._should_stop,
         )
-        for token in answer:
-            yield AnswerToken(token)
+        yield Answering(answer)
+        for _ in answer:
+            pass
         assert answer.stop_reason is not None, "an exhausted generation says why it ended"
         yield Answered(tuple(answer.tokens), answer.stop_reason, rounds)
 

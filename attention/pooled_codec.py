@@ -9,7 +9,7 @@ Routing payload:
 
     magic 'MPR1' | the same fields | keys
 
-Every tensor is raw, `[router layers, kv_heads, chunks, head_dim]`, bf16 with 16 bits and fp32 with 32. A chunk
+Every tensor is raw, `[router layers, kv_heads, chunks, head_dim]`: bf16 with 16 bits, fp32 with 32. A chunk
 is the mean of `pooling` tokens: there is little of it, and quantising it would save little.
 """
 

@@ -38,7 +38,7 @@ def document_text(memory: Memory) -> str:
 
 
 class PooledEncoder(MemoryEncoder):
-    """As `MemoryEncoder`, for a checkpoint with an `msa_config`. Its prefix is the template's first tokens."""
+    """As `MemoryEncoder`, for a checkpoint with an `msa_config`. Its prefix is how the template begins."""
 
     def _prepare(self, model: LanguageModel, bits: TraceBits) -> None:
         self._words = MsaTokens(model.tokenizer)

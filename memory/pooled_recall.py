@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mnemos.attention.interleave import MsaTokens
-from mnemos.attention.kv import KVCache
+from mnemos.attention.kv import KVCache, SpanKV
 from mnemos.attention.memory_codec import RouteKeys
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.msa_router import routing_keys
@@ -164,7 +164,12 @@ class PooledRecaller(Recaller):
         parts = [record.keys.unflatten(0, (layers, -1)) for record in records.values()]
         keys = routing_keys(torch.cat(parts, dim=2), msa) if parts else torch.empty(0)
         chunks = [record.tokens for record in records.values()]
-        return Documents(ids, PooledKeys(keys, chunks, lambda i: self.pager.page(namespace, [ids[i]])[0][0]))
+
+        def read(index: int) -> SpanKV:
+            with torch.inference_mode(False):  # what the pager holds is overwritten when it is erased
+                return self.pager.page(namespace, [ids[index]])[0][0]
+
+        return Documents(ids, PooledKeys(keys, chunks, read))
 
     def _scores(self, documents: Documents, query: str) -> Tensor:
         """Routing scores of a question alone, standardised in each layer and averaged, `[documents]`."""

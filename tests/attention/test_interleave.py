@@ -9,7 +9,7 @@ from mnemos.attention.generate import StopReason
 from mnemos.attention.interleave import (
     END_OF_RETRIEVE,
     Answered,
-    AnswerToken,
+    Answering,
     Appended,
     Interleave,
     MsaTokens,
@@ -25,7 +25,10 @@ from mnemos.attention.sampling import Sampling
 from mnemos.errors import InvalidTokenizerError
 
 pytestmark = pytest.mark.usefixtures("cache")
-TEXTS = {7: "The kestrel is called Ada.", 8: "Bread is baked on Mondays, and on no other day of the week."}
+TEXTS = {
+    7: "Ada: 4-18 / 52 #&%$! {KXQZ} ~^",
+    8: "Bread is baked on Mondays, and on no other day of the week.",
+}
 # What each token is followed by: the model names document 7, then ends the retrieval and says "ok".
 NAMES_7 = {
     "<|im_start|>": "[",
@@ -65,15 +68,14 @@ def asked(
 
 
 def said(model: LanguageModel, steps: Sequence[Step]) -> str:
-    return model.tokenizer.decode([step.token for step in steps if isinstance(step, AnswerToken)])
+    return model.tokenizer.decode(steps[-1].tokens) if isinstance(steps[-1], Answered) else ""
 
 
 def test_names_a_document_gets_its_text_and_answers(scripted_msa: Scripted) -> None:
     model = scripted_msa(NAMES_7)
     steps = asked(model)
-    kinds = [type(step) for step in steps if not isinstance(step, AnswerToken)]
-    assert kinds == [Routed, Named, Appended, Routed, Answered]
-    first, named, appended, second, answered = (s for s in steps if not isinstance(s, AnswerToken))
+    assert [type(step) for step in steps] == [Routed, Named, Appended, Routed, Answering, Answered]
+    first, named, appended, second, _, answered = steps
     assert isinstance(first, Routed) and isinstance(second, Routed)
     assert isinstance(named, Named) and isinstance(appended, Appended) and isinstance(answered, Answered)
     assert (named.numbers, appended.numbers, first.round, second.round) == ((7,), (7,), 1, 2)
@@ -90,8 +92,8 @@ def test_the_second_round_routes_by_what_was_appended(scripted_msa: Scripted) ->
     steps = asked(scripted_msa(NAMES_7))
     first, second = (step.choices for step in steps if isinstance(step, Routed))
     assert any(not torch.equal(first.scores[layer], second.scores[layer]) for layer in first.scores)
-    # Maxima over the question's tokens and more: a score can only rise while the layers see the same words.
-    assert all(bool((second.scores[1] >= first.scores[1] - 1e-4).all()) for _ in (0,))
+    # Maxima over the question's tokens and more: in layers that add nothing a score can only rise.
+    assert all(bool((second.scores[layer] >= first.scores[layer] - 1e-4).all()) for layer in first.scores)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,6 @@ def test_retrieval_always_ends_with_an_answer(
     answered = steps[-1]
     assert isinstance(answered, Answered)
     assert answered.rounds == rounds == sum(isinstance(step, Routed) for step in steps)
-    assert tuple(s.token for s in steps if isinstance(s, AnswerToken)) == answered.tokens
     assert answered.tokens
 
 

@@ -183,9 +183,9 @@ class Reference:
         return float({"mean": np.mean, "max": np.max}[self.msa["chunk_reduce_method"]](by_chunk))
 
     def read(
-        self, tokens: list[int], question: range, documents: list[list[int]], *, prompt: int
+        self, tokens: list[int], question: range, documents: list[list[int]]
     ) -> tuple[Array, dict[int, list[int]], dict[int, list[float]]]:
-        """Logits of each of `tokens`, of which `prompt` are prefilled; the documents each layer chose; scores."""
+        """Logits of each of `tokens`; the documents that each layer chose; scores."""
         kept = [self.document(d) for d in documents]
         whole = [*HEAD, *tokens]
         positions = [*range(len(HEAD)), *(len(HEAD) + self.msa["top_k_docs"] + i for i in range(len(tokens)))]
@@ -301,18 +301,18 @@ def test_scores_choices_logits_and_greedy_tokens_equal_the_equations(
     cache = open_cache(decoder, DOCUMENTS, len(prompt) + new)
     cache.choose_at_prefill(range(len(QUESTION)))
     ours = decoder.forward_all(prompt, cache)
-    theirs, chosen, scores = reference.read(prompt, range(len(QUESTION)), DOCUMENTS, prompt=len(prompt))
+    theirs, chosen, scores = reference.read(prompt, range(len(QUESTION)), DOCUMENTS)
     assert {layer: list(found) for layer, found in cache.choices.documents.items()} == chosen
     assert sorted(chosen) == reference.router_layers
     for layer, found in scores.items():
         assert np.allclose(cache.choices.scores[layer], found, atol=1e-5)
     assert np.abs(ours.numpy() - theirs).max() < 1e-3
-    without, _, _ = reference.read(prompt, range(len(QUESTION)), [], prompt=len(prompt))
+    without, _, _ = reference.read(prompt, range(len(QUESTION)), [])
     assert np.abs(without - theirs).max() > 0.05, "documents that change nothing would prove nothing"
     tokens, logits = list(prompt), ours[-1]
     for _ in range(new):
         tokens.append(int(logits.argmax()))
         logits = decoder.forward(tokens[-1:], cache)
-    whole, _, _ = reference.read(tokens, range(len(QUESTION)), DOCUMENTS, prompt=len(prompt))
+    whole, _, _ = reference.read(tokens, range(len(QUESTION)), DOCUMENTS)
     assert whole[len(prompt) - 1 : -1].argmax(-1).tolist() == tokens[len(prompt) :]
     assert np.abs(logits.numpy() - whole[-1]).max() < 1e-3

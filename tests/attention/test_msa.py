@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,22 @@ import pytest
 import tokenizers
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from mnemos.attention.config import ModelConfig
 from mnemos.attention.decoder import Decoder
 from mnemos.attention.hf_loader import load_directory
 from mnemos.attention.msa_router import routing_keys
 from mnemos.attention.pooled import encode_document, encode_template
 from mnemos.attention.pooled_cache import PooledCache, PooledKeys
+from mnemos.attention.pooled_codec import (
+    decode_pooled_kv,
+    decode_pooled_route,
+    encode_pooled_kv,
+    encode_pooled_route,
+)
+from mnemos.attention.registry import read_mode_of
+from mnemos.errors import BankUnreadableError, ContextOverflowError, InvalidWeightsError, ModelMismatchError
 
 pytestmark = pytest.mark.usefixtures("cache")
 Array = NDArray[np.float64]
@@ -316,3 +325,162 @@ def test_scores_choices_logits_and_greedy_tokens_equal_the_equations(
     whole, _, _ = reference.read(tokens, range(len(QUESTION)), DOCUMENTS)
     assert whole[len(prompt) - 1 : -1].argmax(-1).tolist() == tokens[len(prompt) :]
     assert np.abs(logits.numpy() - whole[-1]).max() < 1e-3
+
+
+@pytest.mark.parametrize("count", [1, POOL - 1, POOL, POOL + 1, 3 * POOL])
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_a_document_is_pooled_in_chunks(
+    count: int, decoupled: bool, checkpoint: Callable[..., tuple[Decoder, Reference]]
+) -> None:
+    decoder, reference = checkpoint(decouple_router=decoupled)
+    tokens = tokens_of(count, 90)
+    ours, theirs = encode_document(decoder, tokens), reference.document(tokens)
+    assert ours.kv.tokens == -(-count // POOL)
+    # Stored keys have the two halves of a rotary pair side by side; routing keys only where they are those.
+    order = np.arange(DIM).reshape(2, -1).T.ravel()
+    for row, layer in enumerate(reference.router_layers):
+        keys, values, routing = theirs[layer]
+        for head in range(KV_HEADS):
+            assert np.allclose(ours.kv.k[row, head], keys[head][:, order], atol=1e-4)
+            assert np.allclose(ours.kv.v[row, head], values[head], atol=1e-4)
+            wanted = routing[head] if decoupled else routing[head][:, order]
+            assert np.allclose(ours.keys[row, head], wanted, atol=1e-4)
+
+
+def test_without_documents_it_is_a_model_like_any_other(
+    checkpoint: Callable[..., tuple[Decoder, Reference]],
+) -> None:
+    decoder, reference = checkpoint()
+    cache = open_cache(decoder, [], len(QUESTION))
+    cache.choose_at_prefill(range(len(QUESTION)))
+    ours = decoder.forward_all(QUESTION, cache)
+    theirs, chosen, _ = reference.read(QUESTION, range(len(QUESTION)), [])
+    assert np.abs(ours.numpy() - theirs).max() < 1e-3
+    assert cache.choices.documents == chosen == {}
+
+
+def test_a_cleared_cache_holds_nothing_of_the_documents(
+    checkpoint: Callable[..., tuple[Decoder, Reference]],
+) -> None:
+    decoder, _ = checkpoint()
+    cache = open_cache(decoder, DOCUMENTS, len(QUESTION))
+    cache.k.zero_()
+    cache.v.zero_()
+    cache.choose_at_prefill(range(len(QUESTION)))
+    decoder.prefill(QUESTION, cache)
+    assert cache.k[2, :, : cache.reserved].any()
+    cache.zero_()
+    assert not cache.k.any()
+    assert not cache.v.any()
+    assert cache.choices.chosen == ()
+
+
+def test_a_question_without_words_and_one_too_many(
+    checkpoint: Callable[..., tuple[Decoder, Reference]],
+) -> None:
+    decoder, _ = checkpoint()
+    cache = open_cache(decoder, DOCUMENTS, len(QUESTION))
+    with pytest.raises(ContextOverflowError, match="question"):
+        cache.choose_at_prefill([])
+    with pytest.raises(ContextOverflowError):
+        decoder.prefill([*QUESTION, 5], cache)
+
+
+def edit(directory: Path, name: str, tensor: torch.Tensor | None) -> None:
+    index = json.loads((directory / "model.safetensors.index.json").read_text())
+    file = index["weight_map"].get(name, "model-00001-of-00002.safetensors")
+    tensors = {key: each.clone() for key, each in load_file(directory / file).items()}
+    if tensor is None:
+        del tensors[name], index["weight_map"][name]
+    else:
+        tensors[name], index["weight_map"][name] = tensor, file
+    save_file(tensors, directory / file, metadata={"format": "pt"})
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+ROUTER = "model.layers.2.self_attn.router_q_proj.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "said"),
+    [
+        (ROUTER, torch.zeros(DIM, HIDDEN), r"router_q_proj.0.weight has shape \[16, 48\]"),
+        (ROUTER, None, "router_q_proj.0.weight is missing"),
+        (ROUTER, torch.full((HEADS * DIM, HIDDEN), torch.nan), "router_q_proj.0.weight holds NaN"),
+        ("temperature", torch.zeros(2), r"temperature has shape \[2\]"),
+        ("model.layers.0.self_attn.router_k_proj.0.weight", torch.zeros(1), "no part of a msa decoder"),
+    ],
+)
+def test_wrong_tensors_are_named(
+    name: str, tensor: torch.Tensor | None, said: str, tmp_path: Path, byte_tokenizer: tokenizers.Tokenizer
+) -> None:
+    write(tmp_path / "tiny-msa", byte_tokenizer)
+    edit(tmp_path / "tiny-msa", name, tensor)
+    with pytest.raises(InvalidWeightsError, match=said):
+        load_directory(tmp_path / "tiny-msa")
+
+
+def test_what_is_no_msa_model_is_refused(tmp_path: Path, byte_tokenizer: tokenizers.Tokenizer) -> None:
+    directory = tmp_path / "tiny-msa"
+    write(directory, byte_tokenizer)
+    described = json.loads((directory / "config.json").read_text())
+    for changes, said in (
+        ({"model_type": "llama"}, "msa_config on architecture 'llama'"),
+        ({"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}, "use_sliding_window"),
+        ({"msa_config": "all"}, "msa_config in its config.json is not an object"),
+    ):
+        (directory / "config.json").write_text(json.dumps(described | changes))
+        with pytest.raises(InvalidWeightsError, match=said):
+            load_directory(directory)
+
+
+def test_reading_is_part_of_the_model_s_fingerprint(
+    tmp_path: Path, byte_tokenizer: tokenizers.Tokenizer
+) -> None:
+    directory = tmp_path / "tiny-msa"
+    write(directory, byte_tokenizer)
+    config, _, _, before = load_directory(directory)
+    assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert config.read_mode == read_mode_of(directory) == "pooled"
+    described = json.loads((directory / "config.json").read_text())
+    described["msa_config"]["pooling_kernel_size"] = POOL * 2
+    (directory / "config.json").write_text(json.dumps(described))
+    assert load_directory(directory)[3] != before
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_pooled_traces_survive_bytes(bits: Any, checkpoint: Callable[..., tuple[Decoder, Reference]]) -> None:
+    decoder, _ = checkpoint()
+    config = decoder.config
+    assert config.msa is not None
+    made = encode_document(decoder, DOCUMENTS[5])
+    payload = encode_pooled_kv(made.kv, config.msa, bits)
+    route = encode_pooled_route(made.keys, config.msa, bits)
+    assert (payload[:4], route[:4]) == (b"MPK1", b"MPR1")
+    (span,) = decode_pooled_kv(payload, config, torch.float32)
+    tolerance = 0.0 if bits == 32 else 0.01
+    assert torch.allclose(span.k, made.kv.k, rtol=tolerance, atol=0)
+    assert torch.allclose(span.v, made.kv.v, rtol=tolerance, atol=0)
+    keys = decode_pooled_route(route, config)
+    assert keys.span_tokens == (made.kv.tokens,)
+    assert torch.allclose(keys.keys.unflatten(0, (2, KV_HEADS)), made.keys, rtol=tolerance, atol=0)
+    for broken in (b"", payload[:10], payload[:-1], payload + b"\0", b"MKV1" + payload[4:], route):
+        with pytest.raises(BankUnreadableError):
+            decode_pooled_kv(broken, config, torch.float32)
+    other = replace(config, msa=replace(config.msa, pooling_tokens=POOL * 2))
+    with pytest.raises(ModelMismatchError, match="reencode"):
+        decode_pooled_kv(payload, other, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_reads_nearly_the_same(
+    dtype: torch.dtype, tmp_path: Path, byte_tokenizer: tokenizers.Tokenizer
+) -> None:
+    reference = write(tmp_path / "tiny-msa", byte_tokenizer, top_k_docs=16)
+    config, weights, _, _ = load_directory(tmp_path / "tiny-msa")
+    decoder = Decoder(config, weights, dtype=dtype)
+    cache = open_cache(decoder, DOCUMENTS, len(QUESTION))
+    cache.choose_at_prefill(range(len(QUESTION)))
+    ours = decoder.forward_all(QUESTION, cache)
+    theirs, _, _ = reference.read(QUESTION, range(len(QUESTION)), DOCUMENTS)
+    assert np.abs(ours.numpy() - theirs).mean() < 0.05 * theirs.std()

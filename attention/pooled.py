@@ -31,7 +31,7 @@ class PooledDocument:
 
 def pool(states: Tensor, tokens_per_chunk: int) -> Tensor:
     """Means of consecutive tokens, in fp32: `[..., tokens, dim]` to `[..., chunks, dim]`."""
-    parts = states.float().split(tokens_per_chunk, dim=-2)
+    parts = torch.split(states.float(), tokens_per_chunk, dim=-2)
     return torch.stack([part.mean(dim=-2) for part in parts], dim=-2)
 
 

@@ -86,7 +86,9 @@ def _decode(payload: bytes, magic: bytes, count: int, config: ModelConfig) -> tu
     if len(payload) != _HEAD.size + count * size:
         raise _malformed("a pooled trace isn't as long as its header says")
     data = torch.frombuffer(bytearray(payload[_HEAD.size :]), dtype=torch.uint8)
-    return tuple(part.view(_DTYPES[bits]).view(layers, kv_heads, chunks, dim) for part in data.split(size))
+    return tuple(
+        part.view(_DTYPES[bits]).view(layers, kv_heads, chunks, dim) for part in torch.split(data, size)
+    )
 
 
 def _malformed(what: str) -> BankUnreadableError:

@@ -161,7 +161,7 @@ class PooledRecaller(Recaller):
     def _documents(self, namespace: str, records: Mapping[str, RouteKeys]) -> Documents:
         msa, ids = msa_of(self.model.decoder), tuple(records)
         layers = len(msa.router_layers)
-        parts = [record.keys.unflatten(0, (layers, -1)) for record in records.values()]
+        parts = [torch.unflatten(record.keys, 0, (layers, -1)) for record in records.values()]
         keys = routing_keys(torch.cat(parts, dim=2), msa) if parts else torch.empty(0)
         chunks = [record.tokens for record in records.values()]
 

@@ -28,8 +28,8 @@ class Agent:
     """Answers messages with the memories of one namespace in view, and remembers each exchange.
 
     `model` is a loaded model, a name or path to load, or None for the default one. `session` continues an
-    earlier session. `k` is the most memories read for a reply. One turn runs at a time; a second caller
-    waits.
+    earlier session. `k` is the most memories read for a reply. With `rounds` above 1, what was
+    recalled joins the question of another round of recall. One turn runs at a time; a second caller waits.
     """
 
     def __init__(
@@ -43,9 +43,12 @@ class Agent:
         k: int = DEFAULT_K,
         sampling: Sampling = DEFAULT_SAMPLING,
         working_tokens: int = WORKING_TOKENS,
+        rounds: int = 1,
     ) -> None:
         if k < 0:
             raise UsageError(f"k must be 0 or more, not {k}")
+        if rounds < 1:
+            raise UsageError(f"rounds must be 1 or more, not {rounds}")
         self.bank = bank
         self.namespace = namespace
         self._named_model = model
@@ -54,6 +57,7 @@ class Agent:
         self._k = k
         self._sampling = sampling
         self._working_tokens = working_tokens
+        self._rounds = rounds
         self._working: WorkingMemory | None = None
         self._lock = Lock()  # one turn at a time
         self._busy_in: int | None = None  # thread whose turn holds the lock
@@ -160,6 +164,7 @@ class Agent:
             k=self._k,
             sampling=self._sampling,
             stop=stop,
+            rounds=self._rounds,
         )
         with self._working.in_use():
             yield from turn.run(text, words)

@@ -9,6 +9,7 @@ from threading import Event as Flag
 from threading import Lock, get_ident
 
 from mnemos.agent.events import Event, Reply
+from mnemos.agent.pooled_turn import PooledTurn
 from mnemos.agent.prompt import PromptBuilder
 from mnemos.agent.turn import Turn
 from mnemos.agent.working import WorkingMemory
@@ -27,8 +28,8 @@ class Agent:
     """Answers messages with the memories of one namespace in view, and remembers each exchange.
 
     `model` is a loaded model, a name or path to load, or None for the default one. `session` continues an
-    earlier session. `k` is the most memories read for a reply. One turn runs at a time; a second caller
-    waits.
+    earlier session. `k` is the most memories read for a reply. With `rounds` above 1, what was
+    recalled joins the question of another round of recall. One turn runs at a time; a second caller waits.
     """
 
     def __init__(
@@ -42,9 +43,12 @@ class Agent:
         k: int = DEFAULT_K,
         sampling: Sampling = DEFAULT_SAMPLING,
         working_tokens: int = WORKING_TOKENS,
+        rounds: int = 1,
     ) -> None:
         if k < 0:
             raise UsageError(f"k must be 0 or more, not {k}")
+        if rounds < 1:
+            raise UsageError(f"rounds must be 1 or more, not {rounds}")
         self.bank = bank
         self.namespace = namespace
         self._named_model = model
@@ -53,6 +57,7 @@ class Agent:
         self._k = k
         self._sampling = sampling
         self._working_tokens = working_tokens
+        self._rounds = rounds
         self._working: WorkingMemory | None = None
         self._lock = Lock()  # one turn at a time
         self._busy_in: int | None = None  # thread whose turn holds the lock
@@ -150,7 +155,8 @@ class Agent:
             self._working = WorkingMemory(recaller, prompts, self._working_tokens)
         words = recaller.model.tokenizer.encode(text)
         self._working.check_fits(words)
-        turn = Turn(
+        kind = Turn if recaller.model.config.msa is None else PooledTurn
+        turn = kind(
             self.bank,
             self._working,
             namespace=self.namespace,
@@ -158,6 +164,7 @@ class Agent:
             k=self._k,
             sampling=self._sampling,
             stop=stop,
+            rounds=self._rounds,
         )
         with self._working.in_use():
             yield from turn.run(text, words)

@@ -16,6 +16,7 @@ from mnemos.errors import BankError, MnemosError, NotFoundError
 from mnemos.memory.bank import MemoryBank
 from mnemos.memory.recall import Recall
 from mnemos.memory.records import Memory, RecalledMemory
+from mnemos.memory.rounds import recall_in_rounds
 
 
 class Turn:
@@ -31,6 +32,7 @@ class Turn:
         k: int,
         sampling: Sampling,
         stop: Flag,
+        rounds: int = 1,
     ) -> None:
         self._bank = bank
         self._working = working
@@ -39,6 +41,7 @@ class Turn:
         self._k = k
         self._sampling = sampling
         self._stop = stop
+        self._rounds = rounds
         self._pieces: list[str] = []
         self._memories: Sequence[RecalledMemory] = ()
         self._seen: Sequence[Memory] = ()  # turns in working memory: the reply depends on them too
@@ -57,8 +60,15 @@ class Turn:
             past = self._past(exchange)
             context, self._seen = self._working.route_context(past)
             shown = {exchange.id, *(memory.id for memory in self._seen)}
-            recall = recaller.recall(
-                text, context, words, namespace=self._namespace, k=self._k, exclude=frozenset(shown)
+            recall = recall_in_rounds(
+                recaller,
+                text,
+                context,
+                words,
+                namespace=self._namespace,
+                rounds=self._rounds,
+                k=self._k,
+                exclude=frozenset(shown),
             )
             self._memories = recall.memories
             yield Recalled(

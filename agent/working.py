@@ -60,6 +60,11 @@ class WorkingMemory:
                 "nothing was stored. Put long texts in a file and `mnemos ingest` it"
             )
 
+    @property
+    def budget_tokens(self) -> int:
+        """Most tokens of recent turns."""
+        return self._budget
+
     def last_reply(self, seen: Sequence[Memory]) -> list[int]:
         """Tokens of the latest reply: a small model otherwise likes to give the same one again."""
         return self.recaller.model.tokenizer.encode(seen[-1].reply or "") if seen else []

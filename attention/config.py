@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal
 
+from mnemos.attention.msa_config import MsaConfig
 from mnemos.errors import InvalidWeightsError
 
 LLAMA = "llama"
@@ -16,7 +17,8 @@ QWEN2 = "qwen2"
 QWEN3 = "qwen3"
 GEMMA3 = "gemma3"
 SMOLLM3 = "smollm3"
-SUPPORTED_ARCHITECTURES = (GEMMA3, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3)
+MSA = "msa"
+SUPPORTED_ARCHITECTURES = (GEMMA3, LLAMA, MISTRAL, MSA, QWEN2, QWEN3, SMOLLM3)
 
 RopeKind = Literal["linear", "llama3", "yarn", "factors"]
 SUPPORTED_ROPE_SCALINGS: tuple[RopeKind, ...] = ("linear", "llama3", "yarn")
@@ -92,6 +94,7 @@ class ModelConfig:
     activation: Literal["silu", "gelu_tanh"] = "silu"
     embedding_scale: float = 1.0
     attention_scale: float | None = None  # of scores; head_dim ** -0.5 without it
+    msa: MsaConfig | None = None  # of a checkpoint that reads memories pooled
 
     def __post_init__(self) -> None:
         for field in ("vocab_size", "hidden_size", "layers", "heads", "kv_heads", "head_dim",
@@ -127,6 +130,11 @@ class ModelConfig:
         """What scores of queries and keys are multiplied by."""
         return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
 
+    @property
+    def read_mode(self) -> Literal["full-resolution", "pooled"]:
+        """How memories reach this model: as the checkpoint was trained, never by choice."""
+        return "full-resolution" if self.msa is None else "pooled"
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form without the fields at their default; `from_json` reads it back."""
         described = asdict(self)
@@ -141,7 +149,8 @@ class ModelConfig:
         scaling = data.get("rope_scaling")
         if scaling is not None:
             scaling = RopeScaling(**(scaling | {"factors": tuple(scaling["factors"])}))
-        return cls(**{**data, **tuples, "rope_scaling": scaling})
+        msa = None if data.get("msa") is None else MsaConfig.from_json(data["msa"])
+        return cls(**{**data, **tuples, "rope_scaling": scaling, "msa": msa})
 
 
 _TUPLES = ("eos_ids", "sliding_layers", "nope_layers")
@@ -169,3 +178,12 @@ def layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if config.post_norms:
         shapes |= {"post_attn_norm": (hidden,), "post_mlp_norm": (hidden,)}
     return shapes
+
+
+def router_shapes(config: ModelConfig, layer: int) -> dict[str, tuple[int, ...]]:
+    """As `layer_shapes`, of the router projections; only layers of an MSA checkpoint that route have any."""
+    msa = config.msa
+    if msa is None or not msa.decouple_router or layer not in msa.router_layers:
+        return {}
+    query, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    return {"router_q": (query, config.hidden_size), "router_k": (kv, config.hidden_size)}

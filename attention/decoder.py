@@ -21,6 +21,7 @@ from torch.nn import functional
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.kv import KVCache
 from mnemos.attention.linear import Projection
+from mnemos.attention.pooled_cache import PooledCache
 from mnemos.attention.rope import rotaries
 from mnemos.attention.step import decode_step
 from mnemos.attention.weights import LayerWeights, Weights
@@ -53,7 +54,8 @@ class _Layer:
 
     __slots__ = (
         "attn_norm", "down", "gate_up", "is_local", "mlp_norm", "o", "post_attn_norm", "post_mlp_norm",
-        "qk_norm", "qkv", "qkv_bias", "rotary", "step_attn_norm", "step_mlp_norm", "step_post_attn_norm",
+        "qk_norm", "qkv", "qkv_bias", "rotary", "router_k", "router_q", "step_attn_norm", "step_mlp_norm",
+        "step_post_attn_norm",
         "step_post_mlp_norm", "step_qkv_bias",
     )  # fmt: skip
 
@@ -88,6 +90,8 @@ class _Layer:
         self.qkv_bias = None if bias is None else bias.to(dtype)
         self.step_qkv_bias = None if bias is None else bias.to(decode_dtype)
         self.qk_norm = _qk_norm(weights, config)  # fp32
+        self.router_q = None if weights.router_q is None else weights.router_q.to(dtype)
+        self.router_k = None if weights.router_k is None else weights.router_k.to(dtype)
         post_attn, post_mlp = weights.post_attn_norm, weights.post_mlp_norm
         self.post_attn_norm = None if post_attn is None else post_attn.to(dtype)
         self.post_mlp_norm = None if post_mlp is None else post_mlp.to(dtype)
@@ -164,7 +168,7 @@ class Decoder:
 
         Raises `ContextOverflowError` when they don't fit.
         """
-        if len(tokens) == 1 and collect is None:
+        if len(tokens) == 1 and collect is None and not isinstance(cache, PooledCache):
             x = decode_step(self, tokens[0], cache)
         else:
             x = self._run(tokens, cache, collect, len(self.layers))
@@ -204,12 +208,15 @@ class Decoder:
         x = functional.embedding(torch.tensor(tokens), self.embed)  # [tokens, hidden]
         if self.embedding_scale is not None:
             x = x * self.embedding_scale
+        pooled = cache if isinstance(cache, PooledCache) else None
         for index, layer in enumerate(self.layers[:layers]):
             if collect is not None and index in collect.hidden_layers:
                 collect.hidden[index] = x.float()
-                if index == layers - 1 and index not in collect.query_layers:
+                is_done = index == layers - 1 and index not in collect.query_layers
+                if is_done and layers < len(self.layers):
                     break
-            qkv = layer.qkv(_rms_norm(x, layer.attn_norm, eps))  # [tokens, (h + 2 kv) dim]
+            normed = _rms_norm(x, layer.attn_norm, eps)
+            qkv = layer.qkv(normed)  # [tokens, (h + 2 kv) dim]
             if layer.qkv_bias is not None:
                 qkv = qkv.add_(layer.qkv_bias)
             qk = qkv[:, :rotated].view(count, heads + kv_heads, dim)
@@ -223,6 +230,8 @@ class Decoder:
                 collect.queries[index] = q.float()
                 if index == layers - 1 and layers < len(self.layers):
                     break
+            if pooled is not None and pooled.routes(index):
+                pooled.route(index, q if layer.router_q is None else self._router_queries(layer, normed))
             seen = local_mask if layer.is_local else mask
             added = layer.o(self._attend(q, cache, index, slots.stop, seen, collect))
             if layer.post_attn_norm is not None:
@@ -237,12 +246,32 @@ class Decoder:
         cache.advance(count)
         return x
 
+    def _router_queries(self, layer: _Layer, normed: Tensor) -> Tensor:
+        """Routing queries of `normed [tokens, hidden]`, without RoPE or norm, `[heads, tokens, head_dim]`."""
+        assert layer.router_q is not None, "a layer with a router of its own"
+        flat = functional.linear(normed, layer.router_q)
+        return flat.view(len(normed), self.config.heads, -1).transpose(0, 1)
+
+    def router_keys(self, layer: int, hidden: Tensor) -> Tensor:
+        """Routing keys of a layer with a router of its own, without RoPE: `[kv_heads, tokens, head_dim]`.
+
+        `hidden [tokens, hidden]` is the input of that layer.
+        """
+        weights = self.layers[layer]
+        assert weights.router_k is not None, "a layer with a router of its own"
+        normed = _rms_norm(hidden.to(self.dtype), weights.attn_norm, self.config.rms_norm_eps)
+        flat = functional.linear(normed, weights.router_k)
+        return flat.view(len(hidden), self.config.kv_heads, -1).transpose(0, 1)
+
     def _attend(
         self, q: Tensor, cache: KVCache, layer: int, end: int, mask: Tensor | None, collect: Collect | None
     ) -> Tensor:
         """`q [heads, tokens, dim]` over slots `[0, end)`; `[tokens, heads * dim]`."""
         heads, count, dim = q.shape
-        k, v = cache.k[layer, :, :end], cache.v[layer, :, :end]  # [kv_heads, slots, dim]
+        first = cache.first_slot(layer) if isinstance(cache, PooledCache) else 0
+        k, v = cache.k[layer, :, first:end], cache.v[layer, :, first:end]  # [kv_heads, slots, dim]
+        if first and mask is not None:
+            mask = mask[:, first:]
         kv_heads = k.shape[0]
         if not cache.memory_tokens and mask is not None:
             out = functional.scaled_dot_product_attention(

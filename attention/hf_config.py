@@ -7,6 +7,7 @@ from mnemos.attention.config import (
     GEMMA3,
     LLAMA,
     MISTRAL,
+    MSA,
     QWEN2,
     QWEN3,
     SMOLLM3,
@@ -15,6 +16,7 @@ from mnemos.attention.config import (
     ModelConfig,
     RopeScaling,
 )
+from mnemos.attention.msa_config import msa_config_from
 from mnemos.attention.rope import yarn_attention_factor
 from mnemos.attention.tokenizer_source import TokenizerSource
 from mnemos.errors import InvalidWeightsError
@@ -28,6 +30,7 @@ _FAMILIES = {
     "gemma3_text": GEMMA3,
     "gemma3": GEMMA3,
     "smollm3": SMOLLM3,
+    "msa": MSA,
 }
 # What a family's configuration leaves out when it has the value that the family was published with.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -63,6 +66,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "rope_theta": 2_000_000.0,
     },
 }
+_DEFAULTS[MSA] = _DEFAULTS[QWEN3]
 _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -93,6 +97,12 @@ def config_from(name: str, described: Mapping[str, Any], source: TokenizerSource
             f"model {name}: architecture '{model_type}' is not supported "
             f"(supported: {', '.join(SUPPORTED_ARCHITECTURES)})"
         )
+    if described.get("msa_config") is not None:
+        if family not in (MSA, QWEN3):
+            raise InvalidWeightsError(
+                f"model {name}: msa_config on architecture '{model_type}' is not supported (supported: msa)"
+            )
+        family = MSA
     filled = _DEFAULTS[family] | {key: value for key, value in described.items() if value is not None}
     if "sliding_window" in described:  # here null means that there is none
         filled["sliding_window"] = described["sliding_window"]
@@ -121,6 +131,8 @@ def _config(name: str, family: str, filled: dict[str, Any], source: TokenizerSou
     theta = float(full["rope_theta"])
     local_theta = float(local["rope_theta"])
     has_local_rope = bool(sliding) and local is not full and (scaling is not None or local_theta != theta)
+    if family == MSA and sliding:
+        raise InvalidWeightsError(f"model {name}: use_sliding_window in an MSA checkpoint is not supported")
     gemma = family == GEMMA3
     scalar = float(filled["query_pre_attn_scalar"]) if gemma else 0.0
     return ModelConfig(
@@ -145,11 +157,12 @@ def _config(name: str, family: str, filled: dict[str, Any], source: TokenizerSou
         sliding_layers=sliding,
         nope_layers=nope,
         qkv_bias=family == QWEN2,
-        qk_norm=family in (QWEN3, GEMMA3),
+        qk_norm=family in (QWEN3, GEMMA3, MSA),
         post_norms=gemma,
         activation=_activation(name, filled),  # type: ignore[arg-type]  # a value of _ACTIVATIONS
         embedding_scale=hidden**0.5 if gemma else 1.0,
         attention_scale=scalar**-0.5 if gemma else None,
+        msa=msa_config_from(name, filled.get("msa_config") or {}, layers) if family == MSA else None,
     )
 
 

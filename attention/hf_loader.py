@@ -16,7 +16,7 @@ from mnemos.attention.config import GEMMA3, ModelConfig
 from mnemos.attention.fingerprint import fingerprint_of
 from mnemos.attention.hf_config import config_from, text_model
 from mnemos.attention.tokenizer_source import END_OF_TURN_NAMES, TokenizerSource
-from mnemos.attention.weights import Weights, assemble, tensor_shapes
+from mnemos.attention.weights import Weights, assemble, check_shape, tensor_shapes
 from mnemos.errors import InvalidTokenizerError, InvalidWeightsError, UnknownModelError
 
 _INDEX = "model.safetensors.index.json"
@@ -43,7 +43,10 @@ def load_directory(
     config = config_from(name or directory.resolve().name, described, source)
     shards = _shards(directory)
     with ExitStack() as stack:
-        weights = assemble(config, _fetcher(config, shards, stack))
+        fetch = _fetcher(config, shards, stack)
+        weights = assemble(config, fetch)
+        if config.msa is not None:
+            _check_loss_scalars(config, shards, fetch)
     digests = sorted((path.name, file_digest(path)) for path in set(shards.values()))
     content = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
     return config, weights, source, fingerprint_of(content, config, source)
@@ -104,6 +107,15 @@ def _fetcher(config: ModelConfig, shards: Mapping[str, Path], stack: ExitStack) 
         return 1.0 + tensor.float() if one_is_added and name.endswith("norm.weight") else tensor
 
     return fetch
+
+
+def _check_loss_scalars(
+    config: ModelConfig, shards: Mapping[str, Path], fetch: Callable[[str], Tensor]
+) -> None:
+    """An MSA checkpoint keeps the scalar of its routing loss, which only training reads."""
+    for name in ("temperature", "b"):
+        if name in shards:
+            check_shape(config.name, name, tuple(fetch(name).shape), ())
 
 
 def _stored_names(names: Iterable[str]) -> dict[str, str]:

@@ -1,9 +1,11 @@
 """The models Mnemos knows by name, and what can be said of one without loading it. No torch."""
 
+import json
 import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 from mnemos.attention.cache_dir import file_digest, models_dir
 from mnemos.errors import UnknownModelError
@@ -46,6 +48,7 @@ class ModelInfo:
     file_bytes: int
     is_default: bool
     calibrated: bool  # by a calibration that ships; others work with safe defaults
+    read_mode: Literal["full-resolution", "pooled"] = "full-resolution"  # how it reads memories
 
 
 KNOWN_MODELS = (
@@ -130,7 +133,8 @@ def show(name: str) -> ModelInfo:
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     size = sum(file.stat().st_size for file in files)
     calibrated = path.is_file() and name_of_digest(file_digest(path)) in calibrated_names()
-    return ModelInfo(path.stem, path.name, None, None, path, True, size, is_default, calibrated)
+    mode = read_mode_of(path)
+    return ModelInfo(path.stem, path.name, None, None, path, True, size, is_default, calibrated, mode)
 
 
 def _show_hub(name: str, is_default: bool) -> ModelInfo:
@@ -142,7 +146,20 @@ def _show_hub(name: str, is_default: bool) -> ModelInfo:
         return ModelInfo(name, title, None, None, Path(name), False, 0, is_default, False)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     size = sum(file.stat().st_size for file in files)
-    return ModelInfo(name, title, None, None, path, bool(files), size, is_default, False)
+    mode = read_mode_of(path)
+    return ModelInfo(name, title, None, None, path, bool(files), size, is_default, False, mode)
+
+
+def read_mode_of(path: Path) -> Literal["full-resolution", "pooled"]:
+    """How the model at a path reads memories: pooled where its config.json says so, otherwise in full."""
+    try:
+        described = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # no directory, or one that loading says more about
+        return "full-resolution"
+    is_msa = isinstance(described, dict) and (
+        described.get("model_type") == "msa" or described.get("msa_config") is not None
+    )
+    return "pooled" if is_msa else "full-resolution"
 
 
 def calibrated_names() -> frozenset[str]:

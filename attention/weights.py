@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from mnemos.attention.config import ModelConfig, layer_shapes
+from mnemos.attention.config import ModelConfig, layer_shapes, router_shapes
 from mnemos.errors import InvalidWeightsError
 
 EMBED_NAME = "model.embed_tokens.weight"
@@ -27,6 +27,8 @@ _LAYER_NAMES = {
     "v_bias": "self_attn.v_proj.bias",
     "q_norm": "self_attn.q_norm.weight",
     "k_norm": "self_attn.k_norm.weight",
+    "router_q": "self_attn.router_q_proj.0.weight",
+    "router_k": "self_attn.router_k_proj.0.weight",
 }
 # With norms after attention and MLP as well, what otherwise names the one before the MLP names another.
 _POST_NORM_NAMES = {
@@ -60,6 +62,8 @@ class LayerWeights:
     k_norm: Tensor | None = None  # [head_dim]
     post_attn_norm: Tensor | None = None  # [hidden]
     post_mlp_norm: Tensor | None = None  # [hidden]
+    router_q: Tensor | None = None  # [heads * head_dim, hidden]
+    router_k: Tensor | None = None  # [kv_heads * head_dim, hidden]
 
 
 @dataclass(slots=True)
@@ -97,7 +101,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if not config.tie_embeddings:
         shapes[HEAD_NAME] = shapes[EMBED_NAME]
     for index in range(config.layers):
-        for field, shape in layer_shapes(config).items():
+        for field, shape in (layer_shapes(config) | router_shapes(config, index)).items():
             shapes[f"model.layers.{index}.{layer_name(field, post_norms=config.post_norms)}"] = shape
     return shapes
 
@@ -117,11 +121,12 @@ def assemble(config: ModelConfig, fetch: Callable[[str], Tensor], *, check_finit
                 "the file is damaged, fetch it again"
             )
         loaded[name] = tensor
-    names = {field: layer_name(field, post_norms=config.post_norms) for field in layer_shapes(config)}
-    layers = [
-        LayerWeights(**{field: loaded[f"model.layers.{i}.{name}"] for field, name in names.items()})
-        for i in range(config.layers)
-    ]
+    layers = []
+    for index in range(config.layers):
+        fields_of = (*layer_shapes(config), *router_shapes(config, index))
+        names = {field: layer_name(field, post_norms=config.post_norms) for field in fields_of}
+        found = {field: loaded[f"model.layers.{index}.{name}"] for field, name in names.items()}
+        layers.append(LayerWeights(**found))
     embed = loaded[EMBED_NAME]
     return Weights(embed, loaded[NORM_NAME], loaded.get(HEAD_NAME, embed), layers)
 

@@ -586,7 +586,7 @@ class MemoryBank:
 
         Raises `ModelMismatchError` when the bank's traces were made by another model.
         """
-        from mnemos.memory.recall import Recaller
+        from mnemos.memory.pooled_recall import recaller_for
 
         with self._opening:
             if self._recaller is None or (model is not None and self._recaller.model is not model):
@@ -596,7 +596,7 @@ class MemoryBank:
                     model = load()
                 if self._recaller is not None:
                     self._recaller.close()
-                self._recaller = Recaller(self.store, model)
+                self._recaller = recaller_for(self.store, model)
             return self._recaller
 
     def encode_pending(
@@ -619,12 +619,12 @@ class MemoryBank:
         The bank belongs to that model afterwards. Stopped half-way, it still belongs to the earlier one; run
         it again.
         """
-        from mnemos.memory.encoder import MemoryEncoder
+        from mnemos.memory.pooled_encoder import encoder_for
 
         if self._recaller is not None:
             self._recaller.close()
             self._recaller = None
-        encoder = MemoryEncoder(self.store, model, any_model=True)
+        encoder = encoder_for(self.store, model, any_model=True)
         made = encoder.encode_pending(on_progress=on_progress)
         encoder.adopt()
         return made

@@ -35,6 +35,10 @@ class MemoryEncoder:
         self.fingerprint = trace_fingerprint(model)
         if not any_model:
             self.check_model()
+        self._prepare(model, bits)
+
+    def _prepare(self, model: LanguageModel, bits: TraceBits) -> None:
+        """Get ready to encode: what differs between the read modes."""
         head, _ = model.template.parts("system", model.tokenizer)
         self.prefix_tokens = [*head, *model.tokenizer.encode(MEMORY_HEADER)]
         self.prefix = self._load_prefix()
@@ -133,6 +137,11 @@ def trace_fingerprint(model: LanguageModel) -> str:
     """Of everything a trace depends on besides the memory: weights, tokenizer, and the layout of the
     lines.
     """
+    if model.config.msa is not None:
+        from mnemos.memory.pooled_encoder import POOLED_LAYOUT, SEGMENT_TOKENS
+
+        parts = [model.fingerprint, f"{POOLED_LAYOUT} {SEGMENT_TOKENS}"]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     head, _ = model.template.parts("system", model.tokenizer)
     heads = ",".join(f"{layer}.{head}" for layer, head in model.calibration.key_heads)
     hidden = f"{model.calibration.hidden_layer} {model.calibration.hidden_centre}"

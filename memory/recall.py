@@ -61,10 +61,7 @@ class Recaller:
     def __init__(self, store: Store, model: LanguageModel) -> None:
         self.model = model
         self._store = store
-        self.encoder = MemoryEncoder(store, model)
-        config, dtype = model.config, model.decoder.dtype
-        self.pager = Pager(store.get_kv, lambda payload: decode_kv(payload, config, dtype))
-        self.routes = RouteIndex(store.get_routes, decode_route)
+        self._prepare(store, model)
         self._router = Router(store, self.routes, model)
         self.epoch = store.erase_epoch()
         self.watchers: WeakSet[Watcher] = WeakSet()
@@ -72,6 +69,13 @@ class Recaller:
         _, tail = model.template.parts("system", model.tokenizer)
         user_head, _ = model.template.parts("user", model.tokenizer)
         self._query_head = [*tail, *user_head]
+
+    def _prepare(self, store: Store, model: LanguageModel) -> None:
+        """Encoder and caches: what differs between the read modes."""
+        config, dtype = model.config, model.decoder.dtype
+        self.encoder = MemoryEncoder(store, model)
+        self.pager = Pager(store.get_kv, lambda payload: decode_kv(payload, config, dtype))
+        self.routes = RouteIndex(store.get_routes, decode_route)
 
     def close(self) -> None:
         """Overwrite and let go of everything held."""

@@ -104,7 +104,7 @@ def test_the_fingerprint_sees_weights_and_tokenizer(hf_directory: Path) -> None:
 CONFIG_CASES: list[tuple[dict[str, Any], str]] = [
     (
         {"model_type": "gemma2"},
-        r"'gemma2' is not supported \(supported: gemma3, llama, mistral, qwen2, qwen3, smollm3\)",
+        r"'gemma2' is not supported \(supported: gemma3, llama, mistral, msa, qwen2, qwen3, smollm3\)",
     ),
     ({"rope_parameters": {"rope_type": "longrope"}}, "rope scaling 'longrope' is not supported"),
     ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "rope scaling 'dynamic'"),

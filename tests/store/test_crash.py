@@ -40,7 +40,7 @@ def test_a_writer_killed_at_random_loses_nothing_that_it_acknowledged(bank: Path
             }
             for memory_id in seen:
                 assert [hit[0] for hit in store.lexical("a", f"text-{seen[memory_id]}", 1)] == [memory_id]
-    assert len(seen) >= 20
+    assert len(seen) >= 10  # one a round, however slow the machine
 
 
 def _write_for_ever(bank: Path, writer: int) -> None:

@@ -23,6 +23,8 @@ from mnemos.attention.kv import KVCache
 from mnemos.attention.linear import Projection
 from mnemos.attention.rope import rotaries
 from mnemos.attention.step import decode_step
+from mnemos.attention.step_int8 import decode_step_int8
+from mnemos.attention.step_weights import StepFormat, step_dtype
 from mnemos.attention.weights import LayerWeights, Weights
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -53,8 +55,8 @@ class _Layer:
 
     __slots__ = (
         "attn_norm", "down", "gate_up", "is_local", "mlp_norm", "o", "post_attn_norm", "post_mlp_norm",
-        "qk_norm", "qkv", "qkv_bias", "rotary", "step_attn_norm", "step_mlp_norm", "step_post_attn_norm",
-        "step_post_mlp_norm", "step_qkv_bias",
+        "int8_qkv_bias", "qk_norm", "qkv", "qkv_bias", "rotary", "step_attn_norm", "step_mlp_norm", "step_norms",
+        "step_post_attn_norm", "step_post_mlp_norm", "step_post_norms", "step_qkv_bias",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +65,7 @@ class _Layer:
         config: ModelConfig,
         dtype: torch.dtype,
         decode_dtype: torch.dtype,
+        step_format: StepFormat,
         *,
         is_local: bool,
         rotary: int,
@@ -76,10 +79,11 @@ class _Layer:
                 weights.v,
             ]
         )
-        self.qkv = Projection(qkv, dtype, decode_dtype)
-        self.o = Projection(weights.o, dtype, decode_dtype)
-        self.gate_up = Projection(torch.cat([weights.gate, weights.up]), dtype, decode_dtype)
-        self.down = Projection(weights.down, dtype, decode_dtype)
+        self.qkv = Projection(qkv, dtype, decode_dtype, step_format)
+        self.o = Projection(weights.o, dtype, decode_dtype, step_format)
+        self.gate_up = Projection(torch.cat([weights.gate, weights.up]), dtype, decode_dtype, step_format)
+        self.down = Projection(weights.down, dtype, decode_dtype, step_format)
+        decode_dtype = step_dtype(step_format, decode_dtype)
         self.attn_norm = weights.attn_norm.to(dtype)
         self.mlp_norm = weights.mlp_norm.to(dtype)
         self.step_attn_norm = weights.attn_norm.to(decode_dtype)
@@ -93,6 +97,12 @@ class _Layer:
         self.post_mlp_norm = None if post_mlp is None else post_mlp.to(dtype)
         self.step_post_attn_norm = None if post_attn is None else post_attn.to(dtype)
         self.step_post_mlp_norm = None if post_mlp is None else post_mlp.to(dtype)
+        if step_format == "int8":  # as numpy reads them: before and after attention and MLP, in fp32
+            self.step_norms = [norm.float().numpy() for norm in (self.step_attn_norm, self.step_mlp_norm)]
+            self.step_post_norms = [
+                None if norm is None else norm.float().numpy() for norm in (post_attn, post_mlp)
+            ]
+            self.int8_qkv_bias = None if bias is None else bias.float().numpy()
 
 
 def _pair_neighbours(weight: Tensor, heads: int) -> Tensor:
@@ -122,7 +132,7 @@ class Decoder:
     """The model's layers over a `KVCache`.
 
     `dtype` is the compute dtype of prefill; `decode_dtype` that of the weights when one token at a time is
-    decoded.
+    decoded, unless `step_format` says that they are fewer bits.
     """
 
     def __init__(
@@ -132,6 +142,7 @@ class Decoder:
         *,
         dtype: torch.dtype = torch.float32,
         decode_dtype: torch.dtype | None = None,
+        step_format: StepFormat = "plain",
     ) -> None:
         decode_dtype = decode_dtype or dtype
         self.config = config
@@ -140,13 +151,24 @@ class Decoder:
         self.norm = weights.norm.to(dtype)
         tied = weights.lm_head is weights.embed
         head = self.embed if tied else weights.lm_head
-        self.lm_head = Projection(head, dtype, decode_dtype)
+        # Four bits of the head cost ten times the loss of four bits everywhere else.
+        self.lm_head = Projection(head, dtype, decode_dtype, "int8" if step_format == "int4" else step_format)
         self.rotaries, rotary_of_layer = rotaries(config)
         local = frozenset(config.sliding_layers)
         self.layers = [
-            _Layer(layer, config, dtype, decode_dtype, is_local=i in local, rotary=rotary_of_layer[i])
+            _Layer(
+                layer,
+                config,
+                dtype,
+                decode_dtype,
+                step_format,
+                is_local=i in local,
+                rotary=rotary_of_layer[i],
+            )
             for i, layer in enumerate(weights.layers)
         ]
+        in_int8 = step_format == "int8" and dtype == torch.float32
+        self._step = decode_step_int8 if in_int8 else decode_step
         self.scale = config.score_scale
         # Rounded to the compute dtype, as a family with such a scale was trained.
         scale = float(torch.tensor(config.embedding_scale, dtype=dtype))
@@ -165,9 +187,9 @@ class Decoder:
         Raises `ContextOverflowError` when they don't fit.
         """
         if len(tokens) == 1 and collect is None:
-            x = decode_step(self, tokens[0], cache)
-        else:
-            x = self._run(tokens, cache, collect, len(self.layers))
+            normed = _rms_norm(self._step(self, tokens[0], cache), self.norm, self.config.rms_norm_eps)
+            return self.lm_head.step(normed.to(self.lm_head.step_dtype))[0].float()
+        x = self._run(tokens, cache, collect, len(self.layers))
         return self._logits(x[-1:])[0]
 
     @torch.inference_mode()

@@ -11,6 +11,7 @@ back to the next wider format.
 
 import warnings
 from collections.abc import Callable
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ StepFormat = Literal["plain", "int8", "int4"]
 StepWeight = Callable[[Tensor], Tensor]  # `[1, in]` to `[1, out]`, both in the format's own dtype
 INT4_GROUP = 32  # inputs that share a scale and a zero: Q4_0 and Q4_1 files lose nothing by it
 _LEVELS = 63  # of an activation on either side of zero: 7 bits, so that no 16-bit sum saturates
+_packing = Lock()  # the engine is the process's own
 _FINER = 2.0 * _LEVELS  # what half a level is stretched by to fill them again
 
 
@@ -74,21 +76,25 @@ class Int8Weight:
             return torch.from_numpy(self.product(x[0].numpy()))[None]
 
     def _pack(self) -> Any:
-        weight = self._weight
-        if weight is not None:  # else another thread has just packed it
-            codes, scales = quantize_rows(weight)
-            zeros = torch.zeros(len(scales), dtype=torch.long)
-            before = torch.backends.quantized.engine
-            with warnings.catch_warnings(), torch.inference_mode(False):
-                warnings.simplefilter("ignore", UserWarning)  # such tensors are deprecated
-                torch.backends.quantized.engine = "fbgemm"
-                try:
-                    made = torch._make_per_channel_quantized_tensor(codes, scales.double(), zeros, 0)
-                    self._packed = torch.ops.quantized.linear_prepack(made, None)
-                finally:
-                    torch.backends.quantized.engine = before
-            self._weight = None
+        with _packing:
+            if self._weight is not None:  # else another thread has just packed it
+                self._packed = _fbgemm_packed(self._weight)
+                self._weight = None
         return self._packed
+
+
+def _fbgemm_packed(weight: Tensor) -> Any:
+    codes, scales = quantize_rows(weight)
+    zeros = torch.zeros(len(scales), dtype=torch.long)
+    before = torch.backends.quantized.engine
+    with warnings.catch_warnings(), torch.inference_mode(False):
+        warnings.simplefilter("ignore", UserWarning)  # such tensors are deprecated
+        torch.backends.quantized.engine = "fbgemm"
+        try:
+            made = torch._make_per_channel_quantized_tensor(codes, scales.double(), zeros, 0)
+            return torch.ops.quantized.linear_prepack(made, None)
+        finally:
+            torch.backends.quantized.engine = before
 
 
 class Int4Weight:

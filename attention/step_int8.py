@@ -4,6 +4,7 @@ A tensor operation on one row costs PyTorch several microseconds of book-keeping
 thousand of them. Products of weights, and attention to weighed memories, stay with PyTorch.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def decode_step_int8(decoder: "Decoder", token: int, cache: KVCache) -> Tensor:
 
 def _inverse(x: Floats, eps: float) -> float:
     """What RMSNorm multiplies `x` by, weights apart."""
-    return float(np.dot(x, x) / len(x) + eps) ** -0.5
+    return 1.0 / math.sqrt(float(np.dot(x, x)) / len(x) + eps)
 
 
 def _attend(q: Floats, k: Floats, v: Floats) -> NDArray[Any]:

@@ -59,10 +59,10 @@ class Int8Weight:
         packed = self._pack() if self._packed is None else self._packed
         level = float(max(x.max(), -x.min())) / _LEVELS or 1.0
         rows = np.empty((2, x.shape[0]), np.float32)
-        coarse, rest = rows  # the product rounds the first itself
-        np.multiply(x, np.float32(1.0 / level), out=coarse)
-        np.rint(coarse, out=rest)
-        np.subtract(coarse, rest, out=rest)
+        coarse, rest = rows
+        np.multiply(x, np.float32(1.0 / level), out=rest)
+        np.rint(rest, out=coarse)  # whole numbers: the product's own rounding, at an offset, sees ties otherwise
+        np.subtract(rest, coarse, out=rest)
         rest *= _FINER
         both = _int8_product(torch.from_numpy(rows), 1.0, _LEVELS + 1, packed).numpy()  # [2, out]
         out: NDArray[np.float32] = both[1]

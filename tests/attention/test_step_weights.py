@@ -65,6 +65,13 @@ def test_int8_does_not_saturate() -> None:
 
 
 @needs_int8
+def test_int8_rounds_what_lies_by_a_tie_as_what_is_left_over_says() -> None:
+    below = float(np.nextafter(np.float32(1.5), np.float32(0)))  # plus the product's offset of 64 it is 65.5
+    x = torch.tensor([[63.0, below]])
+    assert Int8Weight(torch.tensor([[0.0, 1.0]]))(x)[0, 0] == pytest.approx(below, abs=0.01)
+
+
+@needs_int8
 def test_int8_of_nothing_and_of_what_is_not_finite() -> None:
     weight = Int8Weight(random(7, 33))
     assert torch.equal(weight(torch.zeros(1, 33)), torch.zeros(1, 7))

@@ -55,6 +55,7 @@ class Turn:
         exchange = self._bank.begin_exchange(text, namespace=self._namespace, session_id=self._session_id)
         done: Memory | None = None
         cache: KVCache | None = None
+        is_kept = False
         try:
             recaller.encode_pending(self._namespace, should_stop=self._stop.is_set)
             past = self._past(exchange)
@@ -79,10 +80,11 @@ class Turn:
                 paged_bytes=recall.bytes,
             )
             answering = time.perf_counter()
-            cache, prompt = self._prompt(recall, text)
+            cache, prompt, whole = self._prompt(recall, text)
             collect = Collect(memory_mass=bool(recall.spans))
             model = recaller.model
             logits = model.decoder.forward(prompt, cache, collect=collect)
+            is_kept = self._working.keep_answer(cache, whole)
             prefill_ms = (time.perf_counter() - answering) * 1e3
             generation = generate(
                 model.decoder,
@@ -113,7 +115,7 @@ class Turn:
                 self._leave(exchange, error)
             raise
         finally:
-            if cache is not None:
+            if cache is not None and not is_kept:
                 cache.zero_()
         total_ms = (time.perf_counter() - started) * 1e3
         yield Reply(
@@ -167,8 +169,10 @@ class Turn:
         earlier = self._bank.list(self._namespace, session_id=self._session_id, newest_first=True, limit=64)
         return [m for m in reversed(earlier) if m.kind == "exchange" and m.id != exchange.id and m.reply]
 
-    def _prompt(self, recall: Recall, text: str) -> tuple[KVCache, list[int]]:
-        """A cache with the memories paged in, and the tokens that go behind them."""
+    def _prompt(self, recall: Recall, text: str) -> tuple[KVCache, list[int], list[int]]:
+        """A cache with the memories paged in, the tokens that go behind what it holds, and all tokens behind the
+        memories.
+        """
         prompts, recaller = self._working.prompts, self._working.recaller
         model = recaller.model
         kept = [token for memory in self._seen for token in prompts.exchange(memory)]
@@ -176,11 +180,11 @@ class Turn:
         prompt = [*start, *kept, *prompts.message(text), *prompts.turn.reply_head]
         room = len(prompt) + min(self._sampling.max_tokens, model.config.max_positions)
         if not recall.spans:
-            return model.decoder.new_cache(room), prompt
+            return *self._working.answer_context(prompt, room), prompt
         cache = recaller.new_context(recaller.encoder.prefix.tokens + recall.tokens + room)
         reading = model.calibration.reading_for(len(recall.spans))
         cache.page_in(recall.spans, temperature=reading.temperature, mass_scale=reading.mass_scale)
-        return cache, prompt
+        return cache, prompt, prompt
 
 
 def _with_attention(recall: Recall, collect: Collect) -> tuple[RecalledMemory, ...]:

@@ -1,4 +1,4 @@
-"""Working memory: the recent turns, attended densely, and their KV kept between turns for routing."""
+"""Working memory: the recent turns, attended densely, and their KV kept between turns."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,8 @@ _REPLY_ROOM = 256  # tokens of the window kept free for a reply
 
 
 class WorkingMemory:
-    """The routing side of a conversation: a cache of [prefix][system tail][recent turns] that grows with it.
+    """A conversation's caches: one of [prefix][system tail][recent turns] to route behind, which grows with it, and
+    one to answer from while no memories are in view.
 
     After an erase nothing of it is used again: its KV may have been computed from what was erased.
     """
@@ -27,6 +28,8 @@ class WorkingMemory:
         self._budget = min(budget_tokens, self._window // 4)
         self._cache: KVCache | None = None
         self._tokens: list[int] = []
+        self._answer: KVCache | None = None  # of the last reply that was made without memories in view
+        self._answer_tokens: list[int] = []
         self._epoch = -1
         self._in_use = Lock()
         recaller.watchers.add(self)
@@ -88,10 +91,36 @@ class WorkingMemory:
         self._tokens = wanted
         return cache, kept
 
+    def answer_context(self, prompt: Sequence[int], room: int) -> tuple[KVCache, list[int]]:
+        """A cache of `room` slots or more for a reply without memories in view, and what is new of `prompt`.
+
+        The cache holds what `prompt` shares with the last such prompt; the words of replies are read anew, as
+        every other reader of them does. `keep_answer` says that the prompt was read.
+        """
+        cache, shared = self._answer, 0
+        if cache is None or cache.capacity < room or self.recaller.epoch != self._epoch:
+            if cache is not None:
+                cache.zero_()
+            cache = self._answer = self.recaller.model.decoder.new_cache(max(room, self._window))
+        else:
+            shared = min(_shared_length(self._answer_tokens, prompt), len(prompt) - 1)
+            cache.truncate(shared, shared)
+        self._answer_tokens = []
+        return cache, list(prompt[shared:])
+
+    def keep_answer(self, cache: KVCache, prompt: Sequence[int]) -> bool:
+        """Whether `cache`, which now begins with `prompt`, stays for the next turn; else its user clears it."""
+        if cache is not self._answer:
+            return False
+        self._answer_tokens = list(prompt)
+        return True
+
     def _clear(self) -> None:
-        if self._cache is not None:
-            self._cache.zero_()
+        for cache in (self._cache, self._answer):
+            if cache is not None:
+                cache.zero_()
         self._cache, self._tokens = None, []
+        self._answer, self._answer_tokens = None, []
 
 
 def _shared_length(old: Sequence[int], new: Sequence[int]) -> int:

@@ -10,12 +10,16 @@ import torch
 
 from mnemos.attention.config import LLAMA, ModelConfig
 from mnemos.attention.decoder import Decoder
-from mnemos.attention.models import load_weights, pick_dtypes
+from mnemos.attention.drift_text import DRIFT_TEXT
+from mnemos.attention.models import load_weights, pick_formats
+from mnemos.attention.step_weights import has_int4, has_int8
+from mnemos.attention.tokenizer import Tokenizer
 from mnemos.attention.weights import Weights
 from mnemos.errors import UsageError
 
 PREFILL_TOKENS = 256
 DECODE_TOKENS = 32
+DRIFT_TOKENS = 256
 
 
 class _Runner:
@@ -44,60 +48,86 @@ class _Runner:
 def run(
     name_or_path: str | None = None,
     *,
+    weights: str | None = None,
     threads: int | None = None,
     repetitions: int = 3,
     prefill_tokens: int = PREFILL_TOKENS,
     decode_tokens: int = DECODE_TOKENS,
+    drift_tokens: int = DRIFT_TOKENS,
 ) -> dict[str, Any]:
     """Medians over interleaved repetitions, JSON-able: tokens per second, ours over transformers' as ratios.
 
-    `decode_ratio` and `prefill_ratio` compare bf16 with bf16, transformers with eager attention; `default` is
-    our `auto` format. Raises UsageError when transformers is not installed.
+    transformers runs in bf16 with eager attention. `decode_ratio` and `prefill_ratio` are those of the format
+    that `load` picks for `weights`; `formats` has each format of decode weights, with its drift: what it
+    loses, in nats per token, on a fixed text; `same_dtype` is bf16 throughout, as transformers. Raises
+    UsageError when transformers is not installed or there are no kernels for `weights`.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    config, weights, _, _ = load_weights(name_or_path)
+    chosen = pick_formats("auto", weights)
+    config, loaded, source, _ = load_weights(name_or_path)
     prompt = torch.randint(
         0, config.vocab_size, (prefill_tokens,), generator=torch.Generator().manual_seed(0)
-    )
-    prefill_dtype, decode_dtype = pick_dtypes("auto")
-    capacity = prefill_tokens + decode_tokens
-    bf16 = torch.bfloat16
-    runners = {
-        "rival": _rival(config, weights),
-        "ours": _ours(Decoder(config, weights, dtype=bf16, decode_dtype=bf16), capacity),
-        "default": _ours(Decoder(config, weights, dtype=prefill_dtype, decode_dtype=decode_dtype), capacity),
-    }
-    del weights
+    ).tolist()
+    capacity, bf16 = prefill_tokens + decode_tokens, torch.bfloat16
+    prefill_dtype = chosen[0]
+    decoders = {"same_dtype": Decoder(config, loaded, dtype=bf16, decode_dtype=bf16)}
+    for name in _formats():
+        _, decode_dtype, step_format = pick_formats("auto", name)
+        decoders[name] = Decoder(
+            config, loaded, dtype=prefill_dtype, decode_dtype=decode_dtype, step_format=step_format
+        )
+    text = Tokenizer(source, vocab_size=config.vocab_size).encode(DRIFT_TEXT)[:drift_tokens]
+    exact = _loss(Decoder(config, loaded, dtype=torch.float32), text)
+    drift = {name: _loss(decoder, text) - exact for name, decoder in decoders.items()}
+    runners = {"rival": _rival(config, loaded)}
+    runners |= {name: _ours(decoder, capacity) for name, decoder in decoders.items()}
+    del loaded
     for repetition in range(repetitions + 1):  # the first warms up
         for runner in runners.values():
             gc.collect()
-            runner.run(prompt.tolist(), decode_tokens, keep=repetition > 0)
+            runner.run(prompt, decode_tokens, keep=repetition > 0)
     prefill = {key: prefill_tokens / statistics.median(each.prefill_s) for key, each in runners.items()}
     decode = {key: decode_tokens / statistics.median(each.decode_s) for key, each in runners.items()}
+    measured = {
+        name: {
+            "decode_tokens_per_s": round(decode[name], 2),
+            "decode_ratio": round(decode[name] / decode["rival"], 3),
+            "prefill_tokens_per_s": round(prefill[name], 1),
+            "prefill_ratio": round(prefill[name] / prefill["rival"], 3),
+            "drift": round(drift[name], 4),
+        }
+        for name in decoders
+    }
+    picked = "bf16" if chosen[2] == "plain" else chosen[2]
     return {
         "model": config.name,
-        "dtype": "bf16",
+        "weights": picked,
+        "prefill_dtype": str(prefill_dtype).removeprefix("torch."),
+        "rival_dtype": "bf16",
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "prefill_tokens": prefill_tokens,
         "decode_tokens": decode_tokens,
+        "drift_tokens": len(text),
         "repetitions": repetitions,
-        "prefill_tokens_per_s": round(prefill["ours"], 1),
-        "decode_tokens_per_s": round(decode["ours"], 2),
+        **measured[picked],
         "rival_prefill_tokens_per_s": round(prefill["rival"], 1),
         "rival_decode_tokens_per_s": round(decode["rival"], 2),
-        "prefill_ratio": round(prefill["ours"] / prefill["rival"], 3),
-        "decode_ratio": round(decode["ours"] / decode["rival"], 3),
-        "default": {
-            "prefill_dtype": str(prefill_dtype).removeprefix("torch."),
-            "decode_dtype": str(decode_dtype).removeprefix("torch."),
-            "prefill_tokens_per_s": round(prefill["default"], 1),
-            "decode_tokens_per_s": round(decode["default"], 2),
-            "prefill_ratio": round(prefill["default"] / prefill["rival"], 3),
-            "decode_ratio": round(decode["default"] / decode["rival"], 3),
-        },
+        "same_dtype": measured.pop("same_dtype"),
+        "formats": measured,
     }
+
+
+def _formats() -> list[str]:
+    return ["bf16", *(["int8"] if has_int8() else []), *(["int4"] if has_int8() and has_int4() else [])]
+
+
+def _loss(decoder: Decoder, text: list[int]) -> float:
+    """Loss per token of a text decoded one token at a time, in nats."""
+    cache = decoder.new_cache(len(text))
+    rows = torch.stack([decoder.forward([token], cache) for token in text[:-1]])
+    return float(torch.nn.functional.cross_entropy(rows, torch.tensor(text[1:])))
 
 
 def _ours(decoder: Decoder, capacity: int) -> _Runner:

@@ -24,6 +24,8 @@ from mnemos.attention.linear import Projection
 from mnemos.attention.pooled_cache import PooledCache
 from mnemos.attention.rope import rotaries
 from mnemos.attention.step import decode_step
+from mnemos.attention.step_int8 import decode_step_int8
+from mnemos.attention.step_weights import StepFormat, step_dtype
 from mnemos.attention.weights import LayerWeights, Weights
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -53,10 +55,28 @@ class _Layer:
     """One layer's weights as they are multiplied; what a family doesn't have is None."""
 
     __slots__ = (
-        "attn_norm", "down", "gate_up", "is_local", "mlp_norm", "o", "post_attn_norm", "post_mlp_norm",
-        "qk_norm", "qkv", "qkv_bias", "rotary", "router_k", "router_q", "step_attn_norm", "step_mlp_norm",
+        "attn_norm",
+        "down",
+        "gate_up",
+        "int8_qkv_bias",
+        "is_local",
+        "mlp_norm",
+        "o",
+        "post_attn_norm",
+        "post_mlp_norm",
+        "qk_norm",
+        "qkv",
+        "qkv_bias",
+        "rotary",
+        "router_k",
+        "router_q",
+        "step_attn_norm",
+        "step_mlp_norm",
+        "step_norms",
         "step_post_attn_norm",
-        "step_post_mlp_norm", "step_qkv_bias",
+        "step_post_mlp_norm",
+        "step_post_norms",
+        "step_qkv_bias",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +85,7 @@ class _Layer:
         config: ModelConfig,
         dtype: torch.dtype,
         decode_dtype: torch.dtype,
+        step_format: StepFormat,
         *,
         is_local: bool,
         rotary: int,
@@ -78,10 +99,11 @@ class _Layer:
                 weights.v,
             ]
         )
-        self.qkv = Projection(qkv, dtype, decode_dtype)
-        self.o = Projection(weights.o, dtype, decode_dtype)
-        self.gate_up = Projection(torch.cat([weights.gate, weights.up]), dtype, decode_dtype)
-        self.down = Projection(weights.down, dtype, decode_dtype)
+        self.qkv = Projection(qkv, dtype, decode_dtype, step_format)
+        self.o = Projection(weights.o, dtype, decode_dtype, step_format)
+        self.gate_up = Projection(torch.cat([weights.gate, weights.up]), dtype, decode_dtype, step_format)
+        self.down = Projection(weights.down, dtype, decode_dtype, step_format)
+        decode_dtype = step_dtype(step_format, decode_dtype)
         self.attn_norm = weights.attn_norm.to(dtype)
         self.mlp_norm = weights.mlp_norm.to(dtype)
         self.step_attn_norm = weights.attn_norm.to(decode_dtype)
@@ -97,6 +119,12 @@ class _Layer:
         self.post_mlp_norm = None if post_mlp is None else post_mlp.to(dtype)
         self.step_post_attn_norm = None if post_attn is None else post_attn.to(dtype)
         self.step_post_mlp_norm = None if post_mlp is None else post_mlp.to(dtype)
+        if step_format == "int8":  # as numpy reads them: before and after attention and MLP, in fp32
+            self.step_norms = [norm.float().numpy() for norm in (self.step_attn_norm, self.step_mlp_norm)]
+            self.step_post_norms = [
+                None if norm is None else norm.float().numpy() for norm in (post_attn, post_mlp)
+            ]
+            self.int8_qkv_bias = None if bias is None else bias.float().numpy()
 
 
 def _pair_neighbours(weight: Tensor, heads: int) -> Tensor:
@@ -126,7 +154,7 @@ class Decoder:
     """The model's layers over a `KVCache`.
 
     `dtype` is the compute dtype of prefill; `decode_dtype` that of the weights when one token at a time is
-    decoded.
+    decoded, unless `step_format` says that they are fewer bits.
     """
 
     def __init__(
@@ -136,6 +164,7 @@ class Decoder:
         *,
         dtype: torch.dtype = torch.float32,
         decode_dtype: torch.dtype | None = None,
+        step_format: StepFormat = "plain",
     ) -> None:
         decode_dtype = decode_dtype or dtype
         self.config = config
@@ -144,13 +173,24 @@ class Decoder:
         self.norm = weights.norm.to(dtype)
         tied = weights.lm_head is weights.embed
         head = self.embed if tied else weights.lm_head
-        self.lm_head = Projection(head, dtype, decode_dtype)
+        # Four bits of the head cost ten times the loss of four bits everywhere else.
+        self.lm_head = Projection(head, dtype, decode_dtype, "int8" if step_format == "int4" else step_format)
         self.rotaries, rotary_of_layer = rotaries(config)
         local = frozenset(config.sliding_layers)
         self.layers = [
-            _Layer(layer, config, dtype, decode_dtype, is_local=i in local, rotary=rotary_of_layer[i])
+            _Layer(
+                layer,
+                config,
+                dtype,
+                decode_dtype,
+                step_format,
+                is_local=i in local,
+                rotary=rotary_of_layer[i],
+            )
             for i, layer in enumerate(weights.layers)
         ]
+        in_int8 = step_format == "int8" and dtype == torch.float32
+        self._step = decode_step_int8 if in_int8 else decode_step
         self.scale = config.score_scale
         # Rounded to the compute dtype, as a family with such a scale was trained.
         scale = float(torch.tensor(config.embedding_scale, dtype=dtype))
@@ -169,9 +209,9 @@ class Decoder:
         Raises `ContextOverflowError` when they don't fit.
         """
         if len(tokens) == 1 and collect is None and not isinstance(cache, PooledCache):
-            x = decode_step(self, tokens[0], cache)
-        else:
-            x = self._run(tokens, cache, collect, len(self.layers))
+            normed = _rms_norm(self._step(self, tokens[0], cache), self.norm, self.config.rms_norm_eps)
+            return self.lm_head.step(normed.to(self.lm_head.step_dtype))[0].float()
+        x = self._run(tokens, cache, collect, len(self.layers))
         return self._logits(x[-1:])[0]
 
     @torch.inference_mode()
@@ -309,7 +349,7 @@ class Decoder:
         log-sum-exp S * lse(s / T). Adding (S - 1) * lse(s / T) to s / T gives both in one softmax.
         """
         scores.mul_(self.scale)
-        if cache.memory_tokens and (cache.temperature != 1.0 or cache.mass_scale != 1.0):
+        if cache.memory_tokens and cache.is_weighed:
             memory = scores[:, :, cache.memory_start : cache.memory_end]
             memory.div_(cache.temperature)
             if cache.mass_scale != 1.0:

@@ -64,6 +64,11 @@ class KVCache:
     def memory_tokens(self) -> int:
         return self.memory_end - self.memory_start
 
+    @property
+    def is_weighed(self) -> bool:
+        """Whether the memory part's scores differ from plain attention's."""
+        return self.temperature != 1.0 or self.mass_scale != 1.0
+
     def reserve(self, tokens: int) -> slice:
         """The next free slots, or `ContextOverflowError` when they don't fit the buffer or the model's
         window.

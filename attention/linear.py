@@ -1,28 +1,61 @@
 """A weight matrix that keeps the form each shape of work runs fastest in.
 
 Prefill (many rows) is bound by arithmetic and wants the dtype the CPU multiplies fastest; decode (one row)
-is bound by reading the weights and wants them small. On a CPU without fast bf16 products, a bf16 copy of an
-fp32 weight halves the bytes of a decode step.
+is bound by reading the weights and wants them small.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mnemos.attention.step_weights import (
+    Int4Weight,
+    Int8Weight,
+    PlainWeight,
+    StepFormat,
+    StepWeight,
+    fits_int4,
+    step_dtype,
+)
+
 
 class Projection:
-    """`y = x W^T` for `W [out, in]`, without bias."""
+    """`y = x W^T` for `W [out, in]`, without bias.
 
-    __slots__ = ("decode_weight", "weight")
+    `step` is the product for one row `[1, in]`, in and out in `step_dtype`; `int8` the same thing where the
+    format is int8.
+    """
 
-    def __init__(self, weight: Tensor, dtype: torch.dtype, decode_dtype: torch.dtype) -> None:
+    __slots__ = ("_int8", "step", "step_dtype", "weight")
+
+    def __init__(
+        self,
+        weight: Tensor,
+        dtype: torch.dtype,
+        decode_dtype: torch.dtype,
+        step_format: StepFormat = "plain",
+    ) -> None:
         self.weight = weight.to(dtype).contiguous()
-        self.decode_weight = self.weight if decode_dtype == dtype else weight.to(decode_dtype).contiguous()
+        self.step_dtype = step_dtype(step_format, decode_dtype)
+        self.step: StepWeight
+        self._int8: Int8Weight | None = None
+        if step_format == "int8":
+            self.step = self._int8 = Int8Weight(self.weight)
+        elif step_format == "int4" and fits_int4(*weight.shape):
+            self.step = Int4Weight(weight)
+        elif self.step_dtype == dtype:
+            self.step = PlainWeight(self.weight)
+        else:
+            self.step = PlainWeight(weight.to(self.step_dtype).contiguous())
+
+    @property
+    def int8(self) -> Int8Weight:
+        if self._int8 is None:
+            raise ValueError("this projection is not kept in int8")
+        return self._int8
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x [tokens, in]` to `[tokens, out]`, in the dtype of `x`."""
-        if x.shape[0] == 1 and self.decode_weight is not self.weight:
-            return functional.linear(x.to(self.decode_weight.dtype), self.decode_weight).to(x.dtype)
         return functional.linear(x, self.weight)
 
 

@@ -12,6 +12,7 @@ from mnemos.attention.chat_template import Template
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.linear import fast_dtype
 from mnemos.attention.registry import is_hub, is_path, resolve_name
+from mnemos.attention.step_weights import StepFormat, pick_format
 from mnemos.attention.tokenizer import Tokenizer
 from mnemos.attention.tokenizer_source import TokenizerSource
 from mnemos.attention.weights import Weights
@@ -41,6 +42,7 @@ def load(
     name_or_path: str | os.PathLike[str] | None = None,
     *,
     dtype: str = "auto",
+    decode_weights: str | None = None,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
@@ -48,13 +50,14 @@ def load(
     `hub:owner/name`.
 
     None means the `MNEMOS_MODEL` environment variable, or the default model. `dtype` is auto, bf16, fp16 or
-    fp32. `threads` sets torch's thread count for the whole process. `on_progress(done_bytes, total_bytes)` is
+    fp32; `decode_weights`, what one token at a time is decoded from, is auto, bf16, int8 or int4 (None means
+    `MNEMOS_DECODE_WEIGHTS`, or auto with the dtype auto, and the dtype itself with another). `threads` sets torch's thread count for the whole process. `on_progress(done_bytes, total_bytes)` is
     called while weights are fetched. Raises a ModelError that says what is wrong and what to do.
     """
     from mnemos.attention.calibration import for_model
     from mnemos.attention.decoder import Decoder
 
-    prefill_dtype, decode_dtype = pick_dtypes(dtype)
+    prefill_dtype, decode_dtype, step_format = pick_formats(dtype, decode_weights)
     if threads is not None:
         if threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}")
@@ -65,7 +68,9 @@ def load(
         _control_text(tokenizer, token) for token in (source.bos_id, next(iter(source.eos_ids), None))
     )
     template = Template(source.chat_template, name=config.name, bos=bos, eos=eos)
-    decoder = Decoder(config, weights, dtype=prefill_dtype, decode_dtype=decode_dtype)
+    decoder = Decoder(
+        config, weights, dtype=prefill_dtype, decode_dtype=decode_dtype, step_format=step_format
+    )
     calibration = for_model(config.name, config, fingerprint)
     return LanguageModel(config.name, fingerprint, config, decoder, tokenizer, template, calibration)
 
@@ -116,6 +121,20 @@ def pick_dtypes(name: str) -> tuple[torch.dtype, torch.dtype]:
     if name not in DTYPES:
         raise UsageError(f"unknown dtype '{name}'; use auto, {', '.join(DTYPES)}")
     return DTYPES[name], DTYPES[name]
+
+
+def pick_formats(
+    dtype: str = "auto", decode_weights: str | None = None
+) -> tuple[torch.dtype, torch.dtype, StepFormat]:
+    """The dtypes of prefill and of plain decode weights, and the format of decode weights, as in `load`."""
+    prefill_dtype, decode_dtype = pick_dtypes(dtype)
+    if decode_weights is None:
+        decode_weights = os.environ.get("MNEMOS_DECODE_WEIGHTS") or ("auto" if dtype == "auto" else None)
+    if decode_weights is None:
+        return prefill_dtype, decode_dtype, "plain"
+    if decode_weights == "bf16":
+        decode_dtype = torch.bfloat16
+    return prefill_dtype, decode_dtype, pick_format(decode_weights)
 
 
 def _control_text(tokenizer: Tokenizer, token: int | None) -> str:

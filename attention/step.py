@@ -31,11 +31,9 @@ def decode_step(decoder: "Decoder", token: int, cache: KVCache) -> Tensor:
         x = x * decoder.embedding_scale
     first, hidden = 0, None  # what a layer with a window leaves out: slots before, and a mask [1, slots]
     if decoder.window is not None and cache.next_position >= decoder.window:
-        first, hidden = _out_of_window(cache, decoder.window)
-    start, stop = cache.memory_start, cache.memory_end
-    scaled = cache.temperature != 1.0 or cache.mass_scale != 1.0
+        first, hidden = out_of_window(cache, decoder.window)
     for layer, keys, values in zip(decoder.layers, cache.layer_k, cache.layer_v, strict=True):
-        qkv = functional.linear(_norm(x, layer.step_attn_norm, eps, width), layer.qkv.decode_weight)
+        qkv = layer.qkv.step(_norm(x, layer.step_attn_norm, eps, width))
         if layer.step_qkv_bias is not None:
             qkv.add_(layer.step_qkv_bias)
         qk = qkv[0, :rotated].float()
@@ -50,27 +48,14 @@ def decode_step(decoder: "Decoder", token: int, cache: KVCache) -> Tensor:
         q = qk[:heads].view(kv_heads, group, dim)
         if q.dtype != k.dtype:
             q = q.to(k.dtype)
-        if stop > start and scaled:
-            scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(decoder.scale)  # [kv_heads, group, slots]
-            memory = scores[:, :, start:stop]
-            memory.div_(cache.temperature)
-            memory.add_(memory.logsumexp(dim=-1, keepdim=True).mul_(cache.mass_scale - 1.0))
-            if mask is not None:
-                scores.add_(mask)
-            out = torch.bmm(scores.softmax(dim=-1).to(v.dtype), v)  # [kv_heads, group, dim]
-        else:
-            # The heads of a group stand as rows of one head: no key is read twice.
-            out = functional.scaled_dot_product_attention(
-                q[None], k[None], v[None], attn_mask=mask, scale=decoder.scale
-            )
-        attended = out.reshape(1, heads * dim).to(layer.o.decode_weight.dtype)
-        added = functional.linear(attended, layer.o.decode_weight)
+        out = attend(decoder, cache, q, k, v, mask)
+        added = layer.o.step(out.reshape(1, heads * dim).to(layer.o.step_dtype))
         if layer.step_post_attn_norm is not None:
             added = _norm(added, layer.step_post_attn_norm, eps, width)
         x = x + added
-        gate_up = functional.linear(_norm(x, layer.step_mlp_norm, eps, width), layer.gate_up.decode_weight)
+        gate_up = layer.gate_up.step(_norm(x, layer.step_mlp_norm, eps, width))
         gated = decoder.activate(gate_up[:, :inner]).mul_(gate_up[:, inner:])
-        added = functional.linear(gated, layer.down.decode_weight)
+        added = layer.down.step(gated)
         if layer.step_post_mlp_norm is not None:
             added = _norm(added, layer.step_post_mlp_norm, eps, width)
         x = x + added
@@ -78,7 +63,28 @@ def decode_step(decoder: "Decoder", token: int, cache: KVCache) -> Tensor:
     return x
 
 
-def _out_of_window(cache: KVCache, window: int) -> tuple[int, Tensor | None]:
+def attend(
+    decoder: "Decoder", cache: KVCache, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> Tensor:
+    """`q [kv_heads, group, dim]` over `k` and `v [kv_heads, slots, dim]`, memories weighed as the cache says;
+    of as many elements as `q`. A `mask [1, slots]` is added to the scores.
+    """
+    start, stop = cache.memory_start, cache.memory_end
+    if stop > start and cache.is_weighed:
+        scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(decoder.scale)  # [kv_heads, group, slots]
+        memory = scores[:, :, start:stop]
+        memory.div_(cache.temperature)
+        memory.add_(memory.logsumexp(dim=-1, keepdim=True).mul_(cache.mass_scale - 1.0))
+        if mask is not None:
+            scores.add_(mask)
+        return torch.bmm(scores.softmax(dim=-1).to(v.dtype), v)  # [kv_heads, group, dim]
+    # The heads of a group stand as rows of one head: no key is read twice.
+    return functional.scaled_dot_product_attention(
+        q[None], k[None], v[None], attn_mask=mask, scale=decoder.scale
+    )
+
+
+def out_of_window(cache: KVCache, window: int) -> tuple[int, Tensor | None]:
     """What one more token can't see: all slots before the first number, and those at -inf in the mask.
 
     Without memories the window is one stretch of slots; with them the mask, `[1, slots]`, leaves out what is
@@ -96,7 +102,10 @@ def _out_of_window(cache: KVCache, window: int) -> tuple[int, Tensor | None]:
 def _norm(x: Tensor, weight: Tensor, eps: float, width: int) -> Tensor:
     """RMSNorm of one row, in the dtype of `weight`."""
     wide = x.float()
-    inverse = torch.linalg.vecdot(wide, wide).div_(width).add_(eps).rsqrt_()
+    row = wide[0]
+    inverse = (
+        float(torch.dot(row, row)) / width + eps
+    ) ** -0.5  # a number costs less than one-element tensors
     normed: Tensor = (wide * inverse).to(weight.dtype) * weight
     return normed
 

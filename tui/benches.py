@@ -23,6 +23,15 @@ Threads = Annotated[
 
 def decode(
     model: Model = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="FORMAT",
+            help="Decode weights to report first: auto, bf16, int8 or int4.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Threads = None,
     bank: UnusedBank = None,
     namespace: UnusedNamespace = "default",
@@ -32,7 +41,7 @@ def decode(
     from mnemos.attention import bench_decode
 
     console.say("measuring prefill and decode ...")
-    _show(bench_decode.run(model, threads=threads), json=json)
+    _show(bench_decode.run(model, weights=weights, threads=threads), json=json)
 
 
 def paging(

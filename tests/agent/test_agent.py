@@ -121,6 +121,35 @@ def test_a_second_turn_routes_with_what_is_new_only(bank: MemoryBank, language_m
     assert len(after) > len(before)
 
 
+def test_a_second_turn_without_memories_prefills_what_is_new_only(
+    bank: MemoryBank, language_model: LanguageModel
+) -> None:
+    """And its reply is that of an agent that reads everything anew."""
+    agent = agent_of(bank, language_model, k=1)
+    greeting, question = "Good morning to you.", "What is two plus two?"
+    first = agent.run_sync(greeting)
+    working = agent._working
+    assert working is not None
+    read = list(working._answer_tokens)
+    assert first.usage.prefill_tokens == len(read)
+    second = agent.run_sync(question)
+    assert not first.memories
+    assert not second.memories
+    new = len(working._answer_tokens) - len(read)
+    assert working._answer_tokens[: len(read)] == read
+    assert second.usage.prefill_tokens == new
+    past = bank.list(session_id=agent.session_id, newest_first=False)
+    with MemoryBank.open(bank.path.parent / "other") as other:
+        fresh = agent_of(other, language_model, k=1)
+        fresh.run_sync(greeting)
+        assert fresh._working is not None
+        fresh._working._clear()
+        anew = fresh.run_sync(question)
+    assert len(past) == 2
+    assert anew.usage.prefill_tokens == len(working._answer_tokens)
+    assert anew.text == second.text
+
+
 def test_reused_working_memory_routes_like_a_fresh_one(
     bank: MemoryBank, language_model: LanguageModel
 ) -> None:
@@ -209,10 +238,14 @@ def test_a_reply_depends_on_the_turns_in_working_memory(
     plan = bank.plan_forget(ids=[told.exchange_id])
     assert [memory.id for memory in plan.dependants] == [reply.exchange_id]
     assert agent._working is not None
-    cache = agent._working._cache
-    assert cache is not None
+    caches = [agent._working._cache, agent._working._answer]
+    used = [cache.used for cache in caches if cache is not None]
+    assert len(used) == 2
     bank.forget(plan)
-    assert not cache.k[:, :, : cache.capacity // 16].any(), "KV of erased turns is overwritten at once"
+    for cache, slots in zip(caches, used, strict=True):
+        assert cache is not None
+        assert slots
+        assert not cache.k[:, :, :slots].any(), "KV of erased turns is overwritten at once"
     assert agent._working._tokens == []
 
 

@@ -67,8 +67,11 @@ def test_auto_stays_near_fp32(default_model: LanguageModel, default_path: Path) 
 
 
 def test_the_benchmark_runs_and_reports(default_path: Path) -> None:
-    report = run(str(default_path), repetitions=1, prefill_tokens=16, decode_tokens=2)
-    assert report["dtype"] == "bf16"
+    report = run(str(default_path), repetitions=1, prefill_tokens=16, decode_tokens=2, drift_tokens=64)
+    assert report["rival_dtype"] == "bf16"
     assert report["decode_ratio"] > 0
     assert report["prefill_ratio"] > 0
-    assert report["default"]["decode_tokens_per_s"] > 0
+    assert report["same_dtype"]["decode_tokens_per_s"] > 0
+    assert report["decode_ratio"] == report["formats"][report["weights"]]["decode_ratio"]
+    for name, measured in report["formats"].items():
+        assert measured["drift"] < 0.02, name

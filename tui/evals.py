@@ -26,9 +26,7 @@ class Unit(StrEnum):
 def recall(
     file: Data,
     unit: Annotated[Unit, typer.Option("--unit", help="A memory of each turn, or of two.")] = Unit.TURN,
-    k: Annotated[
-        str, typer.Option("--k", metavar="N,N", help="Numbers of memories found.")
-    ] = "1,5,10,16,20",
+    k: Annotated[str, typer.Option("--k", metavar="N,N", help="Numbers of memories found.")] = "1,5,10,16,20",
     router: Annotated[
         Router, typer.Option("--router", help="full and latent use the model, lexical needs none.")
     ] = Router.FULL,

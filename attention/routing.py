@@ -59,8 +59,8 @@ def span_mass(
     for pair in range(len(pairs)):  # the heads that read the same keys go together
         rows = torch.cat([scaled[head] for head, read in enumerate(behind) if read == pair])
         by_token += torch.softmax(rows @ keys[pair].T, dim=-1).sum(dim=0)  # of [heads * query, tokens]
-    mass = torch.zeros(len(lengths)).index_add_(0, owner, by_token)
-    return mass / (scaled.shape[0] * scaled.shape[1])
+    by_span = torch.zeros(len(lengths)).index_add_(0, owner, by_token)
+    return by_span / float(scaled.shape[0] * scaled.shape[1])
 
 
 def record_mass(mass: Tensor, records: Sequence[RouteKeys]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where memories stand among the others: who said them, and which visible ones come right before and after."""
+"""Where memories stand among the others: who said them, and which come right before and after."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

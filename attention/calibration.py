@@ -86,7 +86,7 @@ class Calibration(BaseModel):
         return cls(
             calibrated=False,
             key_heads=tuple((layer, kv * group) for kv in range(min(config.kv_heads, 2))),
-            weights={"lexical": 1.0, "mass": 0.5},
+            weights={"lexical": 1.0, "mass": 0.5, "speaker": 0.5, "neighbours": 0.2},
             recall_threshold=3.3,
             reading=(ReadingTemperature(memories=1_000_000, temperature=0.9, mass_scale=0.9),),
             notes="not calibrated",

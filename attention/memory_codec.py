@@ -145,7 +145,7 @@ def decode_route(payload: bytes) -> RouteKeys:
     scale = reader.take((heads, dim), torch.float16).float()
     hidden = reader.take((width,), torch.float16).float()
     reader.finish()
-    return RouteKeys(codes.float().mul_(scale).transpose(0, 1), sizes, hidden)
+    return RouteKeys(codes.transpose(0, 1).float().mul_(scale[:, None]).contiguous(), sizes, hidden)
 
 
 class _Reader:

@@ -53,14 +53,14 @@ def span_mass(
     lengths = torch.tensor([size for record in records for size in record.span_tokens])
     owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     keys = torch.cat([record.keys for record in records], dim=1)  # [key_heads, tokens, dim]
-    scale = keys.shape[-1] ** -0.5
-    mass = torch.zeros(len(lengths))
-    for head, (layer, index) in enumerate(calibration.key_heads):
-        scores = (
-            query.queries[head] @ keys[pairs.index((layer, index // group))].T
-        ) * scale  # [query, tokens]
-        mass.index_add_(0, owner, torch.softmax(scores, dim=-1).mean(dim=0))
-    return mass / len(calibration.key_heads)
+    behind = [pairs.index((layer, head // group)) for layer, head in calibration.key_heads]
+    scaled = query.queries * keys.shape[-1] ** -0.5
+    by_token = torch.zeros(keys.shape[1])
+    for pair in range(len(pairs)):  # the heads that read the same keys go together
+        rows = torch.cat([scaled[head] for head, read in enumerate(behind) if read == pair])
+        by_token += torch.softmax(rows @ keys[pair].T, dim=-1).sum(dim=0)  # of [heads * query, tokens]
+    by_span = torch.zeros(len(lengths)).index_add_(0, owner, by_token)
+    return by_span / float(scaled.shape[0] * scaled.shape[1])
 
 
 def record_mass(mass: Tensor, records: Sequence[RouteKeys]) -> Tensor:

@@ -69,6 +69,7 @@ class Recaller:
         _, tail = model.template.parts("system", model.tokenizer)
         user_head, _ = model.template.parts("user", model.tokenizer)
         self._query_head = [*tail, *user_head]
+        self._query_prefix: SpanKV | None = None
 
     def _prepare(self, store: Store, model: LanguageModel) -> None:
         """Encoder and caches: what differs between the read modes."""
@@ -169,11 +170,18 @@ class Recaller:
         words = self.model.tokenizer.encode(query)
         if not words:
             return None
-        window = self.model.config.max_positions - self.encoder.prefix.tokens - len(self._query_head)
-        words = words[: window // 2]
-        context = self.new_context(self.encoder.prefix.tokens + len(self._query_head) + len(words))
-        self.model.decoder.prefill(self._query_head, context)
+        prefix = self._query_prefix or self._make_query_prefix()
+        words = words[: (self.model.config.max_positions - prefix.tokens) // 2]
+        context = self.model.decoder.new_cache(prefix.tokens + len(words))
+        context.load_prefix(prefix)
         return route_query(self.model.decoder, self.model.calibration, context, words)
+
+    def _make_query_prefix(self) -> SpanKV:
+        """What stands before every query that stands alone: the frozen prefix and the head of a message."""
+        context = self.new_context(self.encoder.prefix.tokens + len(self._query_head))
+        self.model.decoder.prefill(self._query_head, context)
+        self._query_prefix = context.snapshot(0, context.length)
+        return self._query_prefix
 
     def recall(
         self,

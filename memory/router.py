@@ -2,10 +2,11 @@
 at.
 
 Signals are z-scored over the candidates of one query and summed with calibrated weights; nothing is kept
-between queries.
+between queries. What was said right before and after a good candidate then gains by it.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +16,15 @@ from mnemos.attention.models import LanguageModel
 from mnemos.attention.routing import RouteQuery, hidden_cosine, record_mass, span_mass
 from mnemos.memory.records import RouterName
 from mnemos.memory.route_index import RouteIndex
+from mnemos.store.nearby import Place
 from mnemos.store.store import Store
 
 LEXICAL_CANDIDATES = 256
-RECENT_CANDIDATES = 512
+RECENT_CANDIDATES = 768
+_NEIGHBOURLY = 32  # best lexical candidates whose neighbours become candidates too
 _NEAR_BEST = 0.5  # share of the best score that a memory needs to be read beside it
+_WORD = re.compile(r"\w\w+")
+_ROLES = frozenset({"user", "assistant"})  # everybody's: to name them tells nothing apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +50,16 @@ class Router:
     def score(
         self, namespace: str, query: str, states: RouteQuery, *, limit: int, router: RouterName = "full"
     ) -> list[Scored]:
-        """The best `limit` memories, best first. `latent` leaves the words out."""
+        """The best `limit` memories, best first. `latent` leaves words and names out."""
         lexical = dict(self._store.lexical(namespace, query, LEXICAL_CANDIDATES)) if router == "full" else {}
         recent = self._store.recent_ids(namespace, RECENT_CANDIDATES)
-        found = self._routes.records(namespace, list(dict.fromkeys([*lexical, *recent])))
+        beside = self._store.places(namespace, [*lexical][:_NEIGHBOURLY])
+        near = [each for place in beside for each in (place.before, place.after) if each is not None]
+        found = self._routes.records(namespace, list(dict.fromkeys([*lexical, *recent, *near])))
         ids = list(found)
         if not ids:
             return []
+        placed = {place.id: place for place in self._store.places(namespace, ids)}
         records = list(found.values())
         spans = span_mass(states, records, self._calibration, self._group)
         signals = {"mass": record_mass(spans, records)}
@@ -59,10 +67,16 @@ class Router:
             signals["hidden"] = hidden_cosine(states, records)
         if router == "full":
             signals["lexical"] = torch.tensor([lexical.get(memory_id, 0.0) for memory_id in ids])
+            named = frozenset(_words(query))
+            signals["speaker"] = torch.tensor([_is_named(placed.get(each), named) for each in ids])
         weights = self._calibration.weights
         fused = torch.zeros(len(ids))
         for name, values in signals.items():
-            fused += weights.get(name, 0.0) * standardised(values)
+            # The root of the mass: its logarithm spreads out memories that get next to none of it.
+            spread = (values / 2).exp() if name == "mass" else values
+            fused += weights.get(name, 0.0) * standardised(spread)
+        signals["neighbours"] = beside_of(ids, placed, fused.clamp_min(0))
+        fused += weights.get("neighbours", 0.0) * signals["neighbours"]
         order = fused.argsort(descending=True, stable=True)[:limit].tolist()
         standing = standardised(signals["mass"])
         by_record = torch.split(spans, [len(record.span_tokens) for record in records])
@@ -93,6 +107,31 @@ class Router:
             if scored not in worded and scored.standing >= self._calibration.recall_threshold
         ]
         return sorted([*worded, *pointed[: 0 if worded else 1]], key=lambda scored: -scored.score)
+
+
+def beside_of(ids: Sequence[str], placed: Mapping[str, Place], scores: Tensor) -> Tensor:
+    """For each memory the scores, `[memories]`, of its two neighbours together; those not in `ids` have
+    none.
+    """
+    index = {memory_id: at for at, memory_id in enumerate(ids)}
+    known = scores.tolist()
+    sums = []
+    for memory_id in ids:
+        place = placed.get(memory_id)
+        beside = () if place is None else (place.before, place.after)
+        sums.append(sum(known[index[each]] for each in beside if each in index))
+    return torch.tensor(sums, dtype=scores.dtype)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.casefold())
+
+
+def _is_named(place: Place | None, named: frozenset[str]) -> float:
+    """1.0 where the query names who said the memory."""
+    if place is None or place.speaker is None:
+        return 0.0
+    return float(not named.isdisjoint(set(_words(place.speaker)) - _ROLES))
 
 
 def standardised(values: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from mnemos.store.catalog import now_us
 
 _TOKEN = re.compile(r"\w+", re.UNICODE)
 _MAX_TERMS = 64
-_SMALL_BANK = 200  # memories; below it the share of memories that hold a term says little
-_COMMON_SHARE = 0.02
+_COMMON_SHARE = 0.02  # of all memories: a term found in more of them is common,
+_FEW_MEMORIES = 500  # unless that is no more than these, which cost little to score
 
 STOP_WORDS = frozenset(
     """
@@ -43,17 +43,17 @@ def search(connection: Connection, query: str, limit: int) -> list[tuple[str, fl
 
 def telling_terms(connection: Connection, terms: list[str]) -> list[str]:
     """The terms that tell memories apart; all of them when none does."""
+    telling = [term for term in terms if term not in STOP_WORDS]
     total = words.count(connection)
-    if total < _SMALL_BANK:
-        kept = [term for term in terms if term not in STOP_WORDS]
-    else:
-        most = int(total * _COMMON_SHARE)
-        kept = [
-            term
-            for term in terms
-            if connection.execute(_COUNT, {"query": _quoted(term), "limit": most + 1}).scalar_one() <= most
-        ]
-    return kept or terms
+    if total <= _FEW_MEMORIES:
+        return telling or terms
+    most = max(int(total * _COMMON_SHARE), _FEW_MEMORIES)
+    kept = [
+        term
+        for term in telling
+        if connection.execute(_COUNT, {"query": _quoted(term), "limit": most + 1}).scalar_one() <= most
+    ]
+    return kept or telling or terms
 
 
 def _quoted(term: str) -> str:

@@ -14,6 +14,7 @@ from mnemos.store import (
     catalog,
     expiring,
     lexical,
+    nearby,
     reading,
     rekeying,
     rewriting,
@@ -321,6 +322,15 @@ class Store(TraceStore, ErasingStore, CareStore):
                 return []
             with found.database.read() as connection:
                 return lexical.search(connection, query, limit)
+
+    def places(self, namespace: str, ids: Sequence[str]) -> builtins.list[nearby.Place]:
+        """Speaker and visible neighbours of those memories that are there."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            if found is None:
+                return []
+            with found.database.read() as connection:
+                return nearby.places(connection, ids)
 
     def uses_of(self, namespace: str, reply_id: str) -> builtins.list[UseRecord]:
         """The memories that a reply was made with, by rank."""

@@ -1,5 +1,6 @@
 """`mnemos eval ...`: prints how well models recall and read."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,71 @@ from mnemos.errors import UsageError
 from mnemos.tui import output
 from mnemos.tui.console import progress
 from mnemos.tui.options import Json, Model, UnusedBank, UnusedNamespace
+from mnemos.tui.recollections import Router
 
+MOST_FOUND = 1000  # memories that one search may be asked for here
 Data = Annotated[Path, typer.Argument(metavar="FILE", help="Conversations, JSON lines, gzipped or not.")]
+
+
+class Unit(StrEnum):
+    """What one memory holds."""
+
+    TURN = "turn"
+    PAIR = "pair"
+
+
+def recall(
+    file: Data,
+    unit: Annotated[Unit, typer.Option("--unit", help="A memory of each turn, or of two.")] = Unit.TURN,
+    k: Annotated[str, typer.Option("--k", metavar="N,N", help="Numbers of memories found.")] = "1,5,10,16,20",
+    router: Annotated[
+        Router, typer.Option("--router", help="full and latent use the model, lexical needs none.")
+    ] = Router.FULL,
+    conversations: Annotated[
+        int | None,
+        typer.Option("--conversations", min=1, metavar="N", help="The first ones; all without."),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="All conversations in one namespace, each in the other's way.")
+    ] = False,
+    questions: Annotated[
+        int | None,
+        typer.Option("--questions", min=1, metavar="N", help="How many, spread evenly; all without."),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="PATH", help="Write each question's ranks there, JSON lines."),
+    ] = None,
+    model: Model = None,
+    bank: UnusedBank = None,
+    namespace: UnusedNamespace = "default",
+    json: Json = False,
+) -> None:
+    """Measure recall: how much of the evidence of questions a search finds."""
+    ks = parse_numbers(k, most=MOST_FOUND)
+    if export is not None and not export.absolute().parent.is_dir():
+        raise UsageError(f"--export: there is no directory {export.absolute().parent}")
+    from mnemos.memory import evaluate_recall
+    from mnemos.tui.opening import load_model
+
+    loaded = None if router is Router.LEXICAL else load_model(model)
+    with progress("recalling") as on_progress:
+        measured = evaluate_recall.run(
+            file,
+            model=loaded,
+            unit=unit.value,
+            ks=ks,
+            router=router.value,
+            conversations=conversations,
+            merge=merge,
+            questions=questions,
+            export=export,
+            on_progress=on_progress,
+        )
+    if json:
+        output.document(measured)
+    else:
+        output.fields(measured)
 
 
 def read(
@@ -63,12 +127,12 @@ def facts(
         output.fields(measured)
 
 
-def parse_numbers(text: str) -> list[int]:
-    """Comma-separated positive numbers, each once. UsageError."""
+def parse_numbers(text: str, most: int = 64) -> list[int]:
+    """Comma-separated numbers from 1 to `most`, each once. UsageError."""
     try:
         found = list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         found = []
-    if not found or min(found) < 1 or max(found) > 64:
-        raise UsageError(f"--k takes numbers from 1 to 64 apart by commas, not {text!r}")
+    if not found or min(found) < 1 or max(found) > most:
+        raise UsageError(f"--k takes numbers from 1 to {most} apart by commas, not {text!r}")
     return found

@@ -109,6 +109,7 @@ bench.command("ingest")(benches.ingest)
 bench.command("soak")(benches.soak)
 
 evaluation = _group("eval", "Measure how well a model recalls and reads.")
+evaluation.command("recall")(evals.recall)
 evaluation.command("read")(evals.read)
 evaluation.command("facts")(evals.facts)
 

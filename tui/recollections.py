@@ -142,6 +142,7 @@ def search(
     router: Annotated[
         Router, typer.Option("--router", help="full and latent use the model, lexical needs none.")
     ] = Router.FULL,
+    explain: Annotated[bool, typer.Option("--explain", help="A column for each signal.")] = False,
     model: Model = None,
     bank: Bank = None,
     namespace: Namespace = "default",
@@ -163,24 +164,26 @@ def search(
     if json:
         output.document({"results": forms.recalled(found)})
     else:
-        show_recalled(found)
+        show_recalled(found, explain=explain)
 
 
-def show_recalled(found: "Sequence[RecalledMemory]") -> None:
-    """A table: rank, score, attention share, id, age, text."""
+def show_recalled(found: "Sequence[RecalledMemory]", *, explain: bool = False) -> None:
+    """A table: rank, score, attention share, with `explain` each signal, id, age, text."""
+    signals = tuple(dict.fromkeys(name for each in found for name in each.signals)) if explain else ()
     rows = [
         (
             each.rank,
             f"{each.score:.3f}",
             "-" if each.attention is None else f"{each.attention:.1%}",
+            *(f"{each.signals[name]:.3f}" if name in each.signals else "-" for name in signals),
             output.short_id(each.memory.id),
             when.age_of(each.memory.created_at),
             one_line(each.memory),
         )
         for each in found
     ]
-    columns = ("rank", "score", "attention", "id", "age", "text")
-    output.table(columns, rows, right=("rank", "score", "attention", "age"), spare=("age",))
+    columns = ("rank", "score", "attention", *signals, "id", "age", "text")
+    output.table(columns, rows, right=("rank", "score", "attention", *signals, "age"), spare=("age",))
 
 
 def why(

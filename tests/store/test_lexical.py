@@ -39,10 +39,17 @@ def test_stop_words_count_only_when_there_is_nothing_else(store: Store) -> None:
 
 
 def test_common_words_of_a_larger_bank_are_left_out(store: Store) -> None:
-    store.add("a", [MemoryDraft(f"shared entry {index}") for index in range(400)])
+    store.add("a", [MemoryDraft(f"shared entry {index}") for index in range(600)])
     rare = store.add("a", [MemoryDraft("a lighthouse")])[0].id
     assert [hit[0] for hit in store.lexical("a", "shared lighthouse", 9)] == [rare]
     assert len(store.lexical("a", "shared", 9)) == 9
+
+
+def test_words_that_few_memories_hold_count_in_a_small_bank(store: Store) -> None:
+    """Forty of four hundred is a tenth, and yet the topic of a conversation."""
+    store.add("a", [MemoryDraft(f"plain entry {index}") for index in range(360)])
+    about = [r.id for r in store.add("a", [MemoryDraft(f"the boat of {index}") for index in range(40)])]
+    assert {hit[0] for hit in store.lexical("a", "which boat", 99)} == set(about)
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

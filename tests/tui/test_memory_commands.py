@@ -79,6 +79,14 @@ def test_an_id_that_leads_nowhere(shared: Command, ids: list[str], wanted: str, 
     assert ran.err.startswith("error: ") and ran.err.count("\n") == 1
 
 
+def test_search_explains_each_signal(shared: Command, ids: list[str]) -> None:
+    asked = ("memory", "search", "bees", "--router", "lexical")
+    (plain,) = (line.split("\t") for line in shared(*asked).out.splitlines())
+    (explained,) = (line.split("\t") for line in shared(*asked, "--explain").out.splitlines())
+    assert explained[:3] == plain[:3] and explained[4:] == plain[3:]
+    assert explained[3] == explained[1]  # words alone: the score is that signal
+
+
 def test_lexical_search_needs_no_model(shared: Command, ids: list[str]) -> None:
     missing = "/nonexistent/model.gguf"
     ran = shared(

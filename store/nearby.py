@@ -1,0 +1,40 @@
+"""Where memories stand among the others: who said them, and which come right before and after."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, bindparam, text
+
+from mnemos.store import words
+from mnemos.store.catalog import chunks, now_us
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A memory's speaker and neighbours, as they would be in a bank that never held what is gone."""
+
+    id: str
+    speaker: str | None
+    before: str | None
+    after: str | None
+
+
+def _neighbour(order: str, sign: str) -> str:
+    return (
+        f"(SELECT id FROM memory WHERE ordinal {sign} m.ordinal AND {words.LIVE} AND hidden = 0 AND "
+        f"(expires_us IS NULL OR expires_us > :now) ORDER BY ordinal {order} LIMIT 1)"
+    )
+
+
+_PLACES = text(
+    f"SELECT m.id, m.speaker, {_neighbour('DESC', '<')}, {_neighbour('ASC', '>')} FROM memory m "
+    f"WHERE m.id IN :ids AND {words.LIVE}"
+).bindparams(bindparam("ids", expanding=True))
+
+
+def places(connection: Connection, ids: Sequence[str]) -> list[Place]:
+    """Of those that are there; neighbours are neither hidden nor expired."""
+    found: list[Place] = []
+    for part in chunks(ids):
+        found += [Place(*row) for row in connection.execute(_PLACES, {"ids": part, "now": now_us()})]
+    return found

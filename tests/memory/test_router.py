@@ -1,0 +1,88 @@
+"""What the router makes of words, names and neighbours, on a small random model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnemos import MemoryBank
+from mnemos.attention.models import LanguageModel
+from mnemos.memory.records import RecalledMemory
+from mnemos.memory.router import beside_of
+from mnemos.store.nearby import Place
+from mnemos.store.records import MemoryDraft
+
+TALK = [
+    ("Ann", "It rained all morning."),
+    ("Ben", "The quince tree was planted by my aunt."),
+    ("Ann", "She must have loved it."),
+    ("User", "The kettle is new."),
+    ("Ben", "Monday suits me."),
+    (None, "A note of nobody."),
+]
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Iterator[MemoryBank]:
+    with MemoryBank.open(tmp_path / "bank") as opened:
+        opened.remember_many([MemoryDraft(text, speaker=speaker) for speaker, text in TALK])
+        yield opened
+
+
+def by_text(found: "list[RecalledMemory]") -> dict[str, RecalledMemory]:
+    return {each.memory.text: each for each in found}
+
+
+def test_neighbours_gain_by_a_good_candidate() -> None:
+    places = {
+        "a": Place("a", None, None, "b"),
+        "b": Place("b", None, "a", "c"),
+        "c": Place("c", None, "b", "x"),  # x is no candidate
+    }
+    gained = beside_of(["c", "a", "b"], places, torch.tensor([2.0, 0.5, 1.0]))
+    assert gained.tolist() == [1.0, 1.0, 2.5]
+    assert beside_of(["z"], {}, torch.tensor([1.0])).tolist() == [0.0]
+
+
+def test_who_is_named_and_what_stands_beside(bank: MemoryBank, tiny_model: LanguageModel) -> None:
+    found = by_text(list(bank.search("What did ben say of the quince?", model=tiny_model)))
+    assert len(found) == len(TALK)
+    named = {text for text, each in found.items() if each.signals["speaker"] == 1.0}
+    assert named == {TALK[1][1], TALK[4][1]}
+    hit = found[TALK[1][1]]
+    assert hit.rank == 1 and hit.signals["lexical"] > 0
+    beside = {text: each.signals["neighbours"] for text, each in found.items()}
+    assert beside[TALK[0][1]] > 0 and beside[TALK[2][1]] > 0
+    assert beside[TALK[4][1]] < beside[TALK[2][1]]
+
+
+def test_roles_name_nobody_and_latent_knows_no_names(bank: MemoryBank, tiny_model: LanguageModel) -> None:
+    found = bank.search("Which kettle does the user own?", model=tiny_model)
+    assert not any(each.signals["speaker"] for each in found)
+    latent = bank.search("What did Ben say?", model=tiny_model, router="latent")
+    assert all(set(each.signals) == {"mass", "neighbours"} for each in latent)
+
+
+def test_what_is_gone_gives_its_neighbours_nothing(bank: MemoryBank, tiny_model: LanguageModel) -> None:
+    """After an erase each memory scores as in a bank that never held what was erased."""
+    query = "What did ben say of the quince?"
+    bank.search(query, model=tiny_model)
+    bank.forget(bank.plan_forget(matching="quince"))
+    after = by_text(list(bank.search(query, model=tiny_model)))
+    with MemoryBank.open(bank.path.parent / "other") as other:
+        drafts = [MemoryDraft(text, speaker=speaker) for speaker, text in TALK if "quince" not in text]
+        other.remember_many(drafts)
+        fresh = by_text(list(other.search(query, model=tiny_model)))
+    assert set(after) == set(fresh)
+    for text, each in fresh.items():
+        assert after[text].signals == pytest.approx(each.signals, abs=1e-4)
+        assert after[text].score == pytest.approx(each.score, abs=1e-4)
+
+
+def test_neighbours_of_words_far_back_are_candidates(
+    bank: MemoryBank, tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnemos.memory.router.RECENT_CANDIDATES", 1)
+    found = by_text(list(bank.search("quince", model=tiny_model)))
+    assert set(found) == {TALK[0][1], TALK[1][1], TALK[2][1], TALK[5][1]}

@@ -10,7 +10,10 @@ from mnemos.tui.options import Bank, Json, Namespace
 
 def browse(
     filter_text: Annotated[
-        str, typer.Argument(metavar="[FILTER]", help="Words, or a selector as --where takes it.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="[FILTER]", help="Words, or a selector as --where takes it.", show_default=False
+        ),
     ] = "",
     bank: Bank = None,
     namespace: Namespace = "default",

@@ -38,9 +38,7 @@ def chat(
 
         check_namespace(namespace)
         opener = opener_of(bank, namespace, create=True)
-        run_app(
-            ChatApp(opener, loader_of(namespace, max_tokens), namespace, session=session, model=model)
-        )
+        run_app(ChatApp(opener, loader_of(namespace, max_tokens), namespace, session=session, model=model))
         return
 
     from mnemos.tui.opening import open_bank

@@ -90,7 +90,10 @@ def opener_at(path: Path) -> Opener:
 
 
 def loader_with(
-    *replies: str, pause_s: float = 0.0, error: MnemosError | None = None, before: Callable[[], None] = lambda: None
+    *replies: str,
+    pause_s: float = 0.0,
+    error: MnemosError | None = None,
+    before: Callable[[], None] = lambda: None,
 ) -> Callable[[MemoryBank, str | None, Progress], Loaded]:
     """A loader whose agents say these replies, after `before` has run in the loading thread."""
 
@@ -99,7 +102,9 @@ def loader_with(
         progress("loading the model", 1, 1)
         return Loaded(
             name or "scripted",
-            lambda session: ScriptedAgent(bank, session, replies or ("All right.",), pause_s=pause_s, error=error),
+            lambda session: ScriptedAgent(
+                bank, session, replies or ("All right.",), pause_s=pause_s, error=error
+            ),
         )
 
     return load

@@ -16,7 +16,7 @@ from textual.widgets import Footer, Static
 
 from mnemos.errors import MnemosError
 from mnemos.tui.app import commands, history, slash
-from mnemos.tui.app.base import BankReady, MemoryApp, Told, words_of
+from mnemos.tui.app.base import BankReady, MemoryApp, words_of
 from mnemos.tui.app.conversation import Answer, Card, Conversation, Entry
 from mnemos.tui.app.dialogs import TextDialog
 from mnemos.tui.app.engine import Loaded, Loader, Opener, Stopped, Talker
@@ -71,7 +71,13 @@ class ChatApp(MemoryApp):
     ]
 
     def __init__(
-        self, opener: Opener, loader: Loader, namespace: str, *, session: str | None = None, model: str | None = None
+        self,
+        opener: Opener,
+        loader: Loader,
+        namespace: str,
+        *,
+        session: str | None = None,
+        model: str | None = None,
     ) -> None:
         super().__init__(opener, namespace)
         self.loaded: Loaded | None = None
@@ -94,7 +100,6 @@ class ChatApp(MemoryApp):
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
-        super().on_mount()
         self.sidebar.display = self.panel.display = False
         self.prompt.area.focus()
         self.status.working("opening the bank")
@@ -144,13 +149,21 @@ class ChatApp(MemoryApp):
         if self._is_loading:
             self.status.working("loading the model")
         if self._wanted_session is None:
+            self._welcome()
             return
         try:
-            found = await asyncio.to_thread(self.bank.get_session, self._wanted_session, namespace=self.namespace)
+            found = await asyncio.to_thread(
+                self.bank.get_session, self._wanted_session, namespace=self.namespace
+            )
             await self.switch(found.id)
         except MnemosError as error:
             self.failure = error
             self.exit()
+
+    @work(group="welcome")
+    async def _welcome(self) -> None:
+        stats = await asyncio.to_thread(self.bank.stats, self.namespace)
+        await self.conversation.welcome(stats.memories)
 
     def on_model_progress(self, event: ModelProgress) -> None:
         if self._is_loading:
@@ -169,15 +182,17 @@ class ChatApp(MemoryApp):
         self.status.idle()
         kept = "" if self.loaded is None else f". {self.loaded.name} goes on"
         hint = " (/model tries again, /model NAME another)" if self.loaded is None else ""
-        await self.conversation.put(Card(f"the model can't be loaded: {words_of(event.error)}{kept}{hint}", error=True))
+        await self.conversation.put(
+            Card(f"the model can't be loaded: {words_of(event.error)}{kept}{hint}", error=True)
+        )
         if self.loaded is None:
             await self.turns.take_back()
 
-    async def on_told(self, event: Told) -> None:
-        await self.conversation.put(Card(event.text))
+    async def told(self, text: str) -> None:
+        await self.conversation.put(Card(text))
 
     def change_model(self, name: str | None) -> None:
-        """Load another model, or the same again where it failed; without a name and with a model, say which."""
+        """Load another model, or the same again where it failed; without a name, say which there is."""
         if name is None and self.loaded is not None:
             self.run_worker(self.conversation.put(Card(f"the model is {self.loaded.name}")))
         elif not self._is_loading:
@@ -194,7 +209,11 @@ class ChatApp(MemoryApp):
 
     def note_session(self, talker: Talker) -> None:
         """A first turn begins a session."""
-        if self.session_id is None and talker is self._talker and any(e.exchange_id for e in self.conversation.entries):
+        if (
+            self.session_id is None
+            and talker is self._talker
+            and any(e.exchange_id for e in self.conversation.entries)
+        ):
             self.session_id = talker.session_id
             self.show_title()
 
@@ -221,6 +240,12 @@ class ChatApp(MemoryApp):
     def on_entry_copied(self, event: Entry.Copied) -> None:
         self.copy(event.words)
 
+    async def on_entry_left(self) -> None:
+        self.prompt.area.focus()
+
+    async def on_prompt_left(self) -> None:
+        await self.action_escape()
+
     def on_entry_again(self, event: Entry.Again) -> None:
         self.prompt.write(event.words)
 
@@ -242,6 +267,8 @@ class ChatApp(MemoryApp):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if len(self.screen_stack) > 1 and action in ("why", "sessions", "new_session", "escape", "walk"):
             return False
+        if action == "escape":  # in the footer where there is something to stop; the prompt's own key stays
+            return self.turns.is_running or bool(self.turns.waiting)
         return True
 
     def interrupt(self) -> bool:
@@ -268,8 +295,14 @@ class ChatApp(MemoryApp):
         await self.turns.take_back()
         self.session_id, self._talker = session_id, None
         self.panel.display = False
-        shown = await asyncio.to_thread(history.exchanges, self.bank, self.namespace, session_id) if session_id else []
+        shown = (
+            await asyncio.to_thread(history.exchanges, self.bank, self.namespace, session_id)
+            if session_id
+            else []
+        )
         await self.conversation.show(shown)
+        if session_id is None:
+            self._welcome()
         self.prompt.history = [memory.text for memory in shown]
         self.prompt.area.focus()
         self.show_title()
@@ -345,12 +378,13 @@ class ChatApp(MemoryApp):
         made_with = answer.count or 0
         try:
             # Read from the bank, so that what was forgotten since is not shown.
-            found, titles = await asyncio.to_thread(history.why, self.bank, self.namespace, answer.exchange_id)
+            found, titles = await asyncio.to_thread(
+                history.why, self.bank, self.namespace, answer.exchange_id
+            )
         except MnemosError:
             await answer.forget_words("forgotten since")
             return
         await self.panel.show(answer.exchange_id, found, titles, made_with)
-        self.panel.set_class(self.size.width < 100, "-over")
 
     def on_memories_panel_closed(self) -> None:
         self.panel.display = False
@@ -419,4 +453,3 @@ class ChatApp(MemoryApp):
             "Copy the last reply": ("To the clipboard", "copy_reply"),
             **super().actions(),
         }
-

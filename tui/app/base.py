@@ -53,9 +53,10 @@ class MemoryApp(App[int]):
 
     CSS_PATH = Path(__file__).with_name("styles.tcss")
     TITLE = "mnemos"
-    COMMANDS = {Commands}
+    COMMANDS: ClassVar[set[Any]] = {Commands}
     ENABLE_COMMAND_PALETTE = True
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (100, "-wide")]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-short"), (26, "-tall")]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "help", "Help", id="app.help", priority=True),
         Binding("f4", "toggle_light", "Light or dark", show=False, id="app.light"),
@@ -131,8 +132,12 @@ class MemoryApp(App[int]):
         self.failure = event.error
         self.exit()
 
-    def on_told(self, event: Told) -> None:
-        self.notify(event.text, markup=False, timeout=15)
+    async def on_told(self, event: Told) -> None:
+        await self.told(event.text)
+
+    async def told(self, text: str) -> None:
+        """Say something that came from behind the screen."""
+        self.notify(text, markup=False, timeout=15)
 
     def _end_by_signal(self, code: int) -> None:
         self.run_worker(self.leave(code), exclusive=True, group="leaving")
@@ -255,7 +260,11 @@ def words_of(error: BaseException) -> str:
     if isinstance(error, MnemosError):
         return str(error)
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or type(error).__name__)
+        return (
+            f"{error.filename}: {error.strerror}"
+            if error.filename
+            else str(error.strerror or type(error).__name__)
+        )
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"unexpected {type(error).__name__}{place}"

@@ -15,8 +15,6 @@ from mnemos.tui.console import visible
 if TYPE_CHECKING:
     from mnemos.memory.records import Memory, RecalledMemory
 
-NEAR_END = 3  # lines from the end at which the view follows what comes
-
 
 class Entry(Vertical, can_focus=True):
     """One thing in the conversation. Arrow keys walk from one to the next."""
@@ -28,6 +26,7 @@ class Entry(Vertical, can_focus=True):
         Binding("b", "copy_code", "Copy code", id="message.copy_code"),
         Binding("e", "again", "Write again", id="message.again"),
         Binding("m", "memories", "Memories", id="message.memories"),
+        Binding("escape", "leave", "Prompt", id="message.leave"),
     ]
 
     def __init__(self, words: str, exchange_id: str | None = None, *, classes: str = "") -> None:
@@ -57,6 +56,12 @@ class Entry(Vertical, can_focus=True):
     def action_memories(self) -> None:
         if isinstance(self, Answer):
             self.post_message(Answer.Asked(self))
+
+    def action_leave(self) -> None:
+        self.post_message(self.Left())
+
+    class Left(Message):
+        """Back to the prompt."""
 
     class Copied(Message):
         """Words to be copied."""
@@ -193,9 +198,23 @@ class Conversation(VerticalScroll, can_focus=False):
         return list(self.query(Answer))
 
     async def put(self, *widgets: Static | Entry) -> None:
-        """Add at the end, and show it."""
+        """Add at the end. What the person did shows at once; a reply only where the end is in view."""
+        await self.query("#welcome").remove()
         await self.mount(*widgets)
-        self.scroll_end(animate=False)
+        if not all(isinstance(widget, Answer) for widget in widgets):
+            self.scroll_end(animate=False)
+
+    async def welcome(self, memories: int) -> None:
+        """What an empty conversation says."""
+        if self.children:
+            return
+        known = (
+            f"{memories:,} {'memory' if memories == 1 else 'memories'} to recall from"
+            if memories
+            else "Nothing is remembered yet"
+        )
+        text = f"{known}.\n\nWhat you say here is remembered, shown with each reply that uses it, and forgotten for good when you say so."
+        await self.mount(Static(text, id="welcome", markup=False))
 
     async def show(self, memories: "Sequence[Memory]") -> None:
         """The exchanges of a session in place of what is there."""
@@ -219,7 +238,7 @@ class Conversation(VerticalScroll, can_focus=False):
         here = next((at for at, entry in enumerate(entries) if entry.has_focus), None)
         at = len(entries) - 1 if here is None else here + by
         if (here is None and by > 0) or not 0 <= at < len(entries):
-            return 0 > at
+            return at < 0
         entries[at].focus()
         return True
 

@@ -69,7 +69,9 @@ class HelpScreen(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f1,q,enter", "dismiss(None)", "Close")]
 
     def compose(self) -> ComposeResult:
-        lines = "\n".join(f"| `{usage.replace('|', chr(92) + '|')}` | {what} |" for usage, what in HELP.values())
+        lines = "\n".join(
+            f"| `{usage.replace('|', chr(92) + '|')}` | {what} |" for usage, what in HELP.values()
+        )
         commands = f"| Command | Does |\n|---|---|\n{lines}\n| `//...` | a message that starts with a slash |"
         with Vertical(classes="dialog -large"):
             yield Static("Help  (Esc closes)", classes="title")

@@ -71,7 +71,13 @@ def loader_of(namespace: str, max_tokens: int | None) -> Loader:
                 namespace=namespace,
                 on_progress=lambda done, total: progress("encoding what is new", done, total),
             )
-        note = None if model.calibration.calibrated else f"{model.name} is not calibrated; it reads with safe defaults"
-        return Loaded(model.name, lambda session: make_agent(bank, namespace, model, session, max_tokens), note)
+        note = (
+            None
+            if model.calibration.calibrated
+            else f"{model.name} is not calibrated; it reads with safe defaults"
+        )
+        return Loaded(
+            model.name, lambda session: make_agent(bank, namespace, model, session, max_tokens), note
+        )
 
     return load

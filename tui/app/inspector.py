@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Container, VerticalScroll
 from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Footer, Input, Static
@@ -57,6 +57,11 @@ class Inspector(Screen[None]):
 
     app: "MemoryApp"  # type: ignore[assignment]
 
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [
+        (0, "-narrow"),
+        (90, "-middle"),
+        (140, "-wide"),
+    ]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f,delete", "forget", "Forget", id="inspector.forget"),
         Binding("h", "flag('hide')", "Hide", id="inspector.hide"),
@@ -79,8 +84,10 @@ class Inspector(Screen[None]):
         self._shown: str | None = None
 
     def compose(self) -> ComposeResult:
-        yield Input(self._filter, placeholder="Filter by words, or tag:work and since:3d", id="filter", compact=True)
-        with Horizontal(id="panes"):
+        yield Input(
+            self._filter, placeholder="Filter by words, or tag:work and since:3d", id="filter", compact=True
+        )
+        with Container(id="panes"):
             yield MemoryTable()
             with VerticalScroll(id="detail-pane"):
                 yield Detail()
@@ -125,7 +132,11 @@ class Inspector(Screen[None]):
             count = len(first)
             if count == PAGE:
                 count = await asyncio.to_thread(
-                    bank.count, namespace, matching=narrowed.matching, where=narrowed.where, include_hidden=True
+                    bank.count,
+                    namespace,
+                    matching=narrowed.matching,
+                    where=narrowed.where,
+                    include_hidden=True,
                 )
             self.table.set_count(count)
             self.table.action_move(0)

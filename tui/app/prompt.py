@@ -7,6 +7,7 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.content import Content
 from textual.message import Message
 from textual.widgets import OptionList, Static, TextArea
 from textual.widgets.option_list import Option
@@ -28,9 +29,6 @@ class PromptText(TextArea):
         Binding("ctrl+d", "end", "Leave", show=False, id="prompt.end"),
     ]
 
-    class Key(Message):
-        """A key that belongs to the list of completions or to the history: `up`, `down`, `tab`."""
-
     async def _on_key(self, event: events.Key) -> None:
         prompt = self.prompt
         if event.key == "enter":
@@ -41,12 +39,15 @@ class PromptText(TextArea):
             event.stop()
             event.prevent_default()
             self.action_newline()
-        elif event.key in ("up", "down", "tab") and prompt.takes(event.key):
+        elif (event.key in ("up", "down", "tab") and prompt.takes(event.key)) or (
+            event.key == "backspace" and not self.text and prompt.drop_attachment()
+        ):
             event.stop()
             event.prevent_default()
-        elif event.key == "backspace" and not self.text and prompt.drop_attachment():
+        elif event.key == "escape":
             event.stop()
             event.prevent_default()
+            prompt.post_message(Prompt.Left())
         else:
             await super()._on_key(event)
 
@@ -86,6 +87,9 @@ class Prompt(Vertical):
             super().__init__()
             self.text = text
 
+    class Left(Message):
+        """Escape was pressed."""
+
     def __init__(self) -> None:
         super().__init__(id="prompt")
         self.history: list[str] = []  # of the session, oldest first
@@ -97,7 +101,10 @@ class Prompt(Vertical):
         yield OptionList(id="completions")
         yield Static(id="attachments", markup=False)
         yield PromptText(
-            id="text", placeholder="Say something, or / for commands", highlight_cursor_line=False, compact=True
+            id="text",
+            placeholder="Say something, or / for commands",
+            highlight_cursor_line=False,
+            compact=True,
         )
 
     def on_mount(self) -> None:
@@ -208,13 +215,18 @@ class Prompt(Vertical):
         self.completions.display = bool(names)
         if names:
             self.completions.clear_options()
-            self.completions.add_options([Option(f"{HELP[name][0]:<30} {HELP[name][1]}", id=f"/{name}") for name in names])
+            self.completions.add_options([Option(_line(name), id=f"/{name}") for name in names])
             self.completions.highlighted = 0
 
     def _show_attachments(self) -> None:
         shown = self.query_one("#attachments", Static)
         shown.display = bool(self.attachments)
         shown.update("  ".join(f"[pasted text, {size_of(text)}]" for text in self.attachments))
+
+
+def _line(name: str) -> Content:
+    usage, what = HELP[name]
+    return Content.assemble(f"{usage:<36} ", (what, "dim"))
 
 
 HELP_NAMES = frozenset(f"/{name}" for name in HELP)

@@ -54,11 +54,11 @@ class Status(Widget):
 
     def render(self) -> RenderResult:
         mark = f"{_FRAMES[self._frame % len(_FRAMES)]} " if self._kind else ""
-        left = Content.styled(mark, "$accent") + Content.styled(self.text, "$text-muted")
+        left = Content.styled(mark, "$accent") + Content(self.text)
         room = self.content_size.width - len(self._right)
         if room < left.cell_length + 2:
             return left.truncate(max(self.content_size.width, 1), ellipsis=True)
-        return left.pad_right(room - left.cell_length) + Content.styled(self._right, "$text-disabled")
+        return left.pad_right(room - left.cell_length) + Content(self._right)
 
 
 class Speed:

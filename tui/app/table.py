@@ -215,7 +215,9 @@ class MemoryTable(ScrollView, can_focus=True):
         width = self.size.width
         if y == 0:
             style = self.get_component_rich_style("table--head")
-            return self._line([(name, cells, right) for name, cells, _, right in self._columns()], "text", " ", style)
+            return self._line(
+                [(name, cells, right) for name, cells, _, right in self._columns()], "text", " ", style
+            )
         index = self.scroll_offset.y + y - 1
         if index >= self.count:
             return Strip.blank(width, self.rich_style)

@@ -164,7 +164,9 @@ def line_of(event: Recalled) -> str:
     """What was recalled and paged, and how long that took."""
     words = f"recall {event.route_ms:.0f} ms"
     if event.memories:
-        words += f"  ·  paged {count_of(len(event.memories))}, {event.paged_tokens} tokens, {event.page_ms:.0f} ms"
+        words += (
+            f"  ·  paged {count_of(len(event.memories))}, {event.paged_tokens} tokens, {event.page_ms:.0f} ms"
+        )
     return words
 
 

@@ -27,7 +27,8 @@ def open_bank(
 ) -> "Iterator[MemoryBank]":
     """The bank, closed at the end. A bank that is made now says where its key is, through `tell`.
 
-    `ask` gives the passphrase of a bank that has one; by default the person is asked on the terminal. The namespace's name is looked at first, so that no bank is made for one that can't be.
+    `ask` gives the passphrase of a bank that has one; by default the person is asked on the terminal. The
+    namespace's name is looked at first, so that no bank is made for one that can't be.
     """
     from mnemos.memory.bank import MemoryBank, default_path
     from mnemos.store.ids import check_namespace

@@ -208,12 +208,11 @@ class Conversation(VerticalScroll, can_focus=False):
         """What an empty conversation says."""
         if self.children:
             return
-        known = (
-            f"{memories:,} {'memory' if memories == 1 else 'memories'} to recall from"
-            if memories
-            else "Nothing is remembered yet"
+        known = f"{count_of(memories)} to recall from" if memories else "Nothing is remembered yet"
+        text = (
+            f"{known}.\n\nWhat you say here is remembered, shown with each reply that uses it, "
+            "and forgotten for good when you say so."
         )
-        text = f"{known}.\n\nWhat you say here is remembered, shown with each reply that uses it, and forgotten for good when you say so."
         await self.mount(Static(text, id="welcome", markup=False))
 
     async def show(self, memories: "Sequence[Memory]") -> None:
@@ -265,7 +264,7 @@ class Conversation(VerticalScroll, can_focus=False):
 
 
 def count_of(number: int) -> str:
-    return f"{number} {'memory' if number == 1 else 'memories'}"
+    return f"{number:,} {'memory' if number == 1 else 'memories'}"
 
 
 def last_code(markdown: str) -> str:

@@ -50,16 +50,16 @@ KEYS = """
 | F3 | the inspector: all memories, with a filter |
 | Ctrl+B | sessions: Enter switches, `n` begins one, `r` renames, `/` searches |
 | Ctrl+N | a new session |
-| Ctrl+Up | walks through the messages: `c` copies, `b` copies code, `e` writes it again, `m` shows its memories |
+| Ctrl+Up | walks through the messages: `c` copies, `b` copies code, `e` writes again, `m` memories |
 | PageUp, PageDown | scroll |
 | Ctrl+Y | copies the last reply |
 | Ctrl+P | every command |
 | F4 | light or dark |
 | Ctrl+C | copies what is selected, or stops the reply; twice leaves. Ctrl+Q leaves at once |
 
-In the inspector: Space marks, `f` forgets, `h` hides, `p` pins, `x` sets an expiry, `/` filters by words or by a
-selector such as `tag:work and since:3d`, `Enter` shows the words. What is forgotten is gone for good; hidden memories
-can be shown again.
+In the inspector: Space marks, `f` forgets, `h` hides, `p` pins, `x` sets an expiry, `/` filters by words or
+by a selector such as `tag:work and since:3d`, `Enter` shows the words. What is forgotten is gone for good;
+hidden memories can be shown again.
 """
 
 

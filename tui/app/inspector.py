@@ -55,13 +55,9 @@ class Narrowed:
 class Inspector(Screen[None]):
     """Filter, table, detail."""
 
-    app: "MemoryApp"  # type: ignore[assignment]
+    app: "MemoryApp"
 
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [
-        (0, "-narrow"),
-        (90, "-middle"),
-        (140, "-wide"),
-    ]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (90, "-middle"), (140, "-wide")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f,delete", "forget", "Forget", id="inspector.forget"),
         Binding("h", "flag('hide')", "Hide", id="inspector.hide"),

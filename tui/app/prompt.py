@@ -30,34 +30,32 @@ class PromptText(TextArea):
     ]
 
     async def _on_key(self, event: events.Key) -> None:
-        prompt = self.prompt
-        if event.key == "enter":
+        # Textual goes on to TextArea's own handler unless the default is prevented.
+        if self._takes(event.key):
             event.stop()
             event.prevent_default()
-            prompt.enter()
-        elif event.key in ("ctrl+j", "shift+enter"):
-            event.stop()
-            event.prevent_default()
-            self.action_newline()
-        elif (event.key in ("up", "down", "tab") and prompt.takes(event.key)) or (
-            event.key == "backspace" and not self.text and prompt.drop_attachment()
-        ):
-            event.stop()
-            event.prevent_default()
-        elif event.key == "escape":
-            event.stop()
-            event.prevent_default()
-            prompt.post_message(Prompt.Left())
-        else:
-            await super()._on_key(event)
+
+    def _takes(self, key: str) -> bool:
+        match key:
+            case "enter":
+                self.prompt.enter()
+            case "ctrl+j" | "shift+enter":
+                self.action_newline()
+            case "escape":
+                self.prompt.post_message(Prompt.Left())
+            case "up" | "down" | "tab":
+                return self.prompt.takes(key)
+            case "backspace":
+                return not self.text and self.prompt.drop_attachment()
+            case _:
+                return False
+        return True
 
     async def _on_paste(self, event: events.Paste) -> None:
         if len(event.text) > LARGE_PASTE_CHARS or event.text.count("\n") >= LARGE_PASTE_LINES:
             event.stop()
             event.prevent_default()
             self.prompt.attach(event.text)
-            return
-        await super()._on_paste(event)
 
     @property
     def prompt(self) -> "Prompt":

@@ -72,6 +72,10 @@ class Speed:
         self._first = self._first or perf_counter()
         self._pieces += 1
 
+    def after(self, line: str) -> str:
+        """What was recalled, and how fast the reply comes."""
+        return f"{line}  ·  {str(self) or 'reading'}"
+
     def __str__(self) -> str:
         if self._first is None or self._pieces < 2:
             return ""

@@ -9,7 +9,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events, work
 from textual.binding import Binding, BindingType
-from textual.geometry import Region, Size
+from textual.geometry import Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
@@ -196,11 +196,12 @@ class MemoryTable(ScrollView, can_focus=True):
         self._tell()
 
     def scroll_to_cursor(self) -> None:
-        self.scroll_to_region(
-            Region(0, self.cursor + 1, 1, 1), spacing=None, animate=False, force=True, immediate=True
-        ) if self.cursor < self.scroll_offset.y + 1 or self.cursor >= self.scroll_offset.y + self.size.height - 1 else None
-        if self.cursor < self.scroll_offset.y:
+        """Bring the cursor's row into view, under the heading."""
+        top, rows = self.scroll_offset.y, max(self.size.height - 1, 1)
+        if self.cursor < top:
             self.scroll_to(y=self.cursor, animate=False, immediate=True)
+        elif self.cursor >= top + rows:
+            self.scroll_to(y=self.cursor - rows + 1, animate=False, immediate=True)
 
     def _tell(self) -> None:
         self.post_message(self.Moved(self.current))

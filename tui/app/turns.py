@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import aclosing
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from textual.worker import Worker, WorkerCancelled, WorkerFailed
@@ -111,7 +112,7 @@ class Turns:
                 if isinstance(event, Recalled):
                     line = line_of(event)
                     answer.show_memories(event.memories)
-                    app.status.working(lambda: "  ·  ".join(filter(None, [line, str(speed) or "reading"])))
+                    app.status.working(partial(speed.after, line))
                 elif isinstance(event, TokenDelta):
                     speed.add()
                     await answer.add(event.text)

@@ -162,8 +162,8 @@ class ChatApp(MemoryApp):
 
     @work(group="welcome")
     async def _welcome(self) -> None:
-        stats = await asyncio.to_thread(self.bank.stats, self.namespace)
-        await self.conversation.welcome(stats.memories)
+        with suppress(MnemosError):  # a bank that can't be counted says so when it is used
+            await self.conversation.welcome(await asyncio.to_thread(self.bank.count, self.namespace))
 
     def on_model_progress(self, event: ModelProgress) -> None:
         if self._is_loading:

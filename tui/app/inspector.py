@@ -138,7 +138,8 @@ class Inspector(Screen[None]):
             self.table.action_move(0)
             self.table.refresh()
             self._summarise()
-            self._stats = await asyncio.to_thread(bank.stats, namespace)
+            if count:  # a namespace that holds nothing may not be there yet
+                self._stats = await asyncio.to_thread(bank.stats, namespace)
         except MnemosError as error:
             self.query_one("#summary", Static).update(f"error: {error}")
             return

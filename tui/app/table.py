@@ -38,7 +38,7 @@ COLUMNS: Sequence[Column] = (
     ("tokens", 6, lambda memory: str(memory.tokens or "-"), True),
     ("bytes", 8, lambda memory: output.size(memory.text_bytes + memory.trace_bytes), True),
     ("fidelity", 8, lambda memory: memory.fidelity, False),
-    ("marks", 9, lambda memory: flags_of(memory), False),
+    ("marks", 13, lambda memory: flags_of(memory), False),
 )
 SPARE = ("session", "bytes", "tokens", "kind", "fidelity", "marks", "id")  # left out in this order
 

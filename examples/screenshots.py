@@ -1,4 +1,4 @@
-"""Draws the pictures of the README: the real app, a real bank, the default model. `make screenshots` runs it."""
+"""Draws the pictures of the README: the real app and a real bank, on the default model."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The app in a real terminal (tmux) on the default model: told, asked after a restart, forgotten, asked again."""
+"""The app in a real terminal (tmux) on the default model: told, restarted, asked, forgotten."""
 
 import os
 import shutil
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.tui.conftest import SCRIPT, Command
 
 pytestmark = [
@@ -83,7 +82,9 @@ def test_told_asked_after_a_restart_forgotten_asked_again(mnemos: Command, termi
     terminal.wait_for("1 memory to recall from")
     terminal.type(QUESTION)
     terminal.press("Enter")
-    screen = terminal.wait_for(lambda screen: "1 memory" in screen and "tokens/s" in screen and "paged" in screen)
+    screen = terminal.wait_for(
+        lambda screen: "1 memory" in screen and "tokens/s" in screen and "paged" in screen
+    )
     terminal.press("F2")
     terminal.wait_for(lambda screen: "1 memory of this reply" in screen and "100% attention" in screen)
     terminal.press("f")

@@ -265,7 +265,14 @@ class ChatApp(MemoryApp):
             self.copy(words[-1])
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if len(self.screen_stack) > 1 and action in ("why", "sessions", "new_session", "escape", "walk"):
+        if len(self.screen_stack) > 1 and action in (
+            "why",
+            "inspect",
+            "sessions",
+            "new_session",
+            "escape",
+            "walk",
+        ):
             return False
         if action == "escape":  # in the footer where there is something to stop; the prompt's own key stays
             return self.turns.is_running or bool(self.turns.waiting)

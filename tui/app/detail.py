@@ -44,7 +44,7 @@ def words_of(memory: "Memory") -> Lines:
         lines.append((f"{visible(memory.title)}\n", "bold"))
     lines.append(f"{visible(memory.text, keep=chr(10) + chr(9))}\n")
     if memory.reply:
-        lines.append((f"\n▸ {visible(memory.reply, keep=chr(10) + chr(9))}\n", "$text-muted"))
+        lines.append((f"\n▸ {visible(memory.reply, keep=chr(10) + chr(9))}\n", "dim"))
     day = memory.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
     values = {
         "id": memory.id,
@@ -61,7 +61,7 @@ def words_of(memory: "Memory") -> Lines:
     lines.append("\n")
     for name, value in values.items():
         if value:
-            lines += [(f"{name:<8} ", "$text-muted"), f"{visible(value)}\n"]
+            lines += [(f"{name:<8} ", "dim"), f"{visible(value)}\n"]
     return lines
 
 
@@ -75,11 +75,11 @@ def provenance_of(bank: "MemoryBank", memory: "Memory") -> Lines:
         share = "" if each.attention is None else f" {each.attention:.0%}"
         lines += [f"{each.rank}. {visible(one_line(each.memory))}\n"]
         signals = "  ".join(f"{name} {value:.2f}" for name, value in each.signals.items())
-        lines.append((f"   score {each.score:.2f}{share}  {signals}\n", "$text-muted"))
+        lines.append((f"   score {each.score:.2f}{share}  {signals}\n", "dim"))
     used_in = bank.used_in(memory.id, namespace=memory.namespace)
     if used_in:
         lines.append(("\nUsed in replies to\n", "bold"))
     for exchange in used_in:
         age = when.age_of(exchange.created_at)
-        lines += [(f"{age:>4}  ", "$text-muted"), f"{visible(one_line(exchange))}\n"]
+        lines += [(f"{age:>4}  ", "dim"), f"{visible(one_line(exchange))}\n"]
     return lines

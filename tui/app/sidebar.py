@@ -86,7 +86,7 @@ class Sidebar(Vertical):
         return Content.assemble(
             (f"{'● ' if here else '  '}{visible(session.title)}"[:60], "bold" if here else ""),
             "\n",
-            (f"  {age if age == 'now' else age + ' ago'} · {turns}", "$text-muted"),
+            (f"  {age if age == 'now' else age + ' ago'} · {turns}", "dim"),
         )
 
     def on_input_changed(self) -> None:

@@ -53,6 +53,13 @@ class Tmux:
             assert time.monotonic() < end, f"waited for {condition!r} in\n{screen}"
             time.sleep(0.1)
 
+    @property
+    def child(self) -> int:
+        """The process that the terminal's shell runs."""
+        shell = self._run("display-message", "-p", "#{pane_pid}").strip()
+        children = Path(f"/proc/{shell}/task/{shell}/children").read_text(encoding="ascii")
+        return int(children.split()[0])
+
     def close(self) -> None:
         self._run("kill-server")
 
@@ -69,12 +76,17 @@ def start(terminal: Tmux, *args: str) -> None:
     terminal.press("Enter")
 
 
+def is_answered(screen: str) -> bool:
+    """Whether the reply is over: its speed is shown, and there is nothing left to stop."""
+    return "tokens/s" in screen and "esc Stop" not in screen
+
+
 def test_told_asked_after_a_restart_forgotten_asked_again(mnemos: Command, terminal: Tmux) -> None:
     start(terminal, "chat", "--max-tokens", "24")
     terminal.wait_for("Say something")
     terminal.type(FACT)  # the model is still being loaded
     terminal.press("Enter")
-    terminal.wait_for(lambda screen: "tokens/s" in screen and "no memories" in screen)
+    terminal.wait_for(lambda screen: is_answered(screen) and "no memories" in screen)
     terminal.press("C-q")
     terminal.wait_for("ended with 0")
 
@@ -83,13 +95,16 @@ def test_told_asked_after_a_restart_forgotten_asked_again(mnemos: Command, termi
     terminal.type(QUESTION)
     terminal.press("Enter")
     screen = terminal.wait_for(
-        lambda screen: "1 memory" in screen and "tokens/s" in screen and "paged" in screen
+        lambda screen: "1 memory" in screen and is_answered(screen) and "paged" in screen
     )
     terminal.press("F2")
     terminal.wait_for(lambda screen: "1 memory of this reply" in screen and "100% attention" in screen)
     terminal.press("f")
     terminal.wait_for("Forget for good?")
-    terminal.press("Right", "Enter")
+    time.sleep(0.5)  # one key at a time, as a person does
+    terminal.press("Right")
+    time.sleep(0.5)
+    terminal.press("Enter")
     terminal.wait_for("Forgotten for good")
     terminal.press("Enter")
     screen = terminal.wait_for("reply forgotten")
@@ -98,7 +113,7 @@ def test_told_asked_after_a_restart_forgotten_asked_again(mnemos: Command, termi
     terminal.wait_for("new conversation")
     terminal.type(QUESTION)
     terminal.press("Enter")
-    screen = terminal.wait_for(lambda screen: "tokens/s" in screen and "recall" in screen)
+    screen = terminal.wait_for(is_answered)
     assert "nurse in Leeds" not in screen
     terminal.press("C-c")
     time.sleep(0.3)
@@ -113,23 +128,12 @@ def test_a_signal_leaves_a_terminal_that_works(terminal: Tmux, number: signal.Si
     start(terminal, "chat")
     terminal.wait_for("Say something")
     terminal.wait_for("Nothing is remembered yet")
-    inner = subprocess.run(
-        ["pgrep", "-f", f"{SCRIPT} chat"], capture_output=True, text=True, check=False
-    ).stdout.split()
-    own = [int(pid) for pid in inner if terminal_owns(int(pid), terminal)]
-    os.kill(own[0], number)
+    os.kill(terminal.child, number)
     screen = terminal.wait_for(f"ended with {128 + number}")
     assert "Say something" not in screen
     terminal.type("echo still $((40 + 2)) here")
     terminal.press("Enter")
     terminal.wait_for("still 42 here")
-
-
-def terminal_owns(pid: int, terminal: Tmux) -> bool:
-    """Whether a process is a child of this terminal's shell."""
-    shell = terminal._run("display-message", "-p", "#{pane_pid}").strip()
-    status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return status[1] == shell
 
 
 def test_browsing_without_a_terminal_is_a_usage_error(mnemos: Command) -> None:

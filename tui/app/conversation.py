@@ -206,8 +206,9 @@ class Conversation(VerticalScroll, can_focus=False):
 
     async def welcome(self, memories: int) -> None:
         """What an empty conversation says."""
-        if self.children:
+        if self.entries:
             return
+        await self.query("#welcome").remove()
         known = f"{count_of(memories)} to recall from" if memories else "Nothing is remembered yet"
         text = (
             f"{known}.\n\nWhat you say here is remembered, shown with each reply that uses it, "

@@ -110,7 +110,7 @@ def test_told_asked_after_a_restart_forgotten_asked_again(mnemos: Command, termi
     screen = terminal.wait_for("reply forgotten")
     assert "nurse" not in screen.replace(QUESTION, "")
     terminal.press("C-n")
-    terminal.wait_for("new conversation")
+    terminal.wait_for(lambda screen: "new conversation" in screen and "tokens/s" not in screen)
     terminal.type(QUESTION)
     terminal.press("Enter")
     screen = terminal.wait_for(is_answered)

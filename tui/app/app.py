@@ -302,6 +302,8 @@ class ChatApp(MemoryApp):
         await self.turns.take_back()
         self.session_id, self._talker = session_id, None
         self.panel.display = False
+        if not self._is_loading:
+            self.status.idle()
         shown = (
             await asyncio.to_thread(history.exchanges, self.bank, self.namespace, session_id)
             if session_id

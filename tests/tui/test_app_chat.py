@@ -135,7 +135,7 @@ def test_escape_stops_the_reply_and_the_prompt_goes_on(place: Path) -> None:
         await pilot.press("h", "i", "escape")
         await until(pilot, lambda: not app.turns.is_running)
         assert app.prompt.text == "hi" and app.focused is app.prompt.area
-        assert "interrupted" in screen_text(app)
+        await until(pilot, lambda: "interrupted" in screen_text(app))
         (kept,) = app.bank.list(matching="Tell me a story")
         assert kept.status == "interrupted" and kept.reply and len(kept.reply) < len(LONG)
         assert app.conversation.answers[0].exchange_id == kept.id
@@ -185,17 +185,20 @@ def test_escape_takes_back_what_waits(place: Path) -> None:
 
 def test_a_model_that_fails_to_load_leaves_the_message_in_the_prompt(place: Path) -> None:
     attempts: list[int] = []
+    sent = threading.Event()
 
     def before() -> None:
         attempts.append(1)
         if len(attempts) == 1:
-            threading.Event().wait(0.3)
+            sent.wait(30)
             raise ModelError("no weights there")
 
     app = chat(place, before=before)
 
     async def script(pilot: Pilot[Any]) -> None:
         await say(pilot, "hello")
+        await until(pilot, lambda: app.turns.waiting)
+        sent.set()
         await until(pilot, lambda: cards(app) and app.prompt.text == "hello")
         assert "no weights there" in cards(app)[0]
         await pilot.press("enter")

@@ -127,7 +127,7 @@ def test_enter_sends_and_shift_enter_breaks_the_line(place: Path) -> None:
 
 
 def test_escape_stops_the_reply_and_the_prompt_goes_on(place: Path) -> None:
-    app = chat(place, LONG, pause_s=0.01)
+    app = chat(place, LONG, pause_s=0.2)
 
     async def script(pilot: Pilot[Any]) -> None:
         await say(pilot, "Tell me a story")
@@ -407,7 +407,7 @@ def test_resizing_while_a_reply_streams(place: Path) -> None:
 
 
 def test_ctrl_c_stops_the_reply_first_and_leaves_at_the_second_time(place: Path) -> None:
-    app = chat(place, LONG, pause_s=0.01)
+    app = chat(place, LONG, pause_s=0.2)
 
     async def script(pilot: Pilot[Any]) -> None:
         await say(pilot, "a story")

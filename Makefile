@@ -9,11 +9,12 @@ DEMO_BANK := build/demo-bank
 # Triton warns where this is unset, and the tests take warnings for errors.
 export TRITON_DEFAULT_FP_FUSION ?= 1
 
-.PHONY: help install demo chat test test-all check gpu clean
+.PHONY: help install demo chat screenshots test test-all check gpu clean
 
 help:
 	@echo "make demo      three processes over one bank: told, asked, made to forget, asked again"
 	@echo "make chat      talk with the agent; it remembers in your own bank"
+	@echo "make screenshots  docs/screenshots, drawn anew from a bank on the default model"
 	@echo "make test      checks and the fast tests"
 	@echo "make test-all  checks and every test that this machine can run"
 	@echo "make check     lint, format, types and import rules alone"
@@ -37,6 +38,9 @@ demo: $(INSTALLED)
 
 chat: $(INSTALLED)
 	@$(RUN)/mnemos chat
+
+screenshots: $(INSTALLED)
+	$(RUN)/python examples/screenshots.py docs/screenshots
 
 check: $(INSTALLED)
 	$(RUN)/ruff check

@@ -285,6 +285,21 @@ class MemoryBank:
         )
         return [to_memory(record) for record in records]
 
+    def count(
+        self,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        matching: str | None = None,
+        where: "Condition | str | None" = None,
+        include_hidden: bool = False,
+        model: "LanguageModel | None" = None,
+    ) -> int:
+        """How many memories `list` would give with the same filters."""
+        condition, _ = self._choose(where, namespace, model)
+        return self.store.count_listed(
+            namespace, matching=matching, where=condition, include_hidden=include_hidden
+        )
+
     def search(
         self,
         query: str,
@@ -322,6 +337,14 @@ class MemoryBank:
                         cited=use.cited,
                     )
                 )
+        return found
+
+    def used_in(self, memory_id: str, *, namespace: str = DEFAULT_NAMESPACE) -> "Sequence[Memory]":
+        """The exchanges whose replies were made with a memory, oldest first."""
+        found: list[Memory] = []
+        for exchange_id in self.store.used_in(namespace, self.get(memory_id, namespace=namespace).id):
+            with suppress(NotFoundError):  # forgotten since the uses were read
+                found.append(self.get(exchange_id, namespace=namespace))
         return found
 
     def _lexical(self, query: str, namespace: str, limit: int) -> "Sequence[RecalledMemory]":

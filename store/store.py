@@ -269,6 +269,25 @@ class Store(TraceStore, ErasingStore, CareStore):
             with found.database.read() as connection:
                 return words.count(connection)
 
+    def count_listed(
+        self,
+        namespace: str,
+        *,
+        matching: str | None = None,
+        where: Condition | None = None,
+        include_hidden: bool = False,
+    ) -> int:
+        """How many memories `list` would give."""
+        chosen = Filter(matching=matching, include_hidden=include_hidden)
+        with self._core.reading():
+            found = self._core.find(namespace)
+            if found is None:
+                return 0
+            with found.database.read() as connection:
+                if where is not None:
+                    chosen = replace(chosen, where=resolved(connection, where))
+                return words.count_rows(connection, chosen)
+
     def content_digest(self, namespace: str) -> str:
         """The same for two banks whose live memories are the same, apart from ids; what was erased leaves no
         mark on it. Not to be kept: it tells guessed words from others.

@@ -234,6 +234,16 @@ def count(connection: Connection) -> int:
     return int(connection.execute(text(f"SELECT count(*) FROM memory WHERE {LIVE}")).scalar_one())
 
 
+def count_rows(connection: Connection, chosen: Filter) -> int:
+    """How many rows `select_rows` would give; the filter names no ids."""
+    where, bound = _where(chosen, None)
+    query = text(f"SELECT count(*) FROM memory WHERE {where}")
+    for name, value in bound.items():
+        if isinstance(value, list):
+            query = query.bindparams(bindparam(name, expanding=True))
+    return int(connection.execute(query, bound).scalar_one())
+
+
 def sums(connection: Connection) -> tuple[int, int, int]:
     """Memories, hidden ones, bytes of text."""
     row = connection.execute(

@@ -1,8 +1,11 @@
-"""`mnemos chat`: a conversation, a line a turn. Lines from a pipe work as well as a person's."""
+"""`mnemos chat`: the app on a terminal; elsewhere, and with `--plain`, a conversation a line a turn."""
 
+import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from mnemos.errors import MnemosError
 from mnemos.tui import console
@@ -18,13 +21,25 @@ if TYPE_CHECKING:
 def chat(
     session: Session = None,
     max_tokens: MaxTokens = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="A line a turn, for screen readers and simple terminals.")
+    ] = False,
     model: Model = None,
     bank: Bank = None,
     namespace: Namespace = "default",
     json: Json = False,
 ) -> None:
     """Talk with an agent that remembers from one conversation to the next. /help lists its commands."""
-    import typer
+    if not (plain or json) and has_screen():
+        from mnemos.store.ids import check_namespace
+        from mnemos.tui.app.app import ChatApp
+        from mnemos.tui.app.engine import loader_of, opener_of
+        from mnemos.tui.app.running import run_app
+
+        check_namespace(namespace)
+        opener = opener_of(bank, namespace, create=True)
+        run_app(ChatApp(opener, loader_of(namespace, max_tokens), namespace, session=session, model=model))
+        return
 
     from mnemos.tui.opening import open_bank
 
@@ -35,6 +50,15 @@ def chat(
         conversation.run()
     if conversation.exit_code:
         raise typer.Exit(conversation.exit_code)
+
+
+def has_screen() -> bool:
+    """Whether a person sits at a terminal that an app can draw on."""
+    return (
+        sys.stdin.isatty()
+        and sys.stdout.isatty()
+        and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    )
 
 
 class Conversation:

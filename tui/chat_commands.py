@@ -59,6 +59,19 @@ def remember(chat: "Conversation", rest: str) -> None:
     console.say(f"remembered as {memory.id[: output.SHORT_ID]}")
 
 
+def pin(chat: "Conversation", rest: str) -> None:
+    if not rest:
+        raise UsageError("say which: /pin ID (/memories and /why show the ids)")
+    memory = chat.bank.pin(rest, namespace=chat.namespace)
+    console.say(f"pinned {memory.id[: output.SHORT_ID]}")
+
+
+def model(chat: "Conversation", rest: str) -> None:
+    if rest:
+        raise UsageError("the plain chat keeps its model; `mnemos chat --model NAME` takes another")
+    console.say(f"the model is {chat.agent().model.name}")
+
+
 def session(chat: "Conversation", rest: str) -> None:
     action, _, argument = rest.partition(" ")
     match action:
@@ -97,7 +110,9 @@ COMMANDS: Mapping[str, Callable[["Conversation", str], None]] = {
     "why": why,
     "forget": forget,
     "remember": remember,
+    "pin": pin,
     "session": session,
+    "model": model,
     "quit": leave,
 }
 HELP: Mapping[str, str] = {
@@ -105,7 +120,9 @@ HELP: Mapping[str, str] = {
     "/why": "the memories the last reply was made with",
     "/remember TEXT": "remember something without a reply",
     "/forget [--yes] TEXT": "forget, for good, all memories that contain the text",
+    "/pin ID": "keep a memory in full",
     "/session [new|list|ID|title TEXT]": "show, begin, list, change or name the session",
+    "/model": "show the model",
     "/quit": "leave (Ctrl+D does, too)",
     "//...": "a message that starts with a slash",
 }

@@ -11,6 +11,7 @@ from mnemos.tui import (
     audit,
     banks,
     benches,
+    browse,
     chat,
     demo,
     edits,
@@ -79,6 +80,7 @@ memory.command("hide")(recollections.hide)
 memory.command("unhide")(recollections.unhide)
 memory.command("pin")(recollections.pin)
 memory.command("unpin")(recollections.unpin)
+memory.command("browse")(browse.browse)
 memory.command("stats")(recollections.stats)
 memory.command("export")(archive.export)
 memory.command("import")(archive.import_)

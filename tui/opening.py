@@ -1,7 +1,7 @@
 """Opens the bank and loads the model that a command works with, and tells the person what takes time."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +17,18 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_bank(
-    path: Path | None, namespace: str, *, create: bool = False, sweep: bool = True
+    path: Path | None,
+    namespace: str,
+    *,
+    create: bool = False,
+    sweep: bool = True,
+    ask: Callable[[], str] | None = None,
+    tell: Callable[[str], None] = say,
 ) -> "Iterator[MemoryBank]":
-    """The bank, closed at the end. A bank that is made now says where its key is.
+    """The bank, closed at the end. A bank that is made now says where its key is, through `tell`.
 
-    The namespace's name is looked at first, so that no bank is made for one that can't be.
+    `ask` gives the passphrase of a bank that has one; by default the person is asked on the terminal. The
+    namespace's name is looked at first, so that no bank is made for one that can't be.
     """
     from mnemos.memory.bank import MemoryBank, default_path
     from mnemos.store.ids import check_namespace
@@ -30,22 +37,24 @@ def open_bank(
     place = (path or default_path()).expanduser()
     is_new = create and not (place.is_dir() and any(place.iterdir()))
     try:
-        opened = MemoryBank.open(place, create=create, sweep=sweep, keys=keys(), actor="cli")
+        opened = MemoryBank.open(place, create=create, sweep=sweep, keys=keys(ask), actor="cli")
     except OSError as error:
         raise BankUnreadableError(
             f"no bank can be at {place} ({error.strerror}); name another place"
         ) from error
     with opened as bank:
         if is_new:
-            say(f"made a new bank in {bank.path}")
-            say(f"back up its key, without which it can't be read: {bank.key_location}")
+            tell(f"made a new bank in {bank.path}")
+            tell(f"back up its key, without which it can't be read: {bank.key_location}")
         yield bank
 
 
-def keys() -> "KeyProvider":
+def keys(ask: Callable[[], str] | None = None) -> "KeyProvider":
     """A key file or a passphrase, as the bank is locked; asked for where there is a terminal."""
     from mnemos.store.keys import default_keys
 
+    if ask is not None:
+        return default_keys(ask)
     return default_keys(ask_passphrase if is_interactive() else None)
 
 

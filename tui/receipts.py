@@ -144,10 +144,9 @@ def check_writable(file: Path) -> None:
 
 
 def save(document: Mapping[str, Any], file: Path) -> None:
-    """Writes a receipt into a new file."""
+    """Writes a receipt into a new file, and says so."""
     try:
-        with file.open("x", encoding="ascii") as out:
-            out.write(json_format.dumps(dict(document), indent=2) + "\n")
+        write(document, file)
     except OSError as error:
         console.say(
             f"the receipt could not be saved ({error.strerror}); "
@@ -155,6 +154,12 @@ def save(document: Mapping[str, Any], file: Path) -> None:
         )
         return
     console.say(f"saved the receipt in {file}")
+
+
+def write(document: Mapping[str, Any], file: Path) -> None:
+    """Writes a receipt into a new file. Raises OSError."""
+    with file.open("x", encoding="ascii") as out:
+        out.write(json_format.dumps(dict(document), indent=2) + "\n")
 
 
 def _when(document: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import typer
 from mnemos.agent.events import Usage
 from mnemos.attention.registry import ModelInfo
 from mnemos.memory.records import BankStats, Memory, RecalledMemory
+from mnemos.tui.app.slash import HELP
 from mnemos.tui.chat_commands import COMMANDS
 from mnemos.tui.main import app
 
@@ -82,7 +83,7 @@ def test_every_field_of_a_model_is_documented() -> None:
 
 def test_every_chat_command_is_documented() -> None:
     words = section("mnemos chat")
-    assert all(f"/{name}" in words for name in COMMANDS)
+    assert all(f"/{name}" in words for name in {*COMMANDS, *HELP})
 
 
 def test_the_readme_names_commands_that_exist() -> None:

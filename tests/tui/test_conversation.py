@@ -104,8 +104,8 @@ def test_forgetting_inside_a_piped_chat(mnemos: Command) -> None:
     assert mnemos("memory", "list", "--json").json["memories"] == []
 
 
-def test_a_chat_on_a_terminal(mnemos: Command, open_terminal: OpenTerminal) -> None:
-    terminal = open_terminal(mnemos, "chat", *SHORT)
+def test_a_plain_chat_on_a_terminal(mnemos: Command, open_terminal: OpenTerminal) -> None:
+    terminal = open_terminal(mnemos, "chat", "--plain", *SHORT)
     terminal.wait_for("> ")
     terminal.type(f"{FACT}\n")
     terminal.wait_for("\n> ")
@@ -128,7 +128,7 @@ def test_a_chat_on_a_terminal(mnemos: Command, open_terminal: OpenTerminal) -> N
 
 
 def test_ctrl_c_keeps_the_message_and_marks_the_reply(mnemos: Command, open_terminal: OpenTerminal) -> None:
-    terminal = open_terminal(mnemos, "chat")
+    terminal = open_terminal(mnemos, "chat", "--plain")
     terminal.wait_for("> ")
     terminal.type("Tell me a very long story about the sea and all of its ships and harbours.\n")
     terminal.wait_for("loading the model ...")

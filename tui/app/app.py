@@ -1,0 +1,464 @@
+"""`ChatApp`: the conversation, its sessions, and the memories behind each reply."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import events, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.message import Message
+from textual.widgets import Footer, Static
+
+from mnemos.errors import MnemosError
+from mnemos.tui.app import commands, history, slash
+from mnemos.tui.app.base import BankReady, MemoryApp, words_of
+from mnemos.tui.app.conversation import Answer, Card, Conversation, Entry
+from mnemos.tui.app.dialogs import TextDialog
+from mnemos.tui.app.engine import Loaded, Loader, Opener, Stopped, Talker
+from mnemos.tui.app.inspector import Inspector
+from mnemos.tui.app.memories_panel import MemoriesPanel
+from mnemos.tui.app.prompt import Prompt
+from mnemos.tui.app.sidebar import Sidebar
+from mnemos.tui.app.status import Status
+from mnemos.tui.app.turns import Turns
+
+if TYPE_CHECKING:
+    from mnemos.memory.bank import MemoryBank
+    from mnemos.memory.records import ForgetPlan, Receipt
+
+_PROGRESS_S = 0.1
+
+
+class ModelProgress(Message):
+    """How far the model's loading is."""
+
+    def __init__(self, what: str, done: int, total: int) -> None:
+        super().__init__()
+        self.words = f"{what} {done / total:.0%}" if total else what
+
+
+class ModelReady(Message):
+    """A model can answer now."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__()
+        self.loaded = loaded
+
+
+class ModelFailed(Message):
+    """A model could not be loaded."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
+class ChatApp(MemoryApp):
+    """A conversation on the whole screen."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f2", "why", "Memories", id="app.why"),
+        Binding("f3", "inspect", "Inspector", id="app.inspect"),
+        Binding("ctrl+b", "sessions", "Sessions", id="app.sessions"),
+        Binding("ctrl+n", "new_session", "New", show=False, id="app.new_session"),
+        Binding("ctrl+y", "copy_reply", "Copy reply", show=False, id="app.copy_reply"),
+        Binding("escape", "escape", "Stop", id="app.stop"),
+    ]
+
+    def __init__(
+        self,
+        opener: Opener,
+        loader: Loader,
+        namespace: str,
+        *,
+        session: str | None = None,
+        model: str | None = None,
+    ) -> None:
+        super().__init__(opener, namespace)
+        self.loaded: Loaded | None = None
+        self.session_id: str | None = None
+        self.turns = Turns(self)
+        self._loader, self._model, self._wanted_session = loader, model, session
+        self._is_loading = True
+        self._talker: Talker | None = None
+        self._reported_at = 0.0
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="top", markup=False)
+        with Horizontal(id="body"):
+            yield Sidebar()
+            with Vertical(id="main"):
+                yield Conversation()
+                yield Status()
+                yield Prompt()
+            yield MemoriesPanel()
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        self.sidebar.display = self.panel.display = False
+        self.prompt.area.focus()
+        self.status.working("opening the bank")
+        self.show_title()
+
+    @property
+    def conversation(self) -> Conversation:
+        return self.screen_stack[0].query_one(Conversation)
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.screen_stack[0].query_one(Prompt)
+
+    @property
+    def status(self) -> Status:
+        return self.screen_stack[0].query_one(Status)
+
+    @property
+    def panel(self) -> MemoriesPanel:
+        return self.screen_stack[0].query_one(MemoriesPanel)
+
+    @property
+    def sidebar(self) -> Sidebar:
+        return self.screen_stack[0].query_one(Sidebar)
+
+    # the bank and the model, from their thread
+
+    def behind(self, bank: "MemoryBank") -> None:
+        self._load(bank, self._model)
+
+    def _load(self, bank: "MemoryBank", name: str | None) -> None:
+        try:
+            self.post_message(ModelReady(self._loader(bank, name, self._report)))
+        except Stopped:
+            return
+        except Exception as error:
+            self.post_message(ModelFailed(error))
+
+    def _report(self, what: str, done: int, total: int) -> None:
+        if self.is_closing:
+            raise Stopped
+        if (now := time.monotonic()) - self._reported_at > _PROGRESS_S or done == total:
+            self._reported_at = now
+            self.post_message(ModelProgress(what, done, total))
+
+    async def on_bank_ready(self, _event: BankReady) -> None:
+        if self._is_loading:
+            self.status.working("loading the model")
+        if self._wanted_session is None:
+            self._welcome()
+            return
+        try:
+            found = await asyncio.to_thread(
+                self.bank.get_session, self._wanted_session, namespace=self.namespace
+            )
+            await self.switch(found.id)
+        except MnemosError as error:
+            self.failure = error
+            self.exit()
+
+    @work(group="welcome")
+    async def _welcome(self) -> None:
+        with suppress(MnemosError):  # a bank that can't be counted says so when it is used
+            await self.conversation.welcome(await asyncio.to_thread(self.bank.count, self.namespace))
+
+    def on_model_progress(self, event: ModelProgress) -> None:
+        if self._is_loading:
+            self.status.working(event.words)
+
+    def on_model_ready(self, event: ModelReady) -> None:
+        self._is_loading, self.loaded, self._talker = False, event.loaded, None
+        self.status.idle()
+        self.status.right(event.loaded.name)
+        if event.loaded.note:
+            self.notify(event.loaded.note, markup=False)
+        self.turns.go_on()
+
+    async def on_model_failed(self, event: ModelFailed) -> None:
+        self._is_loading = False
+        self.status.idle()
+        kept = "" if self.loaded is None else f". {self.loaded.name} goes on"
+        hint = " (/model tries again, /model NAME another)" if self.loaded is None else ""
+        await self.conversation.put(
+            Card(f"the model can't be loaded: {words_of(event.error)}{kept}{hint}", error=True)
+        )
+        if self.loaded is None:
+            await self.turns.take_back()
+
+    async def told(self, text: str) -> None:
+        await self.conversation.put(Card(text))
+
+    def change_model(self, name: str | None) -> None:
+        """Load another model, or the same again where it failed; without a name, say which there is."""
+        if name is None and self.loaded is not None:
+            self.run_worker(self.conversation.put(Card(f"the model is {self.loaded.name}")))
+        elif not self._is_loading:
+            self._is_loading = True
+            self.status.working("loading the model")
+            threading.Thread(target=self._load, args=(self.bank, name or self._model), daemon=True).start()
+
+    def talker(self) -> Talker:
+        """The agent of the session."""
+        assert self.loaded is not None, "turns wait for the model"
+        if self._talker is None:
+            self._talker = self.loaded.agents(self.session_id)
+        return self._talker
+
+    def note_session(self, talker: Talker) -> None:
+        """A first turn begins a session."""
+        if (
+            self.session_id is None
+            and talker is self._talker
+            and any(e.exchange_id for e in self.conversation.entries)
+        ):
+            self.session_id = talker.session_id
+            self.show_title()
+
+    # the conversation
+
+    async def on_prompt_sent(self, event: Prompt.Sent) -> None:
+        if slash.read(event.text) is None:
+            if self.loaded is None and not self._is_loading:
+                self.prompt.restore(event.text)
+                await self.conversation.put(Card("there is no model yet; /model tries again", error=True))
+                return
+            await self.turns.send(slash.message(event.text))
+        else:
+            self._execute(event.text)
+
+    @work(group="command")
+    async def _execute(self, line: str) -> None:
+        try:
+            await commands.execute(self, line)
+        except MnemosError as error:
+            self.prompt.restore(line)
+            await self.conversation.put(Card(str(error), error=True))
+
+    def on_entry_copied(self, event: Entry.Copied) -> None:
+        self.copy(event.words)
+
+    async def on_entry_left(self) -> None:
+        self.prompt.area.focus()
+
+    async def on_prompt_left(self) -> None:
+        await self.action_escape()
+
+    def on_entry_again(self, event: Entry.Again) -> None:
+        self.prompt.write(event.words)
+
+    def action_page(self, by: int) -> None:
+        if by < 0:
+            self.conversation.scroll_page_up(animate=False)
+        else:
+            self.conversation.scroll_page_down(animate=False)
+
+    def action_walk(self, by: int) -> None:
+        if not self.conversation.walk(by) and by > 0:
+            self.prompt.area.focus()
+
+    def action_copy_reply(self) -> None:
+        words = [answer.words for answer in self.conversation.answers if answer.words]
+        if words:
+            self.copy(words[-1])
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if len(self.screen_stack) > 1 and action in (
+            "why",
+            "inspect",
+            "sessions",
+            "new_session",
+            "escape",
+            "walk",
+        ):
+            return False
+        if action == "escape":  # in the footer where there is something to stop; the prompt's own key stays
+            return self.turns.is_running or bool(self.turns.waiting)
+        return True
+
+    def interrupt(self) -> bool:
+        return self.turns.stop()
+
+    async def stop_turn(self) -> None:
+        await self.turns.stopped()
+
+    async def action_escape(self) -> None:
+        """Close what is open, stop the turn, or take back what waits; then the prompt has the focus."""
+        if self.prompt.close_completions():
+            return
+        if self.panel.display or self.sidebar.display:
+            self.panel.display = self.sidebar.display = False
+        elif not self.turns.stop():
+            await self.turns.take_back()
+        self.prompt.area.focus()
+
+    # sessions
+
+    async def switch(self, session_id: str | None) -> None:
+        """Go on with another session; None: one that begins with the next message."""
+        await self.turns.stopped()
+        await self.turns.take_back()
+        self.session_id, self._talker = session_id, None
+        self.panel.display = False
+        if not self._is_loading:
+            self.status.idle()
+        shown = (
+            await asyncio.to_thread(history.exchanges, self.bank, self.namespace, session_id)
+            if session_id
+            else []
+        )
+        await self.conversation.show(shown)
+        if session_id is None:
+            self._welcome()
+        self.prompt.history = [memory.text for memory in shown]
+        self.prompt.area.focus()
+        self.show_title()
+        self.refresh_marks()
+
+    @work(exclusive=True, group="title")
+    async def show_title(self) -> None:
+        """The line at the top: the session's name, and whose memory it is."""
+        name = "new conversation"
+        if self.session_id is not None and self.is_open:
+            lines = await asyncio.to_thread(history.lines, self.bank, self.namespace)
+            name = next((line.title for line in lines if line.id == self.session_id), name)
+            self.sidebar.show(lines, self.session_id)
+        whose = "" if self.namespace == "default" else f"  ·  {self.namespace}"
+        self.screen_stack[0].query_one("#top", Static).update(f"mnemos  ·  {name}{whose}")
+
+    async def action_sessions(self, show: bool = False) -> None:
+        if self.sidebar.display and not show:
+            self.sidebar.display = False
+            self.prompt.area.focus()
+            return
+        try:
+            lines = await asyncio.to_thread(history.lines, self.bank, self.namespace)
+        except MnemosError as error:
+            self.tell_error(error)
+            return
+        self.sidebar.show(lines, self.session_id)
+        self.sidebar.display = True
+        self.sidebar.focus_list()
+
+    def on_sidebar_closed(self) -> None:
+        self.sidebar.display = False
+        self.prompt.area.focus()
+
+    async def on_sidebar_chosen(self, event: Sidebar.Chosen) -> None:
+        self.sidebar.display = False
+        await self.switch(event.session_id)
+
+    @work(exclusive=True, group="rename")
+    async def on_sidebar_renaming(self, event: Sidebar.Renaming) -> None:
+        title = await self.push_screen_wait(TextDialog("Name of the session", event.session.title))
+        if title and title.strip():
+            await self.rename(event.session.id, title.strip())
+            await self.action_sessions(show=True)
+
+    async def rename(self, session_id: str, title: str) -> None:
+        try:
+            await asyncio.to_thread(self.bank.rename_session, session_id, title, namespace=self.namespace)
+        except MnemosError as error:
+            self.tell_error(error)
+        self.show_title()
+
+    async def action_new_session(self) -> None:
+        await self.switch(None)
+
+    # memories
+
+    async def action_why(self) -> None:
+        """The memories of the latest reply."""
+        answer = next((each for each in reversed(self.conversation.answers) if each.exchange_id), None)
+        if answer is None:
+            self.notify("there is no reply to explain yet")
+        elif not answer.has_memories:
+            self.notify("no memory was used for the last reply")
+        else:
+            await self._show_memories(answer)
+
+    async def on_answer_asked(self, event: Answer.Asked) -> None:
+        await self._show_memories(event.answer)
+
+    async def _show_memories(self, answer: Answer) -> None:
+        assert answer.exchange_id is not None
+        made_with = answer.count or 0
+        try:
+            # Read from the bank, so that what was forgotten since is not shown.
+            found, titles = await asyncio.to_thread(
+                history.why, self.bank, self.namespace, answer.exchange_id
+            )
+        except MnemosError:
+            await answer.forget_words("forgotten since")
+            return
+        await self.panel.show(answer.exchange_id, found, titles, made_with)
+
+    def on_memories_panel_closed(self) -> None:
+        self.panel.display = False
+        self.prompt.area.focus()
+
+    @work(exclusive=True, group="memory")
+    async def on_memories_panel_acted(self, event: MemoriesPanel.Acted) -> None:
+        memory = event.memory
+        match event.action:
+            case "forget":
+                await self.forget(ids=[memory.id])
+            case "pin":
+                changed = await self.change("unpin" if memory.pinned else "pin", memory.id)
+                if changed is not None and self.panel.current is not None:
+                    self.panel.current.refresh_with(changed)
+            case "copy":
+                self.copy(memory.text)
+            case "inspect":
+                self.inspect(f"id:{memory.id}")
+
+    async def on_forgotten(self, plan: "ForgetPlan", receipt: "Receipt") -> None:
+        ids = frozenset(receipt.forgotten) | {memory.id for memory in plan.selected}
+        await self.conversation.forgotten(ids, dict(receipt.rewritten))
+        gone = {memory.text for memory in plan.selected}
+        self.prompt.history = [text for text in self.prompt.history if text not in gone]
+        self.panel.display = False
+        if len(self.screen_stack) == 1:
+            self.prompt.area.focus()
+        self.show_title()
+
+    def on_app_focus(self, _event: events.AppFocus) -> None:
+        self.refresh_marks()  # another program may have forgotten something meanwhile
+
+    @work(exclusive=True, group="marks")
+    async def refresh_marks(self) -> None:
+        """Read again which memories the replies on the screen were made with."""
+        if not self.is_open:
+            return
+        ids = [answer.exchange_id for answer in self.conversation.answers if answer.exchange_id]
+        with suppress(MnemosError):
+            found = await asyncio.to_thread(history.provenance, self.bank, self.namespace, ids)
+            for answer in self.conversation.answers:
+                if answer.exchange_id in found:
+                    await history.mark(answer, found[answer.exchange_id])
+
+    def action_inspect(self) -> None:
+        self.inspect("")
+
+    def inspect(self, filter_text: str) -> None:
+        """Open the inspector."""
+        if not self.is_open:
+            self.notify("the bank is still being opened")
+        elif not isinstance(self.screen, Inspector):
+            self.push_screen(Inspector(filter_text))
+
+    async def leave_inspector(self) -> None:
+        self.pop_screen()
+
+    def actions(self) -> Mapping[str, tuple[str, str]]:
+        return {
+            "Memories of the last reply": ("What it was made with, and why", "why"),
+            "Inspector": ("Look into the memory", "inspect"),
+            "Sessions": ("Show or hide the list of sessions", "sessions"),
+            "New session": ("Begin a conversation", "new_session"),
+            "Stop": ("Stop the reply", "escape"),
+            "Copy the last reply": ("To the clipboard", "copy_reply"),
+            **super().actions(),
+        }

@@ -1,0 +1,277 @@
+"""The conversation: what was said, what was answered, and what went wrong, one under the other."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.message import Message
+from textual.widgets import Markdown, Static
+from textual.widgets.markdown import MarkdownStream
+
+from mnemos.tui.console import visible
+
+if TYPE_CHECKING:
+    from mnemos.memory.records import Memory, RecalledMemory
+
+
+class Entry(Vertical, can_focus=True):
+    """One thing in the conversation. Arrow keys walk from one to the next."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "app.walk(-1)", "Earlier", id="message.earlier", show=False),
+        Binding("down,j", "app.walk(1)", "Later", id="message.later", show=False),
+        Binding("c", "copy", "Copy", id="message.copy"),
+        Binding("b", "copy_code", "Copy code", id="message.copy_code"),
+        Binding("e", "again", "Write again", id="message.again"),
+        Binding("m", "memories", "Memories", id="message.memories"),
+        Binding("escape", "leave", "Prompt", id="message.leave"),
+    ]
+
+    def __init__(self, words: str, exchange_id: str | None = None, *, classes: str = "") -> None:
+        super().__init__(classes=classes)
+        self.words = words
+        self.exchange_id = exchange_id
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        match action:
+            case "memories":
+                return isinstance(self, Answer) and self.has_memories
+            case "copy_code":
+                return isinstance(self, Answer) and "```" in self.words
+            case "again":
+                return isinstance(self, Said)
+        return True
+
+    def action_copy(self) -> None:
+        self.post_message(self.Copied(self.words))
+
+    def action_copy_code(self) -> None:
+        self.post_message(self.Copied(last_code(self.words)))
+
+    def action_again(self) -> None:
+        self.post_message(self.Again(self.words))
+
+    def action_memories(self) -> None:
+        if isinstance(self, Answer):
+            self.post_message(Answer.Asked(self))
+
+    def action_leave(self) -> None:
+        self.post_message(self.Left())
+
+    class Left(Message):
+        """Back to the prompt."""
+
+    class Copied(Message):
+        """Words to be copied."""
+
+        def __init__(self, words: str) -> None:
+            super().__init__()
+            self.words = words
+
+    class Again(Message):
+        """A message to be written again."""
+
+        def __init__(self, words: str) -> None:
+            super().__init__()
+            self.words = words
+
+
+class Said(Entry):
+    """What the person said."""
+
+    def __init__(self, words: str, exchange_id: str | None = None) -> None:
+        super().__init__(words, exchange_id, classes="said")
+
+    def compose(self) -> ComposeResult:
+        yield Static(visible(self.words, keep="\n\t"), markup=False)
+
+
+class Answer(Entry):
+    """A reply as it streams in, and the memories that it was made with."""
+
+    class Asked(Message):
+        """The person wants to see the memories of a reply."""
+
+        def __init__(self, answer: "Answer") -> None:
+            super().__init__()
+            self.answer = answer
+
+    def __init__(self, words: str = "", exchange_id: str | None = None) -> None:
+        super().__init__(words, exchange_id, classes="answer")
+        self.memories: Sequence[RecalledMemory] = ()
+        self.count: int | None = None  # memories it was made with; None: not known yet
+        self.mark = ""  # interrupted, or what was forgotten since
+        self._markdown = Markdown(visible(words, keep="\n\t"), open_links=False)
+        self._stream: MarkdownStream | None = None
+
+    def compose(self) -> ComposeResult:
+        yield self._markdown
+        yield Chip(id="chip", markup=False)
+
+    def on_mount(self) -> None:
+        self._show_chip()
+
+    @property
+    def has_memories(self) -> bool:
+        return bool(self.count) and self.exchange_id is not None
+
+    async def add(self, piece: str) -> None:
+        """Some more words."""
+        if self._stream is None:
+            self._stream = Markdown.get_stream(self._markdown)
+        self.words += piece
+        await self._stream.write(visible(piece, keep="\n\t"))
+
+    async def settle(self, words: str | None = None) -> None:
+        """The reply is over: show its Markdown as a whole."""
+        if self._stream is not None:
+            await self._stream.stop()
+            self._stream = None
+        self.words = self.words if words is None else words
+        await self._markdown.update(visible(self.words, keep="\n\t"))
+        self._markdown.display = bool(self.words.strip())
+
+    def show_memories(self, memories: "Sequence[RecalledMemory]") -> None:
+        self.memories, self.count = memories, len(memories)
+        self._show_chip()
+
+    async def forget_words(self, mark: str) -> None:
+        """What it was made from was forgotten, so its words go from the screen as well."""
+        self.memories, self.count, self.exchange_id = (), None, None
+        self.mark = mark
+        await self.settle("")
+        self._show_chip()
+
+    def set_mark(self, mark: str) -> None:
+        self.mark = mark
+        self._show_chip()
+
+    def _show_chip(self) -> None:
+        if not self.is_mounted:
+            return
+        chip = self.query_one(Chip)
+        parts = []
+        if self.count is not None:
+            cited = sum(each.cited for each in self.memories)
+            parts.append(f"◆ {count_of(self.count)}" if self.count else "no memories")
+            parts += [f"{cited} cited"] if cited else []
+        parts += [self.mark] if self.mark else []
+        chip.update("  ·  ".join(parts))
+        chip.display = bool(parts)
+        chip.set_class(bool(self.count), "-some")
+        chip.set_class(bool(self.mark), "-marked")
+
+
+class Chip(Static):
+    """`4 memories`: a click opens them."""
+
+    def on_click(self) -> None:
+        answer = self.query_ancestor(Answer)
+        if answer.has_memories:
+            answer.post_message(Answer.Asked(answer))
+
+
+class Card(Static):
+    """A line of news, or what went wrong and what to do."""
+
+    def __init__(self, text: str, *, error: bool = False) -> None:
+        super().__init__(visible(text, keep="\n"), markup=False, classes="card -error" if error else "card")
+
+
+class Conversation(VerticalScroll, can_focus=False):
+    """The column of entries. It follows what comes in only while its end is in view."""
+
+    def __init__(self) -> None:
+        super().__init__(id="conversation")
+
+    def on_mount(self) -> None:
+        self.anchor()
+
+    @property
+    def entries(self) -> list[Entry]:
+        return list(self.query(Entry))
+
+    @property
+    def answers(self) -> list[Answer]:
+        return list(self.query(Answer))
+
+    async def put(self, *widgets: Static | Entry) -> None:
+        """Add at the end. What the person did shows at once; a reply only where the end is in view."""
+        await self.query("#welcome").remove()
+        await self.mount(*widgets)
+        if not all(isinstance(widget, Answer) for widget in widgets):
+            self.scroll_end(animate=False)
+
+    async def welcome(self, memories: int) -> None:
+        """What an empty conversation says."""
+        if self.entries:
+            return
+        await self.query("#welcome").remove()
+        known = f"{count_of(memories)} to recall from" if memories else "Nothing is remembered yet"
+        text = (
+            f"{known}.\n\nWhat you say here is remembered, shown with each reply that uses it, "
+            "and forgotten for good when you say so."
+        )
+        await self.mount(Static(text, id="welcome", markup=False))
+
+    async def show(self, memories: "Sequence[Memory]") -> None:
+        """The exchanges of a session in place of what is there."""
+        await self.remove_children()
+        widgets: list[Entry] = []
+        for memory in memories:
+            widgets.append(Said(memory.text, memory.id))
+            answer = Answer(memory.reply or "", memory.id)
+            if memory.status == "interrupted":
+                answer.mark = "interrupted"
+            elif not memory.reply:
+                answer.mark = "reply forgotten" if memory.status == "complete" else ""
+            if memory.reply or answer.mark:
+                widgets.append(answer)
+        await self.mount(*widgets)
+        self.anchor()
+
+    def walk(self, by: int) -> bool:
+        """Move to the entry before or behind the one in focus; False where there is none."""
+        entries = self.entries
+        here = next((at for at, entry in enumerate(entries) if entry.has_focus), None)
+        at = len(entries) - 1 if here is None else here + by
+        if (here is None and by > 0) or not 0 <= at < len(entries):
+            return at < 0
+        entries[at].focus()
+        return True
+
+    async def forgotten(self, ids: frozenset[str], rewritten: dict[str, str]) -> None:
+        """Take what was forgotten off the screen, and mark the replies that lost their words."""
+        for entry in self.entries:
+            if entry.exchange_id in rewritten:
+                new_id = rewritten[entry.exchange_id]
+                if isinstance(entry, Answer):
+                    await entry.forget_words("reply forgotten with the memory it was made from")
+                entry.exchange_id = new_id
+            elif entry.exchange_id in ids:
+                if isinstance(entry, Answer):
+                    await entry.remove()
+                else:
+                    await self.mount(Card("forgotten"), before=entry)
+                    await entry.remove()
+        for answer in self.answers:
+            left = [each for each in answer.memories if each.memory.id not in ids]
+            if len(left) < len(answer.memories):
+                gone = len(answer.memories) - len(left)
+                answer.show_memories(left)
+                answer.set_mark(f"{count_of(gone)} forgotten since")
+
+
+def count_of(number: int) -> str:
+    return f"{number:,} {'memory' if number == 1 else 'memories'}"
+
+
+def last_code(markdown: str) -> str:
+    """The last fenced block of a Markdown text; all of the text where there is none."""
+    blocks = markdown.split("```")
+    if len(blocks) < 3:
+        return markdown
+    block = blocks[len(blocks) - 2 if len(blocks) % 2 else len(blocks) - 3]
+    return block.partition("\n")[2] or block

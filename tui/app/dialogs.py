@@ -1,0 +1,82 @@
+"""Questions over the screen: a line of text, and help."""
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Button, Input, Markdown, Static
+
+from mnemos.tui.app.slash import HELP
+
+
+class TextDialog(ModalScreen[str | None]):
+    """Asks for one line; None when it was left."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel")]
+
+    def __init__(self, question: str, value: str = "", *, hint: str = "", secret: bool = False) -> None:
+        super().__init__()
+        self._question, self._value, self._hint, self._secret = question, value, hint, secret
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(self._question, classes="title", markup=False)
+            yield Input(self._value, password=self._secret)
+            if self._hint:
+                yield Static(self._hint, classes="hint", markup=False)
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel", id="cancel", compact=True)
+                yield Button("OK", id="ok", compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one(Input).focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        self.dismiss(event.value)
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        self.dismiss(self.query_one(Input).value if event.button.id == "ok" else None)
+
+
+KEYS = """
+| Key | Does |
+|---|---|
+| Enter | sends; Shift+Enter and Ctrl+J break the line |
+| Up, Down | earlier messages of the session, at the first and last line |
+| Esc | stops the reply; takes back a message that waits; closes what is open |
+| F2 | the memories of the last reply: `f` forgets, `p` pins, `c` copies, `o` inspects |
+| F3 | the inspector: all memories, with a filter |
+| Ctrl+B | sessions: Enter switches, `n` begins one, `r` renames, `/` searches |
+| Ctrl+N | a new session |
+| Ctrl+Up | walks through the messages: `c` copies, `b` copies code, `e` writes again, `m` memories |
+| PageUp, PageDown | scroll |
+| Ctrl+Y | copies the last reply |
+| Ctrl+P | every command |
+| F4 | light or dark |
+| Ctrl+C | copies what is selected, or stops the reply; twice leaves. Ctrl+Q leaves at once |
+
+In the inspector: Space marks, `f` forgets, `h` hides, `p` pins, `x` sets an expiry, `/` filters by words or
+by a selector such as `tag:work and since:3d`, `Enter` shows the words. What is forgotten is gone for good;
+hidden memories can be shown again.
+"""
+
+
+class HelpScreen(ModalScreen[None]):
+    """Keys and slash commands."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f1,q,enter", "dismiss(None)", "Close")]
+
+    def compose(self) -> ComposeResult:
+        lines = "\n".join(
+            f"| `{usage.replace('|', chr(92) + '|')}` | {what} |" for usage, what in HELP.values()
+        )
+        commands = f"| Command | Does |\n|---|---|\n{lines}\n| `//...` | a message that starts with a slash |"
+        with Vertical(classes="dialog -large"):
+            yield Static("Help  (Esc closes)", classes="title")
+            with VerticalScroll():
+                yield Markdown(f"{KEYS}\n{commands}", open_links=False)
+
+    def on_mount(self) -> None:
+        self.query_one(VerticalScroll).focus()

@@ -1,0 +1,37 @@
+"""The slash commands of the app: their help, and how a line is read."""
+
+from collections.abc import Iterator, Mapping
+
+HELP: Mapping[str, tuple[str, str]] = {
+    "help": ("/help", "keys and commands"),
+    "memories": ("/memories [WORDS]", "look into the memory"),
+    "why": ("/why", "the memories of the last reply"),
+    "remember": ("/remember TEXT", "remember something without a reply"),
+    "forget": ("/forget TEXT", "forget what contains the text, for good"),
+    "pin": ("/pin ID", "keep a memory in full"),
+    "session": ("/session [new|list|ID|title TEXT]", "begin, list, change or name sessions"),
+    "model": ("/model [NAME|PATH]", "show or change the model"),
+    "theme": ("/theme [NAME]", "light, dark, or another theme"),
+    "quit": ("/quit", "leave"),
+}
+
+
+def read(line: str) -> tuple[str, str] | None:
+    """A command's name and the rest of the line; None for a message (two slashes begin one, too)."""
+    if not line.startswith("/") or line.startswith("//"):
+        return None
+    name, _, rest = line[1:].strip().partition(" ")
+    return name, rest.strip()
+
+
+def message(line: str) -> str:
+    """The words of a message: the first of two slashes goes."""
+    return line.removeprefix("/") if line.startswith("//") else line
+
+
+def matching_commands(text: str) -> Iterator[str]:
+    """Names that begin as the text does, while only the name is being written."""
+    typed = text[1:]
+    if " " in typed or "\n" in typed or typed.startswith("/"):
+        return
+    yield from (name for name in HELP if name.startswith(typed))

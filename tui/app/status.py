@@ -1,0 +1,83 @@
+"""The quiet line above the prompt: what the agent is doing, and what the last turn took."""
+
+from collections.abc import Callable
+from time import perf_counter
+
+from textual.app import RenderResult
+from textual.content import Content
+from textual.timer import Timer
+from textual.widget import Widget
+
+_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_EVERY_S = 0.1
+
+
+class Status(Widget):
+    """One line: a state on the left, the model on the right. It ticks only while something runs."""
+
+    def __init__(self) -> None:
+        super().__init__(id="status")
+        self._text = ""
+        self._right = ""
+        self._frame = 0
+        self._timer: Timer | None = None
+        self._live: Callable[[], str] | None = None
+        self._kind = ""
+
+    @property
+    def text(self) -> str:
+        return self._live() if self._live else self._text
+
+    def idle(self, text: str = "") -> None:
+        """Nothing runs; the line keeps what the last turn took."""
+        self._text, self._live, self._kind = text, None, ""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        self.refresh()
+
+    def working(self, text: str | Callable[[], str]) -> None:
+        """Something runs; a function is asked for the words at each tick."""
+        self._live = text if callable(text) else (lambda: text)
+        self._kind = "working"
+        if self._timer is None:
+            self._timer = self.set_interval(_EVERY_S, self._tick)
+        self.refresh()
+
+    def right(self, text: str) -> None:
+        self._right = text
+        self.refresh()
+
+    def _tick(self) -> None:
+        self._frame += 1
+        self.refresh()
+
+    def render(self) -> RenderResult:
+        mark = f"{_FRAMES[self._frame % len(_FRAMES)]} " if self._kind else ""
+        left = Content.styled(mark, "$accent") + Content(self.text)
+        room = self.content_size.width - len(self._right)
+        if room < left.cell_length + 2:
+            return left.truncate(max(self.content_size.width, 1), ellipsis=True)
+        return left.pad_right(room - left.cell_length) + Content(self._right)
+
+
+class Speed:
+    """Pieces of a reply a second, while it streams."""
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+        self._pieces = 0
+
+    def add(self) -> None:
+        self._first = self._first or perf_counter()
+        self._pieces += 1
+
+    def after(self, line: str) -> str:
+        """What was recalled, and how fast the reply comes."""
+        return f"{line}  ·  {str(self) or 'reading'}"
+
+    def __str__(self) -> str:
+        if self._first is None or self._pieces < 2:
+            return ""
+        seconds = perf_counter() - self._first
+        return f"{(self._pieces - 1) / max(seconds, 1e-3):.0f} tokens/s"

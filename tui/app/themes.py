@@ -1,0 +1,58 @@
+"""The two themes of the house. Textual's own can be chosen as well."""
+
+from textual.theme import Theme
+
+DARK = Theme(
+    name="mnemos-dark",
+    primary="#7aa2c9",
+    secondary="#8fb8a8",
+    accent="#d6a86a",
+    foreground="#d7d9dd",
+    background="#15181d",
+    surface="#1b1f26",
+    panel="#242a33",
+    success="#8fb573",
+    warning="#d9b45f",
+    error="#d9737a",
+    dark=True,
+    variables={
+        "border": "#39424f",
+        "border-blurred": "#2a313b",
+        "footer-background": "#15181d",
+        "footer-key-foreground": "#d6a86a",
+        "footer-description-foreground": "#8b93a0",
+        "input-selection-background": "#3a5670",
+        "scrollbar": "#2f3742",
+        "scrollbar-background": "#15181d",
+        "scrollbar-background-hover": "#15181d",
+        "scrollbar-background-active": "#15181d",
+        "scrollbar-corner-color": "#15181d",
+    },
+)
+LIGHT = Theme(
+    name="mnemos-light",
+    primary="#2f6690",
+    secondary="#3f7a68",
+    accent="#9a5b13",
+    foreground="#23272e",
+    background="#fbfaf7",
+    surface="#f3f1ec",
+    panel="#e8e5dd",
+    success="#4b7a2b",
+    warning="#8a6100",
+    error="#b03040",
+    dark=False,
+    variables={
+        "border": "#c9c4b8",
+        "border-blurred": "#ddd9cf",
+        "footer-background": "#fbfaf7",
+        "footer-key-foreground": "#9a5b13",
+        "footer-description-foreground": "#6a6f78",
+        "input-selection-background": "#bcd3e6",
+        "scrollbar": "#d3cec3",
+        "scrollbar-background": "#fbfaf7",
+        "scrollbar-background-hover": "#fbfaf7",
+        "scrollbar-background-active": "#fbfaf7",
+        "scrollbar-corner-color": "#fbfaf7",
+    },
+)

@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 CAPABILITIES = (80, 90)
+# Bits, head_dim and GQA group: the default model's, Qwen3's, and the odd ones.
+_SPLIT_SHAPES = (
+    (4, 64, 3), (4, 80, 1), (4, 96, 4), (4, 128, 4), (4, 256, 16),
+    (8, 64, 3), (8, 96, 4), (8, 128, 4), (16, 64, 3), (16, 128, 4), (16, 256, 8),
+)  # fmt: skip
 _WIDE = re.compile(
     r"ld\.global[\w.:]*\.v4\.b32|ld\.global[\w.:]*\.v2\.b64|cp\.async\.cg\.shared\.global[^;]*0x10"
 )
@@ -52,7 +57,7 @@ class Compiled:
 
 def variants() -> list[Variant]:
     """Every kernel in the dtypes and shapes that it has constants for."""
-    return [*_split_variants()]
+    return [*_split_variants(), *_merge_variants(), *_route_variants(), *_page_variants()]
 
 
 def compile_variant(variant: Variant, capability: int) -> Compiled:
@@ -113,27 +118,69 @@ def _split_variants() -> list[Variant]:
 
     types = "*{q} *u8 *{halves} *i64 *i32 *fp32 *fp32 *fp32 i32 i32 i32 fp32"
     found = []
-    shapes = [(4, 64, 3), (4, 80, 1), (4, 96, 4), (4, 128, 4), (4, 256, 16), (8, 64, 3), (8, 80, 1)]
-    shapes += [(8, 96, 4), (8, 128, 4), (8, 256, 16), (16, 64, 3), (16, 80, 1), (16, 128, 4), (16, 256, 8)]
-    for bits, dim, group in shapes:
+    for bits, dim, group in _SPLIT_SHAPES:
         for q in ("fp16", "bf16"):
             constants = {"GROUP": group, "HAS_BIAS": True, **shape_constants(bits, dim)}
-            # Rows of 40 bytes (int4 of 80 channels) begin on boundaries of 8.
-            wide = dim * bits // 8 % 16 == 0
             found.append(
                 Variant(
                     "split_kv_attention", "attend_splits",
                     types.format(q=q, halves=q if bits == 16 else "fp16"),
-                    constants, warps_of(bits, dim), must_load_wide=wide,
+                    constants, warps_of(bits, constants["PADDED"]),
+                    # Rows of 40 bytes (int4 of 80 channels) begin on boundaries of 8.
+                    must_load_wide=dim * bits // 8 % 16 == 0,
                 )
             )  # fmt: skip
-    for dim in (64, 80, 96, 128, 256):
-        padded = 1 << (dim - 1).bit_length()
-        constants = {"DIM": dim, "PADDED": padded, "BLOCK": 16}
-        found.append(
-            Variant("split_kv_attention", "join_splits", "*fp32 *fp32 *i32 *fp32 *fp32 i32", constants)
-        )
+    for dim in (64, 96, 128, 256):
+        constants = {"DIM": dim, "PADDED": _power_of_two(dim), "BLOCK": 16}
+        types_of_join = "*fp32 *fp32 *i32 *fp32 *fp32 i32"
+        found.append(Variant("split_kv_attention", "join_splits", types_of_join, constants))
     return found
+
+
+def _merge_variants() -> list[Variant]:
+    return [
+        Variant(
+            "lse_merge", "merge_rows", f"*fp32 *fp32 *{working} *fp32 *{working} i32 fp32",
+            {"DIM": 128, "PADDED": 128, "BLOCK": 4},
+        )
+        for working in ("fp16", "bf16")
+    ]  # fmt: skip
+
+
+def _route_variants() -> list[Variant]:
+    from mnemos.attention.kernels import route_mass, route_msa
+
+    found = []
+    for kind in ("fp16", "bf16"):
+        for dim in (64, 128):
+            constants = {"DIM": dim, "PADDED": dim, "ROWS": 64, "TOKENS": route_mass.TOKENS}
+            found.append(
+                Variant(
+                    "route_mass", "segment_lse", f"*{kind} *i8 *fp16 *i64 *i32 *fp32 i32 i32 i32 fp32",
+                    constants | {"SEGMENTS": route_mass.SEGMENTS},
+                )
+            )  # fmt: skip
+        constants = {"CHUNKS": route_msa.CHUNKS, "CHANNELS": route_msa.CHANNELS, "ROWS": 64}
+        types = f"*{kind} *{kind} *fp32 i32 i32 i32:16"
+        found.append(Variant("route_msa", "score_chunks", types, constants, stages=4))
+    return found
+
+
+def _page_variants() -> list[Variant]:
+    from mnemos.attention.kernels.page_gather import BLOCK, WARPS
+    from mnemos.attention.kernels.quantize_pack import TOKENS
+
+    found = [Variant("page_gather", "copy_pages", "*i32 *i64 *i32", {"BLOCK": BLOCK}, WARPS)]
+    for kind in ("fp16", "bf16"):
+        for bits, dim in ((4, 128), (8, 64)):
+            constants = {"DIM": dim, "PADDED": dim // 2, "BITS": bits, "V_GROUP": 32, "TOKENS": TOKENS}
+            types = f"*{kind} *{kind} *u8 *fp16 *u8 *fp16 i32 i32 i32"
+            found.append(Variant("quantize_pack", "pack_group", types, constants))
+    return found
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()
 
 
 def main() -> int:

@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_BLOCK = 4096  # words of 4 bytes: 16 KiB a program, four loads of 16 bytes in flight for each of 256 threads
-_WARPS = 8
+BLOCK = 4096  # words of 4 bytes: 16 KiB a program, four loads of 16 bytes in flight for each of 256 threads
+WARPS = 8
 
 
 @triton.jit
@@ -24,6 +24,6 @@ def copy_pages(source_ptr, pages_ptr, out_ptr, BLOCK: tl.constexpr):
 def page_gather(source: Tensor, pages: Tensor, out: Tensor) -> None:
     """As `mnemos.attention.kernels.dispatch.page_gather`."""
     longest = int(pages[:, 2].max()) // 4
-    copy_pages[(len(pages), triton.cdiv(longest, _BLOCK))](
-        source.view(torch.int32), pages.to(out.device), out.view(torch.int32), BLOCK=_BLOCK, num_warps=_WARPS
+    copy_pages[(len(pages), triton.cdiv(longest, BLOCK))](
+        source.view(torch.int32), pages.to(out.device), out.view(torch.int32), BLOCK=BLOCK, num_warps=WARPS
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mnemos.attention.quantize import token_groups, value_group
 
-_TOKENS = 64  # a group of K has at most 47
+TOKENS = 64  # a group of K has at most 47
 
 
 @triton.jit
@@ -115,7 +115,7 @@ def quantize_pack(k: Tensor, v: Tensor, bits: Literal[4, 8]) -> tuple[Tensor, Te
     v_scales = torch.empty(2, *lead, tokens, v_groups, dtype=torch.float16, device=k.device)
     pack_group[(groups, planes)](
         k, v, k_codes, k_scales, v_codes, v_scales, tokens, groups, planes,
-        DIM=dim, PADDED=triton.next_power_of_2(dim // 2), BITS=bits, V_GROUP=value_group(dim), TOKENS=_TOKENS,
+        DIM=dim, PADDED=triton.next_power_of_2(dim // 2), BITS=bits, V_GROUP=value_group(dim), TOKENS=TOKENS,
         num_warps=8 if dim > 128 else 4,
     )  # fmt: skip
     return k_codes, k_scales, v_codes, v_scales

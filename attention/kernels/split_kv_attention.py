@@ -191,9 +191,9 @@ def shape_constants(bits: int, dim: int) -> dict[str, int]:
     return {"DIM": dim, "PADDED": padded, "BITS": bits, "V_GROUP": group, "WIDTH": width}
 
 
-def warps_of(bits: int, dim: int) -> int:
-    """Warps that load a tile of 32 tokens at 16 bytes a thread, from 1 to 4."""
-    return max(1, min(4, 32 * dim * bits // 8 // (32 * 16)))
+def warps_of(bits: int, padded: int) -> int:
+    """Warps that load a tile of 32 tokens and `padded` channels at 16 bytes a thread, from 2 to 4."""
+    return 2 if 32 * padded * (2 if bits == 16 else 1) <= 2 * 512 else 4
 
 
 def split_kv_attention(
@@ -206,12 +206,13 @@ def split_kv_attention(
     part_lse = torch.empty(splits, heads, dtype=torch.float32, device=q.device)
     out = torch.empty(batch, heads, dim, dtype=torch.float32, device=q.device)
     lse = torch.empty(batch, heads, dtype=torch.float32, device=q.device)
+    constants = shape_constants(table.bits, dim)
     halves = table.pool.view(table.raw_dtype if table.bits == 16 else torch.float16)
     attend_splits[(splits, table.kv_heads)](
         q, table.pool, halves, table.rows, plan.work, q if bias is None else bias, part, part_lse,
         layer, table.layers, table.kv_heads, score_scale * _LOG2E,
-        GROUP=heads // table.kv_heads, HAS_BIAS=bias is not None, **shape_constants(table.bits, dim),
-        num_warps=warps_of(table.bits, dim), num_stages=3,
+        GROUP=heads // table.kv_heads, HAS_BIAS=bias is not None, **constants,
+        num_warps=warps_of(table.bits, constants["PADDED"]), num_stages=3,
     )  # fmt: skip
     join_splits[(batch, heads)](
         part, part_lse, plan.starts, out, lse, heads,

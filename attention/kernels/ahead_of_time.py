@@ -186,7 +186,9 @@ def _power_of_two(size: int) -> int:
 def main() -> int:
     """Print the table; 1 when a variant does not compile, spills, or loads narrowly."""
     failed = False
-    print(f"{'kernel':<58} {'sm':>3} {'registers':>9} {'spilled':>7} {'shared':>7} {'16-byte ld':>10} {'st':>3}")
+    print(
+        f"{'kernel':<58} {'sm':>3} {'registers':>9} {'spilled':>7} {'shared':>7} {'16-byte ld':>10} {'st':>3}"
+    )
     for variant in variants():
         for capability in CAPABILITIES:
             made = compile_variant(variant, capability)

@@ -86,7 +86,7 @@ def lse_merge(
 
 
 def route_mass(queries: Tensor, segments: SegmentKeys, score_scale: float) -> Tensor:
-    """Log-sum-exp of scores by segment, `[key_heads, rows, segments]` in fp32; `segment_mass` goes on from it.
+    """Log-sum-exp of scores by segment, `[key_heads, rows, segments]` in fp32, which `segment_mass` takes.
 
     `queries [key_heads, rows, head_dim]`: what the retrieval heads behind each key head ask. Scores are taken
     at `score_scale`. Every segment has a token. Raises ValueError.

@@ -1,4 +1,4 @@
-"""Memories in device memory as the kernels read them: the bytes of their KV payloads and where each part lies.
+"""Memories as the kernels read them: the bytes of their KV payloads and where each part lies.
 
 The pool holds the parts of a payload (K codes, K scales, V codes, V scales) in the layout of
 `mnemos.attention.memory_codec`, without its header and each part on a boundary of 16 bytes.
@@ -110,7 +110,9 @@ def plan_splits(
     more. Raises ValueError for an empty batch, an empty list of spans or an unknown span.
     """
     if not reads or not all(reads):
-        raise ValueError("each conversation of a batch must read at least one span; leave out those with none")
+        raise ValueError(
+            "each conversation of a batch must read at least one span; leave out those with none"
+        )
     for spans in reads:
         if min(spans) < 0 or max(spans) >= len(table.tokens):
             raise ValueError(f"a plan names a span outside of the table's {len(table.tokens)}")
@@ -122,8 +124,10 @@ def plan_splits(
     starts = [0]
     for index, spans in enumerate(reads):
         for span in spans:
-            for first in range(0, tiles[span], tiles_per_split):
-                work.append((index, span, first, min(tiles_per_split, tiles[span] - first)))
+            work.extend(
+                (index, span, first, min(tiles_per_split, tiles[span] - first))
+                for first in range(0, tiles[span], tiles_per_split)
+            )
         starts.append(len(work))
     device = table.pool.device
     return SplitPlan(

@@ -59,12 +59,16 @@ def pack_group(
     right = tl.load(k_ptr + at + HALF, mask=mask, other=0.0).to(tl.float32)
     low = tl.min(tl.where(mask, left, infinity), axis=0)[None, :]
     high = tl.max(tl.where(mask, left, -infinity), axis=0)[None, :]
-    codes, scale, low = _encode(left, tl.where(inside[None, :], low, 0.0), tl.where(inside[None, :], high, 0.0), TOP)
+    codes, scale, low = _encode(
+        left, tl.where(inside[None, :], low, 0.0), tl.where(inside[None, :], high, 0.0), TOP
+    )
     tl.store(scale_at, scale, mask=inside[None, :])
     tl.store(scale_at + spacing, low, mask=inside[None, :])
     low = tl.min(tl.where(mask, right, infinity), axis=0)[None, :]
     high = tl.max(tl.where(mask, right, -infinity), axis=0)[None, :]
-    others, scale, low = _encode(right, tl.where(inside[None, :], low, 0.0), tl.where(inside[None, :], high, 0.0), TOP)
+    others, scale, low = _encode(
+        right, tl.where(inside[None, :], low, 0.0), tl.where(inside[None, :], high, 0.0), TOP
+    )
     tl.store(scale_at + HALF, scale, mask=inside[None, :])
     tl.store(scale_at + HALF + spacing, low, mask=inside[None, :])
     if BITS == 4:
@@ -82,7 +86,8 @@ def pack_group(
         in_left = (channel // V_GROUP == index)[None, :] & mask
         in_right = ((channel + HALF) // V_GROUP == index)[None, :] & mask
         low = tl.minimum(
-            tl.min(tl.where(in_left, left, infinity), axis=1), tl.min(tl.where(in_right, right, infinity), axis=1)
+            tl.min(tl.where(in_left, left, infinity), axis=1),
+            tl.min(tl.where(in_right, right, infinity), axis=1),
         )[:, None]  # [TOKENS, 1]
         high = tl.maximum(
             tl.max(tl.where(in_left, left, -infinity), axis=1),

@@ -13,5 +13,7 @@ def lse_merge(
     top = both.amax(dim=0)
     weights = (both - torch.where(top.isinf(), 0.0, top)).exp()
     shares = (weights / weights.sum(dim=0).clamp_min(1e-38))[..., None]
-    parts = [torch.where(share > 0, part.float() * share, 0.0) for share, part in zip(shares, (memory, working), strict=True)]
-    return (parts[0] + parts[1]).to(working.dtype)
+    # An empty part may hold NaN.
+    of_memory = torch.where(shares[0] > 0, memory.float() * shares[0], 0.0)
+    of_working = torch.where(shares[1] > 0, working.float() * shares[1], 0.0)
+    return (of_memory + of_working).to(working.dtype)

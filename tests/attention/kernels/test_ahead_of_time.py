@@ -22,7 +22,9 @@ def cases() -> list[object]:
         shape = (variant.constants.get("BITS"), variant.constants.get("DIM"))
         common = variant.kernel != "attend_splits" or shape in COMMON_SPLITS
         marks = () if common else (pytest.mark.slow,)
-        found += [pytest.param(variant, cap, id=f"{variant.name} sm_{cap}", marks=marks) for cap in CAPABILITIES]
+        found += [
+            pytest.param(variant, cap, id=f"{variant.name} sm_{cap}", marks=marks) for cap in CAPABILITIES
+        ]
     return found
 
 

@@ -52,13 +52,15 @@ Spoil = Callable[[dict[str, Any]], dict[str, Any]]
         (lambda a: {"q": a["q"].to("meta")}, "on meta"),
         (lambda a: {"layer": 1}, "layer 1 of a table of 1"),
         (lambda a: {"bias": torch.zeros(2)}, "bias has shape"),
-        (lambda a: {"table": dataclasses.replace(a["table"], head_dim=32), "q": torch.randn(1, 6, 32)}, "head_dim is 32"),
+        (
+            lambda a: {"table": dataclasses.replace(a["table"], head_dim=32), "q": torch.randn(1, 6, 32)},
+            "head_dim is 32",
+        ),
     ],
 )  # fmt: skip
 def test_split_kv_attention_refuses(table: MemoryTable, spoil: Spoil, says: str) -> None:
-    good = {
-        "q": torch.randn(1, 6, 64), "table": table, "plan": plan_splits(table, [[0]]), "layer": 0, "score_scale": 0.1
-    }  # fmt: skip
+    plan = plan_splits(table, [[0]])
+    good = {"q": torch.randn(1, 6, 64), "table": table, "plan": plan, "layer": 0, "score_scale": 0.1}
     split_kv_attention(**good)
     with pytest.raises(ValueError, match=says):
         split_kv_attention(**{**good, **spoil(good)})

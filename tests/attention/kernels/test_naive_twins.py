@@ -21,6 +21,7 @@ from mnemos.attention.kernels.segments import segment_mass, segments_of_payloads
 from mnemos.attention.kv import KVCache, SpanKV
 from mnemos.attention.memory_codec import TraceBits, decode_kv, decode_route, encode_kv, encode_route
 from mnemos.attention.routing import RouteQuery, span_mass
+
 HEADS, KV_HEADS, DIM, LAYERS = 6, 2, 64, 2
 CONFIG = ModelConfig(
     name="tiny",

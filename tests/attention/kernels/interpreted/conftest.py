@@ -15,7 +15,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """New tensors of floats are full of NaN, those of integers of ones, so that what no kernel wrote shows."""
+    """New tensors of floats are full of NaN, those of integers of ones: what no kernel wrote shows."""
     plain = torch.empty
 
     def empty(*args: object, **kwargs: object) -> torch.Tensor:

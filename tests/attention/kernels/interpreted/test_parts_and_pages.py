@@ -17,7 +17,9 @@ def test_merge_equals_the_naive_twin(rows: int, dim: int, dtype: torch.dtype, po
         with forced(path):
             results.append(lse_merge(memory, memory_lse, working, working_lse, 0.8))
     assert results[0].dtype == dtype
-    assert torch.allclose(results[0].float(), results[1].float(), atol=1e-3 if dtype == torch.float16 else 1e-5)
+    assert torch.allclose(
+        results[0].float(), results[1].float(), atol=1e-3 if dtype == torch.float16 else 1e-5
+    )
 
 
 def test_an_empty_part_has_no_share(poisoned: None) -> None:
@@ -26,14 +28,18 @@ def test_an_empty_part_has_no_share(poisoned: None) -> None:
     memory[2] = 2.0
     working[1:] = float("nan")
     with forced("triton"):
-        out = lse_merge(memory, torch.tensor([nothing, nothing, 1.0]), working, torch.tensor([1.0, nothing, nothing]))
+        out = lse_merge(
+            memory, torch.tensor([nothing, nothing, 1.0]), working, torch.tensor([1.0, nothing, nothing])
+        )
     assert out[:, 0].tolist() == [1.0, 0.0, 2.0]
     assert torch.isfinite(out).all()
 
 
 def test_gather_equals_the_naive_twin() -> None:
     source = torch.randint(0, 256, (65536,), dtype=torch.uint8)
-    pages = torch.tensor([[0, 16, 16], [48, 32, 17 * 16], [1024, 4096, 16384 + 16], [16, 30000 // 16 * 16, 0]])
+    pages = torch.tensor(
+        [[0, 16, 16], [48, 32, 17 * 16], [1024, 4096, 16384 + 16], [16, 30000 // 16 * 16, 0]]
+    )
     results = []
     for path in ("triton", "naive"):
         out = torch.full((32768,), 7, dtype=torch.uint8)

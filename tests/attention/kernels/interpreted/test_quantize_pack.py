@@ -8,7 +8,17 @@ from mnemos.attention.kernels.dispatch import forced, quantize_pack
 
 @pytest.mark.parametrize(
     ("bits", "tokens", "dim"),
-    [(4, 1, 64), (4, 63, 64), (4, 65, 96), (4, 47, 80), (4, 33, 128), (4, 31, 256), (8, 63, 64), (8, 17, 80), (8, 97, 96)],
+    [
+        (4, 1, 64),
+        (4, 63, 64),
+        (4, 65, 96),
+        (4, 47, 80),
+        (4, 33, 128),
+        (4, 31, 256),
+        (8, 63, 64),
+        (8, 17, 80),
+        (8, 97, 96),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_equals_quantize_bit_for_bit(

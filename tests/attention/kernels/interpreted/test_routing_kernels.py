@@ -10,7 +10,12 @@ from mnemos.attention.memory_codec import encode_route
 
 @pytest.mark.parametrize(
     ("heads", "rows", "dim", "spans"),
-    [(1, 1, 64, ((1,),)), (2, 17, 64, ((63, 65), (1,), (130,))), (1, 67, 80, ((13, 3),)), (2, 5, 128, ((1,) * 9,))],
+    [
+        (1, 1, 64, ((1,),)),
+        (2, 17, 64, ((63, 65), (1,), (130,))),
+        (1, 67, 80, ((13, 3),)),
+        (2, 5, 128, ((1,) * 9,)),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_mass_equals_the_naive_twin(
@@ -29,7 +34,9 @@ def test_mass_equals_the_naive_twin(
     assert torch.allclose(*results, atol=5e-3)
 
 
-@pytest.mark.parametrize(("tokens", "chunks", "width"), [(1, 1, 64), (17, 63, 80), (67, 65, 192), (3, 131, 128)])
+@pytest.mark.parametrize(
+    ("tokens", "chunks", "width"), [(1, 1, 64), (17, 63, 80), (67, 65, 192), (3, 131, 128)]
+)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_msa_equals_the_naive_twin(
     tokens: int, chunks: int, width: int, dtype: torch.dtype, poisoned: None

@@ -175,7 +175,8 @@ class Bench:
         gather = _bind(dispatch.page_gather, device, pages, out)
         yield Row(
             "page_gather", f"{shape}, device", self._time([gather], in_graph=False), 2 * count * size,
-            self.copy, "index_select", self._time([select], in_graph=False), "with the list's way to the device",
+            self.copy, "index_select", self._time([select], in_graph=False),
+            "with the list's way to the device",
         )  # fmt: skip
 
     def _time(

@@ -67,7 +67,7 @@ def table_of_payloads(
 ) -> MemoryTable:
     """A table over the spans of `payloads`, in their order.
 
-    Raises ValueError when there are none, or when they differ in model or in bits.
+    Raises ValueError when there are none, when they differ in model or in bits, or when one is malformed.
     """
     if not payloads:
         raise ValueError("a memory table needs at least one KV payload, and was given an empty list")
@@ -76,6 +76,8 @@ def table_of_payloads(
     shape: tuple[int, int, int, int] | None = None
     end = 0
     for payload in payloads:
+        if len(payload) < _KV_HEAD.size:
+            raise ValueError("a KV payload is shorter than its header; encode the memory again")
         magic, bits, layers, kv_heads, dim, count = _KV_HEAD.unpack_from(payload)
         if magic != _KV_MAGIC or bits not in (4, 8, 16):
             raise ValueError("a memory table takes KV payloads of 4, 8 or 16 bits; encode the memory again")
@@ -83,7 +85,11 @@ def table_of_payloads(
             raise ValueError(f"KV payloads of one table differ: {shape} and {(bits, layers, kv_heads, dim)}")
         shape = (bits, layers, kv_heads, dim)
         start = _KV_HEAD.size + 4 * count
+        if len(payload) < start:
+            raise ValueError("a KV payload is shorter than its header; encode the memory again")
         for tokens in struct.unpack_from(f"<{count}I", payload, _KV_HEAD.size):
+            if not tokens:
+                raise ValueError("a KV payload holds a span without tokens; encode the memory again")
             row = [tokens, len(token_groups(tokens))]
             for size in _part_bytes(tokens, bits, layers * kv_heads, dim):
                 row.append(end)

@@ -23,7 +23,7 @@ def copy_pages(source_ptr, pages_ptr, out_ptr, BLOCK: tl.constexpr):
 
 def page_gather(source: Tensor, pages: Tensor, out: Tensor) -> None:
     """As `mnemos.attention.kernels.dispatch.page_gather`."""
-    longest = int(pages[:, 2].max()) // 4
+    longest = max(1, int(pages[:, 2].max()) // 4)  # a grid has no side of zero
     copy_pages[(len(pages), triton.cdiv(longest, BLOCK))](
         source.view(torch.int32), pages.to(out.device), out.view(torch.int32), BLOCK=BLOCK, num_warps=WARPS
     )

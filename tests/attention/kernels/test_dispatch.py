@@ -78,6 +78,13 @@ def test_a_table_refuses_payloads_that_do_not_go_together() -> None:
             table_of_payloads(payloads)
     with pytest.raises(ValueError, match="longer or shorter"):
         table_of_payloads([payload() + b"x"])
+    for size in (0, 5, 14):
+        with pytest.raises(ValueError, match="shorter than its header"):
+            table_of_payloads([payload()[:size]])
+    with pytest.raises(ValueError, match="a span without tokens"):
+        table_of_payloads(
+            [encode_kv([SpanKV(torch.empty(1, 2, 1, 64), torch.empty(1, 2, 1, 64))], 16)[:13] + bytes(4)]
+        )
 
 
 def test_lse_merge_refuses() -> None:

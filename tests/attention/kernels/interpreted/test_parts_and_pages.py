@@ -48,3 +48,10 @@ def test_gather_equals_the_naive_twin() -> None:
         results.append(out)
     assert torch.equal(*results)
     assert int((results[0] != 7).sum()) > 16000
+
+
+def test_pages_of_no_bytes_move_nothing() -> None:
+    out = torch.full((32,), 7, dtype=torch.uint8)
+    with forced("triton"):
+        page_gather(torch.zeros(32, dtype=torch.uint8), torch.tensor([[0, 0, 0], [16, 16, 0]]), out)
+    assert out.tolist() == [7] * 32

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -137,11 +138,11 @@ class Bench:
         sets = [
             [torch.randn(shape, device=self.device, dtype=torch.bfloat16) for _ in range(2)] for _ in range(3)
         ]
-        for bits in (4, 8):
-            calls = [_bind(dispatch.quantize_pack, k, v, bits) for k, v in sets]
-            moved = 2 * sets[0][0].nbytes + sum(
-                part.nbytes for part in dispatch.quantize_pack(*sets[0], bits)
-            )
+        widths: tuple[Literal[4, 8], ...] = (4, 8)
+        k, v = sets[0]
+        for bits in widths:
+            calls = [_bind(dispatch.quantize_pack, *pair, bits) for pair in sets]
+            moved = k.nbytes + v.nbytes + sum(part.nbytes for part in dispatch.quantize_pack(k, v, bits))
             with dispatch.forced("naive"):
                 rival_ms = self._time(calls, in_graph=False)
             yield Row(

@@ -12,7 +12,7 @@ from mnemos.attention.kernels.ahead_of_time import CAPABILITIES, Variant, compil
 # At 4 warps a block 168 leave room for three blocks on a multiprocessor, 232 for two.
 MOST_REGISTERS = {"segment_lse": 200, "pack_group": 200}
 MOST_REGISTERS_OF_SPLITS = {256: 232}  # by head_dim
-MOST_SHARED_BYTES = 64 * 1024  # a block, so that three fit on an sm_80
+MOST_SHARED_BYTES = 80 * 1024  # a block, so that two fit on an sm_80
 COMMON_SPLITS = ((4, 64), (4, 128), (8, 128), (16, 128))  # bits and head_dim
 
 
@@ -38,7 +38,7 @@ def test_compiles_within_limits(variant: Variant, capability: int) -> None:
     assert 0 < made.registers <= most
     assert made.shared_bytes <= MOST_SHARED_BYTES
     if variant.must_load_wide:
-        assert made.wide_loads > 0
+        assert made.loads_wide
     if variant.kernel == "copy_pages":
         assert made.wide_stores == made.wide_loads
 

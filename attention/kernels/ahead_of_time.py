@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Variant:
 
     module: str
     kernel: str
-    types: str  # of its arguments before the constants, in order; "i32:16" is a multiple of 16
+    types: str  # of its arguments before the constants, in order; "i32:16" a multiple of 16, "i32:1" a 1
     constants: dict[str, Any]
     warps: int = 4
     stages: int = 3
@@ -67,6 +67,11 @@ def variants() -> list[Variant]:
     return [*_split_variants(), *_merge_variants(), *_route_variants(), *_page_variants()]
 
 
+def ones(variant: Variant) -> Variant:
+    """The variant with 1 for every integer argument, which Triton compiles apart, as constants."""
+    return replace(variant, types=re.sub(r"(?<!\S)i32(?!\S)", "i32:1", variant.types))
+
+
 def compile_variant(variant: Variant, capability: int) -> Compiled:
     """Compile for one capability (80 or 90). Raises what Triton raises; RuntimeError when ptxas fails."""
     import triton
@@ -79,6 +84,10 @@ def compile_variant(variant: Variant, capability: int) -> Compiled:
     names = kernel.arg_names
     signature = dict(zip(names, types, strict=False)) | dict.fromkeys(names[len(types) :], "constexpr")
     constants = {(names.index(name),): value for name, value in variant.constants.items()}
+    for index, kind in enumerate(variant.types.split()):
+        if kind == "i32:1":
+            signature[names[index]] = "constexpr"
+            constants[(index,)] = 1
     multiples = [kind.startswith("*") or kind.endswith(":16") for kind in variant.types.split()]
     aligned = {(i,): [["tt.divisibility", 16]] for i, is_multiple in enumerate(multiples) if is_multiple}
     compiled = triton.compile(
@@ -182,7 +191,7 @@ def _page_variants() -> list[Variant]:
     for kind in ("fp16", "bf16"):
         for bits, dim in ((4, 128), (8, 64)):
             constants = {"DIM": dim, "PADDED": dim // 2, "BITS": bits, "V_GROUP": 32, "TOKENS": TOKENS}
-            types = f"*{kind} *{kind} *u8 *fp16 *u8 *fp16 i32 i32 i32"
+            types = f"*{kind} *{kind} *u8 *fp16 *u8 *fp16 i32 i32"
             found.append(Variant("quantize_pack", "pack_group", types, constants))
     return found
 

@@ -33,7 +33,7 @@ def _encode(x, low, high, TOP: tl.constexpr):
 @triton.jit
 def pack_group(
     k_ptr, v_ptr, k_codes_ptr, k_scales_ptr, v_codes_ptr, v_scales_ptr,
-    tokens, groups, planes,
+    tokens, groups,
     DIM: tl.constexpr, PADDED: tl.constexpr, BITS: tl.constexpr, V_GROUP: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """One token group of one plane (a KV head of a layer) of `[planes, tokens, DIM]`."""
@@ -54,7 +54,8 @@ def pack_group(
     infinity = float("inf")
 
     scale_at = k_scales_ptr + (plane * groups + group) * DIM + channel[None, :]
-    spacing = planes.to(tl.int64) * groups * DIM
+    planes = tl.num_programs(1).to(tl.int64)
+    spacing = planes * groups * DIM
     left = tl.load(k_ptr + at, mask=mask, other=0.0).to(tl.float32)
     right = tl.load(k_ptr + at + HALF, mask=mask, other=0.0).to(tl.float32)
     low = tl.min(tl.where(mask, left, infinity), axis=0)[None, :]
@@ -81,7 +82,7 @@ def pack_group(
     right = tl.load(v_ptr + at + HALF, mask=mask, other=0.0).to(tl.float32)
     codes = tl.zeros((TOKENS, PADDED), tl.float32)
     others = tl.zeros((TOKENS, PADDED), tl.float32)
-    spacing = planes.to(tl.int64) * tokens * GROUPS
+    spacing = planes * tokens * GROUPS
     for index in tl.static_range(GROUPS):
         in_left = (channel // V_GROUP == index)[None, :] & mask
         in_right = ((channel + HALF) // V_GROUP == index)[None, :] & mask
@@ -119,7 +120,7 @@ def quantize_pack(k: Tensor, v: Tensor, bits: Literal[4, 8]) -> tuple[Tensor, Te
     k_scales = torch.empty(2, *lead, groups, dim, dtype=torch.float16, device=k.device)
     v_scales = torch.empty(2, *lead, tokens, v_groups, dtype=torch.float16, device=k.device)
     pack_group[(groups, planes)](
-        k, v, k_codes, k_scales, v_codes, v_scales, tokens, groups, planes,
+        k, v, k_codes, k_scales, v_codes, v_scales, tokens, groups,
         DIM=dim, PADDED=triton.next_power_of_2(dim // 2), BITS=bits, V_GROUP=value_group(dim), TOKENS=TOKENS,
         num_warps=8 if dim > 128 else 4,
     )  # fmt: skip

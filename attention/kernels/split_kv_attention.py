@@ -84,7 +84,7 @@ def attend_splits(
     top = tl.full((16,), float("-inf"), tl.float32)
     total = tl.zeros((16,), tl.float32)
     plane = layer * kv_heads + kv_head  # of [layers, kv_heads]
-    planes = (layers * kv_heads).to(tl.int64)
+    planes = tl.num_programs(1).to(tl.int64) * layers  # an argument of 1 is a constant, without `to`
 
     for tile in range(first, first + count):
         t = tile * 32 + token

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("triton", reason="Triton has wheels for Linux on x86-64 only")
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
-from mnemos.attention.kernels.ahead_of_time import CAPABILITIES, Variant, compile_variant, variants
+from mnemos.attention.kernels.ahead_of_time import CAPABILITIES, Variant, compile_variant, ones, variants
 
 # At 4 warps a block 168 leave room for three blocks on a multiprocessor, 232 for two.
 MOST_REGISTERS = {"segment_lse": 200, "pack_group": 200}
@@ -41,6 +41,12 @@ def test_compiles_within_limits(variant: Variant, capability: int) -> None:
         assert made.loads_wide
     if variant.kernel == "copy_pages":
         assert made.wide_stores == made.wide_loads
+
+
+def test_arguments_of_one_compile() -> None:
+    """One layer, one KV head, one token: Triton makes constants of them."""
+    for variant in {variant.kernel: ones(variant) for variant in variants()}.values():
+        assert compile_variant(variant, 90).spilled_bytes == 0
 
 
 def test_every_kernel_is_among_the_variants() -> None:

@@ -1,0 +1,221 @@
+"""Decode attention over paged memories in Triton: split over KV, then joined by log-sum-exp.
+
+The scales of K are folded into q once a tile of 32 tokens: `q . (code * scale + low)` is
+`(q * scale) . code + q . low`. Those of V change from token to token and from 32 channels to the next, so
+they are applied to the codes in registers, in fp16 pairs. Codes become fp16 by the bits of 1024 + code, for
+the conversion instructions of integers run at a quarter of the rate.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mnemos.attention.kernels.memory_table import MemoryTable, SplitPlan
+from mnemos.attention.quantize import value_group
+
+_LOG2E = 1.4426950408889634
+_BLOCK_SPLITS = 16
+
+
+@triton.jit
+def _small_to_half(codes):
+    """uint8 to the same value in fp16."""
+    return (codes.to(tl.uint16) | 0x6400).to(tl.float16, bitcast=True) - 1024.0
+
+
+@triton.jit
+def _value_tile(
+    codes, halves_ptr, at, token, live, spacing, channel, GROUPS: tl.constexpr, V_GROUP: tl.constexpr,
+    WIDTH: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Codes `[32, PARTS * WIDTH]` from `channel` on, with their scales and minima: fp16 of that shape."""
+    group = (channel + tl.arange(0, PARTS) * WIDTH) // V_GROUP  # [PARTS]
+    where = at + token[:, None].to(tl.int64) * GROUPS + group[None, :]
+    mask = live[:, None] & (group < GROUPS)[None, :]
+    scale = tl.load(halves_ptr + where, mask=mask, other=0.0)  # [32, PARTS]
+    low = tl.load(halves_ptr + where + spacing * GROUPS, mask=mask, other=0.0)
+    wide = tl.reshape(_small_to_half(codes), (32, PARTS, WIDTH))
+    return tl.reshape(wide * scale[:, :, None] + low[:, :, None], (32, PARTS * WIDTH))
+
+
+@triton.jit
+def attend_splits(
+    q_ptr, bytes_ptr, halves_ptr, table_ptr, work_ptr, bias_ptr, out_ptr, lse_ptr,
+    layer, layers, kv_heads, score_scale,
+    GROUP: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr, BITS: tl.constexpr,
+    V_GROUP: tl.constexpr, WIDTH: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """One split of one KV head: unscaled partial output `[GROUP, DIM]` and its log2-sum-exp2 `[GROUP]`.
+
+    `halves_ptr` is the pool as fp16, or as the raw dtype when there are no codes.
+    """
+    LOG2E: tl.constexpr = 1.4426950408889634
+    SPAN: tl.constexpr = DIM // 2 if BITS == 4 else DIM  # channels that one load covers
+    GROUPS: tl.constexpr = DIM // V_GROUP
+    split = tl.program_id(0).to(tl.int64)
+    kv_head = tl.program_id(1).to(tl.int64)
+    batch = tl.load(work_ptr + split * 4).to(tl.int64)
+    span = tl.load(work_ptr + split * 4 + 1).to(tl.int64)
+    first = tl.load(work_ptr + split * 4 + 2)
+    count = tl.load(work_ptr + split * 4 + 3)
+    tokens = tl.load(table_ptr + span * 6)
+    groups = tl.load(table_ptr + span * 6 + 1)
+    k_codes = tl.multiple_of(tl.load(table_ptr + span * 6 + 2), 16)
+    k_scales = tl.multiple_of(tl.load(table_ptr + span * 6 + 3), 16) // 2
+    v_codes = tl.multiple_of(tl.load(table_ptr + span * 6 + 4), 16)
+    v_scales = tl.multiple_of(tl.load(table_ptr + span * 6 + 5), 16) // 2
+
+    row = tl.arange(0, 16)
+    channel = tl.arange(0, PADDED)
+    token = tl.arange(0, 32)
+    in_row = channel < SPAN
+    head = (batch * kv_heads + kv_head) * GROUP + row  # [16]
+    q_at = q_ptr + head[:, None] * DIM + channel[None, :]
+    q_mask = (row < GROUP)[:, None] & in_row[None, :]
+    q_low = tl.load(q_at, mask=q_mask, other=0.0).to(tl.float32) * score_scale  # [16, PADDED]
+    acc_low = tl.zeros((16, PADDED), tl.float32)
+    if BITS == 4:
+        q_high = tl.load(q_at + SPAN, mask=q_mask, other=0.0).to(tl.float32) * score_scale
+        acc_high = tl.zeros((16, PADDED), tl.float32)
+    shift = 0.0
+    if HAS_BIAS:
+        shift = tl.load(bias_ptr + span) * LOG2E
+    top = tl.full((16,), float("-inf"), tl.float32)
+    total = tl.zeros((16,), tl.float32)
+    plane = layer * kv_heads + kv_head  # of [layers, kv_heads]
+    planes = tl.num_programs(1).to(tl.int64) * layers  # an argument of 1 is a constant, without `to`
+
+    for tile in range(first, first + count):
+        t = tile * 32 + token
+        live = t < tokens
+        at = (plane * tokens + t)[:, None] * (DIM // 2 if BITS == 4 else DIM) + channel[None, :]
+        mask = live[:, None] & in_row[None, :]
+        if BITS == 16:
+            k = tl.load(halves_ptr + k_codes // 2 + at, mask=mask, other=0.0)  # [32, PADDED]
+            v = tl.load(halves_ptr + v_codes // 2 + at, mask=mask, other=0.0)
+            scores = tl.dot(q_low.to(k.dtype), tl.trans(k)) + shift  # [16, 32]
+        else:
+            k_bytes = tl.load(bytes_ptr + k_codes + at, mask=mask, other=0)  # [32, PADDED]
+            v_bytes = tl.load(bytes_ptr + v_codes + at, mask=mask, other=0)
+            scale_at = halves_ptr + k_scales + (plane * groups + tl.minimum(tile, groups - 1)) * DIM + channel
+            low_at = scale_at + planes * groups * DIM
+            scale = tl.load(scale_at, mask=in_row, other=0.0).to(tl.float32)  # [PADDED]
+            low = tl.load(low_at, mask=in_row, other=0.0).to(tl.float32)
+            constant = tl.sum(q_low * low[None, :], axis=1)  # [16]
+            if BITS == 8:
+                k = _small_to_half(k_bytes)
+                scores = tl.dot((q_low * scale[None, :]).to(tl.float16), tl.trans(k))
+            else:
+                k = _small_to_half(k_bytes & 15)
+                scores = tl.dot((q_low * scale[None, :]).to(tl.float16), tl.trans(k))
+                scale = tl.load(scale_at + SPAN, mask=in_row, other=0.0).to(tl.float32)
+                low = tl.load(low_at + SPAN, mask=in_row, other=0.0).to(tl.float32)
+                constant += tl.sum(q_high * low[None, :], axis=1)
+                k = _small_to_half(k_bytes >> 4)
+                scores = tl.dot((q_high * scale[None, :]).to(tl.float16), tl.trans(k), scores)
+            scores += constant[:, None] + shift
+        scores = tl.where(live[None, :], scores, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, axis=1))  # finite: a tile has a live token
+        weight = tl.exp2(scores - higher[:, None])  # [16, 32]
+        fade = tl.exp2(top - higher)
+        total = total * fade + tl.sum(weight, axis=1)
+        top = higher
+        if BITS == 16:
+            acc_low = tl.dot(weight.to(v.dtype), v, acc_low * fade[:, None])
+        else:
+            v_at = v_scales + plane * tokens * GROUPS
+            p = weight.to(tl.float16)
+            spacing = planes * tokens
+            PARTS: tl.constexpr = PADDED // WIDTH
+            if BITS == 8:
+                v = _value_tile(v_bytes, halves_ptr, v_at, t, live, spacing, 0, GROUPS, V_GROUP, WIDTH, PARTS)
+                acc_low = tl.dot(p, v, acc_low * fade[:, None])
+            else:
+                v = _value_tile(
+                    v_bytes & 15, halves_ptr, v_at, t, live, spacing, 0, GROUPS, V_GROUP, WIDTH, PARTS
+                )
+                acc_low = tl.dot(p, v, acc_low * fade[:, None])
+                v = _value_tile(
+                    v_bytes >> 4, halves_ptr, v_at, t, live, spacing, SPAN, GROUPS, V_GROUP, WIDTH, PARTS
+                )
+                acc_high = tl.dot(p, v, acc_high * fade[:, None])
+
+    out_head = (split * kv_heads + kv_head) * GROUP + row
+    out_at = out_ptr + out_head[:, None] * DIM + channel[None, :]
+    tl.store(out_at, acc_low / total[:, None], mask=q_mask)
+    if BITS == 4:
+        tl.store(out_at + SPAN, acc_high / total[:, None], mask=q_mask)
+    tl.store(lse_ptr + out_head, top + tl.log2(total), mask=row < GROUP)
+
+
+@triton.jit
+def join_splits(
+    part_ptr, part_lse_ptr, starts_ptr, out_ptr, lse_ptr, heads,
+    DIM: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The splits of one head of one conversation to its output `[DIM]` and natural log-sum-exp."""
+    LN2: tl.constexpr = 0.6931471805599453
+    batch = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1).to(tl.int64)
+    first = tl.load(starts_ptr + batch)
+    last = tl.load(starts_ptr + batch + 1)
+    channel = tl.arange(0, PADDED)
+    top = tl.full((1,), float("-inf"), tl.float32)
+    total = tl.zeros((1,), tl.float32)
+    acc = tl.zeros((PADDED,), tl.float32)
+    for start in range(first, last, BLOCK):
+        split = (start + tl.arange(0, BLOCK)).to(tl.int64)
+        live = split < last
+        at = split * heads + head
+        lse = tl.load(part_lse_ptr + at, mask=live, other=float("-inf"))  # [BLOCK]
+        mask = live[:, None] & (channel < DIM)[None, :]
+        part = tl.load(part_ptr + at[:, None] * DIM + channel[None, :], mask=mask, other=0.0)
+        higher = tl.maximum(top, tl.max(lse, axis=0))
+        weight = tl.exp2(lse - higher)
+        fade = tl.exp2(top - higher)
+        total = total * fade + tl.sum(weight, axis=0)
+        acc = acc * fade + tl.sum(part * weight[:, None], axis=0)
+        top = higher
+    at = batch * heads + head
+    tl.store(out_ptr + at * DIM + channel, acc / total, mask=channel < DIM)
+    tl.store(lse_ptr + at + tl.arange(0, 1), (top + tl.log2(total)) * LN2)
+
+
+def shape_constants(bits: int, dim: int) -> dict[str, int]:
+    """What the split kernel is compiled for besides the group and the bias."""
+    padded = triton.next_power_of_2(dim // 2 if bits == 4 else dim)
+    group = dim if bits == 16 else value_group(dim)
+    regular = (dim // 2 if bits == 4 else dim) % group == 0 and group == 32
+    width = 32 if regular else 16
+    return {"DIM": dim, "PADDED": padded, "BITS": bits, "V_GROUP": group, "WIDTH": width}
+
+
+def warps_of(bits: int, padded: int) -> int:
+    """Warps that load a tile of 32 tokens and `padded` channels at 16 bytes a thread, from 2 to 4."""
+    return 2 if 32 * padded * (2 if bits == 16 else 1) <= 2 * 512 else 4
+
+
+def split_kv_attention(
+    q: Tensor, table: MemoryTable, plan: SplitPlan, layer: int, score_scale: float, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `mnemos.attention.kernels.dispatch.split_kv_attention`."""
+    batch, heads, dim = q.shape
+    splits = plan.work.shape[0]
+    part = torch.empty(splits, heads, dim, dtype=torch.float32, device=q.device)
+    part_lse = torch.empty(splits, heads, dtype=torch.float32, device=q.device)
+    out = torch.empty(batch, heads, dim, dtype=torch.float32, device=q.device)
+    lse = torch.empty(batch, heads, dtype=torch.float32, device=q.device)
+    constants = shape_constants(table.bits, dim)
+    halves = table.pool.view(table.raw_dtype if table.bits == 16 else torch.float16)
+    attend_splits[(splits, table.kv_heads)](
+        q, table.pool, halves, table.rows, plan.work, q if bias is None else bias, part, part_lse,
+        layer, table.layers, table.kv_heads, score_scale * _LOG2E,
+        GROUP=heads // table.kv_heads, HAS_BIAS=bias is not None, **constants,
+        num_warps=warps_of(table.bits, constants["PADDED"]), num_stages=3,
+    )  # fmt: skip
+    join_splits[(batch, heads)](
+        part, part_lse, plan.starts, out, lse, heads,
+        DIM=dim, PADDED=triton.next_power_of_2(dim), BLOCK=_BLOCK_SPLITS, num_warps=4,
+    )  # fmt: skip
+    return out, lse

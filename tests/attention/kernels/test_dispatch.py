@@ -1,0 +1,133 @@
+"""Bad input gets its error from the dispatcher, before a kernel runs."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from mnemos.attention.kernels.dispatch import (
+    lse_merge,
+    page_gather,
+    quantize_pack,
+    route_mass,
+    route_msa,
+    split_kv_attention,
+)
+from mnemos.attention.kernels.memory_table import MemoryTable, plan_splits, table_of_payloads
+from mnemos.attention.kernels.segments import SegmentKeys, segments_of_payloads
+from mnemos.attention.kv import SpanKV
+from mnemos.attention.memory_codec import TraceBits, encode_kv, encode_route
+
+
+def payload(bits: TraceBits = 4, dim: int = 64) -> bytes:
+    return encode_kv([SpanKV(torch.randn(1, 2, 5, dim), torch.randn(1, 2, 5, dim))], bits)
+
+
+@pytest.fixture
+def table() -> MemoryTable:
+    return table_of_payloads([payload()])
+
+
+@pytest.fixture
+def segments() -> SegmentKeys:
+    return segments_of_payloads([encode_route([torch.randn(2, 5, 64)], torch.zeros(2))])
+
+
+Spoil = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda a: {"q": a["q"].int()}, "q is int32"),
+        (lambda a: {"q": torch.randn(2, 6, 64)}, "q has shape"),
+        (lambda a: {"q": torch.randn(1, 7, 64)}, "7 heads over 2 KV heads"),
+        (lambda a: {"q": torch.randn(1, 34, 64)}, "a group is 1 to 16"),
+        (lambda a: {"q": torch.randn(1, 64, 6).mT}, "not contiguous"),
+        (lambda a: {"q": torch.randn(6 * 64 + 1)[1:].view(1, 6, 64)}, "boundary of 16 bytes"),
+        (lambda a: {"q": a["q"].to("meta")}, "on meta"),
+        (lambda a: {"layer": 1}, "layer 1 of a table of 1"),
+        (lambda a: {"bias": torch.zeros(2)}, "bias has shape"),
+        (
+            lambda a: {"table": dataclasses.replace(a["table"], head_dim=32), "q": torch.randn(1, 6, 32)},
+            "head_dim is 32",
+        ),
+    ],
+)  # fmt: skip
+def test_split_kv_attention_refuses(table: MemoryTable, spoil: Spoil, says: str) -> None:
+    plan = plan_splits(table, [[0]])
+    good = {"q": torch.randn(1, 6, 64), "table": table, "plan": plan, "layer": 0, "score_scale": 0.1}
+    split_kv_attention(**good)
+    with pytest.raises(ValueError, match=says):
+        split_kv_attention(**{**good, **spoil(good)})
+
+
+@pytest.mark.parametrize("reads", [[], [[]], [[0], []], [[1]], [[-1]]])
+def test_a_plan_refuses_what_is_not_there(table: MemoryTable, reads: list[list[int]]) -> None:
+    with pytest.raises(ValueError):
+        plan_splits(table, reads)
+
+
+def test_a_table_refuses_payloads_that_do_not_go_together() -> None:
+    for payloads in ([], [payload(4), payload(8)], [payload(dim=64), payload(dim=128)], [payload(32)]):
+        with pytest.raises(ValueError):
+            table_of_payloads(payloads)
+    with pytest.raises(ValueError, match="longer or shorter"):
+        table_of_payloads([payload() + b"x"])
+    for size in (0, 5, 14):
+        with pytest.raises(ValueError, match="shorter than its header"):
+            table_of_payloads([payload()[:size]])
+    with pytest.raises(ValueError, match="a span without tokens"):
+        table_of_payloads(
+            [encode_kv([SpanKV(torch.empty(1, 2, 1, 64), torch.empty(1, 2, 1, 64))], 16)[:13] + bytes(4)]
+        )
+
+
+def test_lse_merge_refuses() -> None:
+    part, lse = torch.randn(3, 64), torch.zeros(3)
+    for bad in (
+        (part[:2], lse, part, lse, 1.0),
+        (part, lse.double(), part, lse, 1.0),
+        (part, lse, part.int(), lse, 1.0),
+        (part, lse, part, lse, 0.0),
+        (part, lse, part[:0], lse, 1.0),
+    ):
+        with pytest.raises(ValueError, match="lse_merge"):
+            lse_merge(*bad)
+
+
+def test_page_gather_refuses() -> None:
+    source, out = torch.zeros(64, dtype=torch.uint8), torch.zeros(64, dtype=torch.uint8)
+    for page in ([0, 0, 8], [8, 0, 16], [0, 56, 16], [64, 0, 16], [0, 64, 16], [-16, 0, 16], [0, 0, -16]):
+        with pytest.raises(ValueError, match="page_gather"):
+            page_gather(source, torch.tensor([page]), out)
+    with pytest.raises(ValueError, match="page_gather: pages has shape"):
+        page_gather(source, torch.empty(0, 3, dtype=torch.int64), out)
+
+
+def test_the_rest_refuses(segments: SegmentKeys) -> None:
+    with pytest.raises(ValueError, match="route_mass: queries has shape"):
+        route_mass(torch.randn(1, 5, 64), segments, 0.1)
+    with pytest.raises(ValueError, match="route_msa: keys is float16"):
+        route_msa(torch.randn(3, 64), torch.randn(3, 64).half())
+    with pytest.raises(ValueError, match="multiple of 16"):
+        route_msa(torch.randn(3, 8), torch.randn(3, 8))
+    with pytest.raises(ValueError, match="quantize_pack: v has shape"):
+        quantize_pack(torch.randn(2, 5, 64), torch.randn(2, 6, 64), 4)
+    with pytest.raises(ValueError, match="quantize_pack: v is float16"):
+        quantize_pack(torch.randn(2, 5, 64), torch.randn(2, 5, 64).half(), 4)
+    with pytest.raises(ValueError):
+        segments_of_payloads([])
+
+
+def test_triton_is_not_imported_without_a_gpu() -> None:
+    code = (
+        "import sys, torch; import mnemos.attention.kernels.dispatch as d; "
+        "d.route_msa(torch.randn(3, 64), torch.randn(3, 64)); "
+        "sys.exit('mnemos.attention.kernels.route_msa' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -170,8 +170,8 @@ class Turn:
         return [m for m in reversed(earlier) if m.kind == "exchange" and m.id != exchange.id and m.reply]
 
     def _prompt(self, recall: Recall, text: str) -> tuple[KVCache, list[int], list[int]]:
-        """A cache with the memories paged in, the tokens that go behind what it holds, and all tokens behind the
-        memories.
+        """A cache with the memories paged in, the tokens that go behind what it holds, and all tokens behind
+        the memories.
         """
         prompts, recaller = self._working.prompts, self._working.recaller
         model = recaller.model

@@ -15,8 +15,8 @@ _REPLY_ROOM = 256  # tokens of the window kept free for a reply
 
 
 class WorkingMemory:
-    """A conversation's caches: one of [prefix][system tail][recent turns] to route behind, which grows with it, and
-    one to answer from while no memories are in view.
+    """A conversation's caches: one of [prefix][system tail][recent turns] to route behind, which grows with
+    it, and one to answer from while no memories are in view.
 
     After an erase nothing of it is used again: its KV may have been computed from what was erased.
     """
@@ -109,7 +109,9 @@ class WorkingMemory:
         return cache, list(prompt[shared:])
 
     def keep_answer(self, cache: KVCache, prompt: Sequence[int]) -> bool:
-        """Whether `cache`, which now begins with `prompt`, stays for the next turn; else its user clears it."""
+        """Whether `cache`, which now begins with `prompt`, stays for the next turn; else its user clears
+        it.
+        """
         if cache is not self._answer:
             return False
         self._answer_tokens = list(prompt)

@@ -51,8 +51,9 @@ def load(
 
     None means the `MNEMOS_MODEL` environment variable, or the default model. `dtype` is auto, bf16, fp16 or
     fp32; `decode_weights`, what one token at a time is decoded from, is auto, bf16, int8 or int4 (None means
-    `MNEMOS_DECODE_WEIGHTS`, or auto with the dtype auto, and the dtype itself with another). `threads` sets torch's thread count for the whole process. `on_progress(done_bytes, total_bytes)` is
-    called while weights are fetched. Raises a ModelError that says what is wrong and what to do.
+    `MNEMOS_DECODE_WEIGHTS`, or auto with the dtype auto, and the dtype itself with another). `threads` sets
+    torch's thread count for the whole process. `on_progress(done_bytes, total_bytes)` is called while
+    weights are fetched. Raises a ModelError that says what is wrong and what to do.
     """
     from mnemos.attention.calibration import for_model
     from mnemos.attention.decoder import Decoder

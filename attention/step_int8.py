@@ -1,7 +1,7 @@
 """One token through the layers with int8 weights: the twin of `decode_step`, its small operations in numpy.
 
-A tensor operation on one row costs PyTorch several microseconds of book-keeping, numpy under one; a step has a
-thousand of them. Products of weights, and attention to weighed memories, stay with PyTorch.
+A tensor operation on one row costs PyTorch several microseconds of book-keeping, numpy under one; a step has
+a thousand of them. Products of weights, and attention to weighed memories, stay with PyTorch.
 """
 
 import math

@@ -1,9 +1,9 @@
 """Weight matrices as the one-token step multiplies them: plain, int8 or int4.
 
 At one token a product is bound by the bytes of its weights, so fewer bits are faster. Activations keep their
-width: int8 products of FBGEMM take 7-bit activations, which alone would cost 0.06 of loss per token; here they
-go in as two rows, the value and 126 times what rounding it left over, so that 13 bits count. A second row costs
-next to nothing.
+width: int8 products of FBGEMM take 7-bit activations, which alone would cost 0.06 of loss per token; here
+they go in as two rows, the value and 126 times what rounding it left over, so that 13 bits count. A second
+row costs next to nothing.
 
 PyTorch's own kernels do the products. A kernel that this build or CPU hasn't is never called: `pack` falls
 back to the next wider format.

@@ -59,7 +59,7 @@ def test_the_exchange_and_its_provenance_are_kept(bank: MemoryBank, language_mod
 def test_the_memory_tells_the_model_what_it_can_not_know(
     bank: MemoryBank, language_model: LanguageModel
 ) -> None:
-    question = "Which colour is my bicycle?"
+    question = "What colour is my bicycle?"
     sampling = Sampling(max_tokens=24)
     without = agent_of(bank, language_model, sampling=sampling).run_sync(question)
     bank.forget(bank.plan_forget(everything=True))

@@ -52,10 +52,9 @@ def test_attention_in_parts_is_the_decoders(bits: TraceBits, temperature: float,
     torch.manual_seed(bits)
     payloads = [encode_kv([random_span(63), random_span(1)], bits), encode_kv([random_span(97)], bits)]
     spans = [span for payload in payloads for span in decode_kv(payload, CONFIG, torch.float32)]
-    bias = [0.5, 0.0, -0.25]
     cache = KVCache(CONFIG, 200, torch.float32)
     cache.load_prefix(random_span(5))
-    cache.page_in(spans, temperature=temperature, mass_scale=mass_scale, bias=bias)
+    cache.page_in(spans, temperature=temperature, mass_scale=mass_scale)
     end = cache.length + 13
     cache.k[:, :, cache.length : end], cache.v[:, :, cache.length : end] = (
         torch.randn(LAYERS, KV_HEADS, 13, DIM) for _ in range(2)
@@ -67,9 +66,7 @@ def test_attention_in_parts_is_the_decoders(bits: TraceBits, temperature: float,
 
     table = table_of_payloads(payloads)
     plan = plan_splits(table, [range(3)])
-    memory, memory_lse = split_kv_attention(
-        q.view(1, HEADS, DIM), table, plan, 1, DIM**-0.5 / temperature, torch.tensor(bias)
-    )
+    memory, memory_lse = split_kv_attention(q.view(1, HEADS, DIM), table, plan, 1, DIM**-0.5 / temperature)
     own = [*range(cache.memory_start), *range(cache.memory_end, end)]
     k, v = (part[1, :, own].repeat_interleave(HEADS // KV_HEADS, dim=0) for part in (cache.k, cache.v))
     scores = torch.einsum("hd,htd->ht", q[:, 0], k) * DIM**-0.5

@@ -23,7 +23,7 @@ from typing import Any
 from mnemos.errors import MnemosError, NotFoundError, UsageError
 from mnemos.store.erasing import STEPS
 from mnemos.store.keys import KeyFile, KeyProvider
-from mnemos.store.soak_operations import ERASING, NAMESPACES, WORD_CHARS, Chooser, serve
+from mnemos.store.soak_operations import ERASING, NAMESPACES, PART_CHARS, Chooser, serve
 from mnemos.store.soak_truth import (
     Held,
     Operation,
@@ -39,8 +39,7 @@ OnProgress = Callable[[int, int], None]  # operations done, of how many
 _PATIENCE_S = 120.0  # for one operation; the bank hangs when it takes longer
 _SAMPLE = 8  # words looked up after each kill
 _DEEP_EVERY = 20  # kills between two deep verifies
-_RUN = re.compile(rb"[a-z]{%d,}" % (WORD_CHARS // 2 + 1))
-_TAIL = WORD_CHARS // 2 + 1  # an index may share the first letters of two words
+_RUN = re.compile(rb"[a-z]{%d,}" % PART_CHARS)
 
 
 class _Worker:
@@ -350,11 +349,13 @@ def run(
 
 def words_left(bank: Path, words: set[str]) -> list[str]:
     """Names of the bank's files that hold one of these words, or the end of one."""
-    tails = {word[-_TAIL:].encode() for word in words}
+    tails = {word[-PART_CHARS:].encode() for word in words}
     found = []
     for path in sorted(bank.rglob("*")):
         if path.is_file():
             runs = _RUN.findall(path.read_bytes())
-            if any(run[at : at + _TAIL] in tails for run in runs for at in range(len(run) - _TAIL + 1)):
+            if any(
+                run[at : at + PART_CHARS] in tails for run in runs for at in range(len(run) - PART_CHARS + 1)
+            ):
                 found.append(str(path.relative_to(bank)))
     return found

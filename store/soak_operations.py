@@ -22,6 +22,7 @@ _PAST = datetime(2020, 1, 1, tzinfo=UTC)
 _MOST = 300  # memories of a namespace, from where on it is thinned out
 _LETTERS = "bcfhjkmnpqrtvwxz"  # no vowels, no endings: the stemmer leaves such words alone
 WORD_CHARS = 14
+PART_CHARS = WORD_CHARS // 2 + 1  # an index may share the first letters of two words
 _TAGS = 12
 _WEIGHTS = {
     "add": 34,
@@ -44,10 +45,16 @@ class Chooser:
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
+        self._parts: set[str] = set()
 
     def word(self) -> str:
-        """A word that occurs nowhere else."""
-        return "".join(self._chance.choices(_LETTERS, k=WORD_CHARS))
+        """A word of which no part of `PART_CHARS` letters occurs in any other one."""
+        while True:
+            word = "".join(self._chance.choices(_LETTERS, k=WORD_CHARS))
+            parts = {word[at : at + PART_CHARS] for at in range(WORD_CHARS - PART_CHARS + 1)}
+            if self._parts.isdisjoint(parts):
+                self._parts |= parts
+                return word
 
     def choose(self, spaces: dict[str, Space]) -> Operation:
         name = self._chance.choice(NAMESPACES)

@@ -19,7 +19,7 @@ from mnemos.store.store import Store
 
 def test_nothing_is_lost_and_what_is_erased_is_gone(fast_disk: Path) -> None:
     code = "import sys; from mnemos.tui.main import main; sys.exit(main())"
-    args = ["bench", "soak", "--operations", "300", "--kills", "6", "--seed", "3", "--json"]
+    args = ["bench", "soak", "--operations", "300", "--kills", "6", "--seed", "3", "--plain", "--json"]
     done = subprocess.run(
         [sys.executable, "-c", code, *args],
         capture_output=True,

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 
 from mnemos.agent.citing import cite
-from mnemos.agent.events import Event, Recalled, Reply, Stored, TokenDelta, Usage
+from mnemos.agent.events import Event, Recalled, Reply, TokenDelta, Usage
 from mnemos.agent.turn import Turn
 from mnemos.attention.generate import StopReason, text_pieces
 from mnemos.attention.interleave import (
@@ -24,7 +24,7 @@ from mnemos.attention.interleave import (
 from mnemos.attention.pooled import msa_of
 from mnemos.attention.pooled_cache import Choices
 from mnemos.attention.tokenizer import Detokenizer
-from mnemos.errors import BankError, NotFoundError
+from mnemos.errors import NotFoundError
 from mnemos.memory.pooled_recall import Documents, PooledRecaller
 from mnemos.memory.records import Memory, RecalledMemory
 
@@ -74,13 +74,7 @@ class PooledTurn(Turn):
             reply_text = "".join(self._pieces)
             self._memories = cite(tuple(self._memories), text, reply_text)
             is_cut = answering.stop_reason is StopReason.INTERRUPTED
-            done = self._bank.complete_exchange(
-                exchange,
-                reply_text,
-                status="interrupted" if is_cut else "complete",
-                recalled=self._memories,
-                working=self._seen,
-            )
+            done = self._keep(exchange, reply_text, is_cut=is_cut)
         except BaseException as error:
             if done is None:
                 self._leave(exchange, error)
@@ -104,11 +98,7 @@ class PooledTurn(Turn):
                 decode_ms=total_ms - (first_ms or total_ms),
             ),
         )
-        try:
-            recaller.encode_pending(self._namespace, should_stop=self._stop.is_set)
-        except (BankError, NotFoundError):
-            return  # the reply is durable; its trace is made at the next turn
-        yield Stored(memory_id=done.id)
+        yield from self._remember(done)
 
 
 class _Answering:

@@ -103,13 +103,7 @@ class Turn:
             reply_text = "".join(self._pieces)
             self._memories = cite(_with_attention(recall, collect), text, reply_text)
             is_cut = generation.stop_reason is StopReason.INTERRUPTED
-            done = self._bank.complete_exchange(
-                exchange,
-                reply_text,
-                status="interrupted" if is_cut else "complete",
-                recalled=self._memories,
-                working=self._seen,
-            )
+            done = self._keep(exchange, reply_text, is_cut=is_cut)
         except BaseException as error:
             if done is None:
                 self._leave(exchange, error)
@@ -136,8 +130,22 @@ class Turn:
                 decode_ms=total_ms - (first_ms or total_ms),
             ),
         )
+        yield from self._remember(done)
+
+    def _keep(self, exchange: Memory, reply: str, *, is_cut: bool) -> Memory:
+        """The exchange with its reply and provenance, durable."""
+        return self._bank.complete_exchange(
+            exchange,
+            reply,
+            status="interrupted" if is_cut else "complete",
+            recalled=self._memories,
+            working=self._seen,
+        )
+
+    def _remember(self, done: Memory) -> Generator[Event]:
+        """Makes the exchange a memory that can be recalled."""
         try:
-            recaller.encode_pending(self._namespace, should_stop=self._stop.is_set)
+            self._working.recaller.encode_pending(self._namespace, should_stop=self._stop.is_set)
         except (BankError, NotFoundError):
             return  # the reply is durable; its trace is made at the next turn
         yield Stored(memory_id=done.id)

@@ -18,9 +18,9 @@ def content_digest(core: Core, name: str) -> str:
     """
     hashed = hashlib.sha256(f"mnemos content {_VERSION}\n".encode())
     namespace = core.find(name)
-    if namespace is not None:
-        for line in _lines(core, namespace):
-            hashed.update(json.dumps(line, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+    # An unknown namespace holds what an empty one does.
+    for line in [[], []] if namespace is None else _lines(core, namespace):
+        hashed.update(json.dumps(line, sort_keys=True, separators=(",", ":")).encode() + b"\n")
     return hashed.hexdigest()
 
 

@@ -79,7 +79,7 @@ def put_words(
         query = text("SELECT 1 FROM memory WHERE id = :old")
         if connection.execute(query, {"old": old}).scalar_one_or_none() is None:
             continue
-        payload = reading.read_frames(core, namespace, [new], "text")[new]
+        payload = reading.read_frame(core, namespace, new, "text")
         row, _ = unpack_text(payload, new)
         connection.execute(
             text(

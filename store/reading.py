@@ -2,6 +2,9 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from sqlalchemy import Connection
 
 from mnemos.errors import BankUnreadableError, NotFoundError
 from mnemos.store import catalog, words
@@ -116,8 +119,16 @@ def _read_moving(core: Core, namespace: Namespace, place: Placed, key: bytes | N
             if not again:
                 return None
             if again[0].row == place.row:
+                if _is_buried(namespace, place.owner):
+                    return None
                 raise _damaged(place, error) from None
             place, key = again[0], keys[place.owner]
+
+
+def _is_buried(namespace: Namespace, memory_id: str) -> bool:
+    """Whether an erase has begun on it: its row goes first, then its frames, then their places."""
+    with namespace.database.read() as connection:
+        return not words.select_rows(connection, Filter(ids=[memory_id]))
 
 
 def read_prefix(core: Core, fingerprint: str) -> bytes | None:
@@ -153,14 +164,24 @@ def _look_up(
             before, pages = pages, catalog.pages_by_id(connection, namespace.id, _page_ids(known))
             try:
                 keys = keys_of(namespace, connection, known)
-            except NotFoundError:
-                return [], {}
+            except NotFoundError:  # one of them is being erased
+                keys = _keys_left(namespace, connection, known)
             except BankUnreadableError:
                 if pages == before:
                     raise
                 continue  # an erase moved a page of keys after this transaction began: look again
         places = sorted(frames, key=lambda frame: (frame.segment, frame.start))
         return [place for place in places if place.owner in keys], keys
+
+
+def _keys_left(
+    namespace: Namespace, connection: Connection, memories: Iterable[CatalogMemory]
+) -> dict[str, bytes | None]:
+    keys: dict[str, bytes | None] = {}
+    for memory in memories:
+        with suppress(NotFoundError):
+            keys |= keys_of(namespace, connection, [memory])
+    return keys
 
 
 def _page_ids(memories: Iterable[CatalogMemory]) -> set[int]:

@@ -116,6 +116,27 @@ def test_each_look_is_of_before_or_of_after(fast_disk: Path, encrypted: bool, re
         assert len(store.receipts()) == ROUNDS and store.verify(deep=True).ok
 
 
+@pytest.mark.parametrize("encrypted", [True, False], ids=["encrypted", "plain"])
+def test_a_memory_is_gone_at_every_step_of_its_erase(fast_disk: Path, encrypted: bool) -> None:
+    bank = fast_disk / "bank"
+    with Store.open(bank, encrypted=encrypted) as store, Store.open(bank, read_only=True) as reader:
+        gone, kept = store.add("a", [MemoryDraft("canary one"), MemoryDraft("canary two")])
+        store.put_traces("a", [TraceDraft(one.id, "m", 1, b"kv" * 500, b"route") for one in (gone, kept)])
+        assert set(reader.get_kvs("a", [gone.id, kept.id])) == {gone.id, kept.id}
+        seen: dict[str, bool] = {}
+
+        def look_again(step: str) -> None:
+            found = reader.get_kvs("a", [gone.id, kept.id])
+            assert found[kept.id] == b"kv" * 500
+            seen[step] = gone.id in found
+
+        store.erase(store.plan_erase(Selector("a", ids=[gone.id])), on_step=look_again)
+        assert {"tombstone", "frames", "rows"} <= set(seen)
+        assert not seen["frames"] and not seen["rows"] and not seen["check"]
+        with pytest.raises(NotFoundError):
+            reader.get_kv("a", gone.id)
+
+
 def _finish(store: Store) -> None:
     """Erases that a reader held up for a moment."""
     for _ in range(50):

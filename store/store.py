@@ -208,12 +208,25 @@ class Store(TraceStore, ErasingStore, CareStore):
         reply: str,
         status: Status = "complete",
         uses: Sequence[UseRecord] = (),
+        *,
+        tags: Sequence[str] | None = None,
+        expires_at: datetime | None = None,
     ) -> MemoryRecord:
-        """Adds the model's words to a memory, and which memories they were made with; durable.
+        """Adds the model's words to a memory, and which memories they were made with; durable. Tags and an
+        expiry, where given, take the place of the memory's own.
 
         Raises NotFoundError when the memory, or one of those used, was erased meanwhile.
         """
-        full_id = writing.complete(self._core, namespace, memory_id, reply, status, uses)
+        full_id = writing.complete(
+            self._core,
+            namespace,
+            memory_id,
+            reply,
+            status,
+            uses,
+            tags,
+            None if expires_at is None else words.to_us(expires_at),
+        )
         return reading.by_id(self._core, namespace, [full_id])[0]
 
     def get(self, namespace: str, memory_id: str) -> MemoryRecord:
@@ -297,14 +310,24 @@ class Store(TraceStore, ErasingStore, CareStore):
         with self._core.reading():
             return content_digest(self._core, namespace)
 
-    def recent_ids(self, namespace: str, limit: int) -> builtins.list[str]:
-        """Ids of the latest memories, newest first, of those neither hidden nor expired."""
+    def recent_ids(
+        self,
+        namespace: str,
+        limit: int,
+        *,
+        where: Condition | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> builtins.list[str]:
+        """Ids of the latest memories, newest first, of those neither hidden nor expired; of those that
+        `where` allows, and of `ids`, where they are given.
+        """
         with self._core.reading():
             found = self._core.find(namespace)
             if found is None:
                 return []
             with found.database.read() as connection:
-                return words.recent_ids(connection, limit)
+                allowed = None if where is None else resolved(connection, where)
+                return words.recent_ids(connection, limit, allowed, ids)
 
     def set_flags(
         self, namespace: str, memory_id: str, *, pinned: bool | None = None, hidden: bool | None = None
@@ -333,14 +356,17 @@ class Store(TraceStore, ErasingStore, CareStore):
 
     # -- search and provenance
 
-    def lexical(self, namespace: str, query: str, limit: int) -> builtins.list[tuple[str, float]]:
-        """(memory id, BM25), best first, of memories neither hidden nor expired."""
+    def lexical(
+        self, namespace: str, query: str, limit: int, *, where: Condition | None = None
+    ) -> builtins.list[tuple[str, float]]:
+        """(memory id, BM25), best first, of memories neither hidden nor expired and allowed by `where`."""
         with self._core.reading():
             found = self._core.find(namespace)
             if found is None:
                 return []
             with found.database.read() as connection:
-                return lexical.search(connection, query, limit)
+                allowed = None if where is None else resolved(connection, where)
+                return lexical.search(connection, query, limit, allowed)
 
     def places(self, namespace: str, ids: Sequence[str]) -> builtins.list[nearby.Place]:
         """Speaker and visible neighbours of those memories that are there."""

@@ -221,13 +221,15 @@ def _where(chosen: Filter, ids: Sequence[str] | None) -> tuple[str, dict[str, An
     return " AND ".join(parts), bound
 
 
-def recent_ids(connection: Connection, limit: int) -> list[str]:
-    """Newest first, of those neither hidden nor expired."""
-    query = text(
-        f"SELECT id FROM memory WHERE {LIVE} AND hidden = 0 AND (expires_us IS NULL OR expires_us > :now) "
-        "ORDER BY ordinal DESC LIMIT :limit"
-    )
-    return list(connection.execute(query, {"now": now_us(), "limit": limit}).scalars())
+def recent_ids(
+    connection: Connection, limit: int, where: "Condition | None" = None, ids: Sequence[str] | None = None
+) -> list[str]:
+    """Newest first, of those neither hidden nor expired; `where` is as in `Filter`."""
+    chosen, bound = _where(Filter(include_hidden=False, where=where), ids)
+    query = text(f"SELECT id FROM memory WHERE {chosen} ORDER BY ordinal DESC LIMIT :limit")
+    if ids is not None:
+        query = query.bindparams(bindparam("ids", expanding=True))
+    return list(connection.execute(query, {**bound, "limit": limit}).scalars())
 
 
 def count(connection: Connection) -> int:

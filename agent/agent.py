@@ -8,17 +8,25 @@ from collections.abc import AsyncIterator, Generator, Sequence
 from threading import Lock, get_ident
 
 from mnemos.agent.events import Event, Reply
+from mnemos.agent.generators import Generator as ReplyGenerator
 from mnemos.agent.policies import WritePolicy
 from mnemos.agent.pooled_turn import PooledTurn
 from mnemos.agent.prompt import PromptBuilder
 from mnemos.agent.recall_filter import recall_filter
 from mnemos.agent.recording import TurnRecord
 from mnemos.agent.stopping import Stop
+from mnemos.agent.text_turn import TextTurn
 from mnemos.agent.turn import Turn
 from mnemos.agent.working import WorkingMemory
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.sampling import Sampling
-from mnemos.errors import BankReadOnlyError, InterruptedTurnError, InvalidTextError, UsageError
+from mnemos.errors import (
+    BankReadOnlyError,
+    InterruptedTurnError,
+    InvalidTextError,
+    ModelError,
+    UsageError,
+)
 from mnemos.memory.bank import DEFAULT_NAMESPACE, MemoryBank, check_size
 from mnemos.memory.recall import DEFAULT_K
 from mnemos.memory.records import Kind, Memory
@@ -39,7 +47,8 @@ class Agent:
     `policies` see all that is about to be written, in their order. `recall` says which memories may be
     recalled, as a condition of `mnemos.store.selectors` or its text (`tag:work and since:30d`); the session's
     own turns stay in view. An agent that is `read_only` recalls and writes nothing at all; one that is
-    `incognito` keeps nothing of its turns.
+    `incognito` keeps nothing of its turns. With a `generator` the model only routes and recalls: the words of
+    memories, of recent turns and of the message go to that generator, which writes the replies.
     """
 
     def __init__(
@@ -58,6 +67,7 @@ class Agent:
         recall: Condition | str | None = None,
         read_only: bool = False,
         incognito: bool = False,
+        generator: ReplyGenerator | None = None,
     ) -> None:
         if k < 0:
             raise UsageError(f"k must be 0 or more, not {k}")
@@ -76,6 +86,7 @@ class Agent:
         self._where = recall_filter(recall)
         self._read_only = read_only
         self._incognito = incognito
+        self._generator = generator
         self._working: WorkingMemory | None = None
         self._lock = Lock()  # one turn at a time
         self._busy_in: int | None = None  # thread whose turn holds the lock
@@ -215,8 +226,7 @@ class Agent:
             policies=self._policies,
             is_kept=is_kept,
         )
-        kind = Turn if recaller.model.config.msa is None else PooledTurn
-        turn = kind(
+        turn = self._kind(recaller.model)(
             self.bank,
             working,
             record=record,
@@ -227,12 +237,26 @@ class Agent:
             where=self._where,
             may_encode=not self._read_only,
         )
+        if isinstance(turn, TextTurn):
+            assert self._generator is not None, "a turn as text has a generator"
+            turn.generator = self._generator
         try:
             with working.in_use():
                 yield from turn.run(text, words)
         finally:
             if not record.is_kept or record.is_changed:  # what stays nowhere else may not stay here
                 working.drop()
+
+    def _kind(self, model: LanguageModel) -> type[Turn]:
+        is_pooled = model.config.msa is not None
+        if self._generator is None:
+            return PooledTurn if is_pooled else Turn
+        if is_pooled:
+            raise ModelError(
+                f"model {model.name} chooses memories layer by layer as it writes, so it can't recall for "
+                "another generator; use a model that reads memories in full, such as the default one"
+            )
+        return TextTurn
 
 
 def _never_begun() -> InterruptedTurnError:

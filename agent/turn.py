@@ -20,6 +20,8 @@ from mnemos.memory.records import Memory, RecalledMemory
 from mnemos.memory.rounds import recall_in_rounds
 from mnemos.store.selectors import Condition
 
+_PAST = 64  # exchanges that working memory is made from
+
 
 class Turn:
     """The steps of one turn and what it has produced so far."""
@@ -209,8 +211,8 @@ class Turn:
         session_id = self._record.session_id
         if session_id is None:
             return []
-        earlier = self._bank.list(self._namespace, session_id=session_id, newest_first=True, limit=64)
-        return [m for m in reversed(earlier) if m.kind == "exchange" and m.id != exchange.id and m.reply]
+        earlier = self._bank.history(session_id, namespace=self._namespace, limit=_PAST)
+        return [memory for memory in earlier if memory.id != exchange.id and memory.reply]
 
     def _prompt(self, recall: Recall, text: str) -> tuple[KVCache, list[int], list[int]]:
         """A cache with the memories paged in, the tokens that go behind what it holds, and all tokens behind

@@ -19,6 +19,7 @@ from mnemos.errors import (
     NotFoundError,
     UsageError,
 )
+from mnemos.memory.bank_sessions import DEFAULT_NAMESPACE, SessionBank
 from mnemos.memory.convert import (
     audit_from_store,
     plan_from_store,
@@ -42,7 +43,6 @@ from mnemos.store.records import (
     MemoryDraft,
     RepairReport,
     Selector,
-    SessionRecord,
     UseRecord,
     VerifyReport,
 )
@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from mnemos.store.selectors import Condition
     from mnemos.store.store import Store
 
-DEFAULT_NAMESPACE = "default"
 _IN_WORKING_MEMORY = "working"  # the signal of a use that was no recall
 MAX_TEXT_BYTES = 64 * 1024  # of one memory: some 16,000 tokens of KV
 BANK_VARIABLE = "MNEMOS_BANK"
@@ -87,7 +86,7 @@ def check_size(text: str) -> None:
         )
 
 
-class MemoryBank:
+class MemoryBank(SessionBank):
     """A directory of memories, in namespaces. Open it with `MemoryBank.open`; close it, or use it in a
     `with`.
 
@@ -389,24 +388,6 @@ class MemoryBank:
         found = self.store.get(namespace, memory_id)
         self.store.set_flags(namespace, found.id, pinned=pinned, hidden=hidden)
         return to_memory(self.store.get(namespace, found.id))
-
-    # sessions
-
-    def create_session(self, namespace: str = DEFAULT_NAMESPACE, title: str | None = None) -> SessionRecord:
-        return self.store.create_session(namespace, title)
-
-    def sessions(self, namespace: str = DEFAULT_NAMESPACE) -> Sequence[SessionRecord]:
-        return self.store.sessions(namespace)
-
-    def get_session(self, session_id: str, *, namespace: str = DEFAULT_NAMESPACE) -> SessionRecord:
-        return self.store.get_session(namespace, session_id)
-
-    def rename_session(
-        self, session_id: str, title: str, *, namespace: str = DEFAULT_NAMESPACE
-    ) -> SessionRecord:
-        found = self.store.get_session(namespace, session_id)
-        self.store.rename_session(namespace, found.id, title)
-        return self.store.get_session(namespace, found.id)
 
     # forgetting
 

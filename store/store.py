@@ -23,7 +23,7 @@ from mnemos.store import (
     writing,
 )
 from mnemos.store.core import Core
-from mnemos.store.ids import check_namespace, new_id
+from mnemos.store.ids import check_namespace
 from mnemos.store.keys import KeyProvider, LockKind, kind_of
 from mnemos.store.lock import DEFAULT_WAIT_S
 from mnemos.store.migrations import version
@@ -32,7 +32,6 @@ from mnemos.store.receipts import os_user
 from mnemos.store.records import (
     MemoryDraft,
     MemoryRecord,
-    SessionRecord,
     Status,
     UseRecord,
 )
@@ -41,6 +40,7 @@ from mnemos.store.selector_sql import resolved
 from mnemos.store.selectors import Condition
 from mnemos.store.store_care import CareStore
 from mnemos.store.store_erasing import ErasingStore
+from mnemos.store.store_sessions import SessionStore
 from mnemos.store.store_traces import TraceStore
 from mnemos.store.words import Filter
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["Store"]
 
 
-class Store(TraceStore, ErasingStore, CareStore):
+class Store(TraceStore, ErasingStore, SessionStore, CareStore):
     """A bank: memories in namespaces, durable when a call returns, gone when an erase has its receipt.
 
     Safe to call from several threads; several processes may read, one writes at a time.
@@ -390,38 +390,3 @@ class Store(TraceStore, ErasingStore, CareStore):
             found = self._core.get(namespace)
             with found.database.read() as connection:
                 return words.used_in(connection, [words.full_id(connection, memory_id)])
-
-    # -- sessions
-
-    def create_session(self, namespace: str, title: str | None = None) -> SessionRecord:
-        with self._core.writing():
-            found = self._core.ensure(namespace)
-            session_id = new_id()
-            with found.database.write() as connection:
-                words.add_session(connection, session_id, title)
-                return words.sessions(connection, namespace, session_id)[0]
-
-    def sessions(self, namespace: str) -> builtins.list[SessionRecord]:
-        """Latest change first."""
-        with self._core.reading():
-            found = self._core.find(namespace)
-            if found is None:
-                return []
-            with found.database.read() as connection:
-                return words.sessions(connection, namespace)
-
-    def get_session(self, namespace: str, session_id: str) -> SessionRecord:
-        """By id or prefix. NotFoundError, AmbiguousIdError."""
-        with self._core.reading():
-            found = self._core.get(namespace)
-            with found.database.read() as connection:
-                full_id = words.full_session_id(connection, session_id)
-                return words.sessions(connection, namespace, full_id)[0]
-
-    def rename_session(self, namespace: str, session_id: str, title: str | None) -> SessionRecord:
-        with self._core.writing():
-            found = self._core.get(namespace)
-            with found.database.write() as connection:
-                full_id = words.full_session_id(connection, session_id)
-                words.rename_session(connection, full_id, title)
-                return words.sessions(connection, namespace, full_id)[0]

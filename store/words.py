@@ -128,7 +128,7 @@ def full_ids(connection: Connection, prefixes: Sequence[str]) -> list[str]:
 
 
 def full_session_id(connection: Connection, prefix: str) -> str:
-    return _full_id(connection, prefix, "session", "")
+    return _full_id(connection, prefix, "session", "AND is_closed = 0")
 
 
 def _full_id(connection: Connection, prefix: str, table: str, extra: str) -> str:
@@ -327,14 +327,17 @@ _SESSIONS = (
     # The time of change follows from the memories that are there, so that none leaves a mark once erased.
     "SELECT s.id, s.title, s.created_us, max(s.created_us, coalesce((SELECT max(m.created_us) FROM memory m "
     f"WHERE m.session_id = s.id AND {LIVE}), 0)) AS updated_us, (SELECT count(*) FROM memory m WHERE "
-    f"m.session_id = s.id AND m.kind = 'exchange' AND {LIVE}) FROM session s"
+    f"m.session_id = s.id AND m.kind = 'exchange' AND {LIVE}), s.parent FROM session s WHERE s.is_closed = 0"
 )
 
 
 def add_session(connection: Connection, session_id: str, title: str | None) -> None:
     now = now_us()
     connection.execute(
-        text("INSERT OR IGNORE INTO session VALUES (:id, :title, :now, :now)"),
+        text(
+            "INSERT OR IGNORE INTO session (id, title, created_us, updated_us) VALUES (:id, :title, :now, "
+            ":now)"
+        ),
         {"id": session_id, "title": title, "now": now},
     )
 
@@ -346,14 +349,26 @@ def touch_sessions(connection: Connection, session_ids: Iterable[str]) -> None:
 
 
 def sessions(connection: Connection, namespace: str, session_id: str | None = None) -> list[SessionRecord]:
-    """Newest change first."""
-    where = "" if session_id is None else " WHERE s.id = :id"
+    """Newest change first. The turns of a branch count those before it."""
+    from mnemos.store.branches import inherited_turns  # late: it reads rows as they are made here
+
+    where = "" if session_id is None else " AND s.id = :id"
     rows = connection.execute(
         text(f"{_SESSIONS}{where} ORDER BY 4 DESC, s.id"),
         {} if session_id is None else {"id": session_id},
     )
+    before = inherited_turns(connection)
     return [
-        SessionRecord(row[0], namespace, row[1], from_us(row[2]), from_us(row[3]), row[4]) for row in rows
+        SessionRecord(
+            row[0],
+            namespace,
+            row[1],
+            from_us(row[2]),
+            from_us(row[3]),
+            row[4] + before.get(row[0], 0),
+            row[5],
+        )
+        for row in rows
     ]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from mnemos.errors import BankUnreadableError, InvalidTextError, NotFoundError
-from mnemos.store import catalog, quotas, words
+from mnemos.store import branches, catalog, quotas, words
 from mnemos.store.catalog import Placed
 from mnemos.store.core import Core, Namespace
 from mnemos.store.disk import check_room
@@ -121,7 +121,9 @@ def _write_rows(core: Core, namespace: Namespace, rows: list[Row], batch: int) -
         group.start_sync(namespace)
         with namespace.database.write() as connection:
             words.insert_rows(connection, rows)
-            words.touch_sessions(connection, (row.session_id for row in rows if row.session_id is not None))
+            named = {row.session_id for row in rows if row.session_id is not None}
+            words.touch_sessions(connection, named)
+            branches.reopen(connection, named)
             words.set_batch(connection, batch)
             group.finish_sync()
         with core.catalog.write() as connection:

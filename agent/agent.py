@@ -9,6 +9,7 @@ from threading import Lock, get_ident
 
 from mnemos.agent.events import Event, Reply
 from mnemos.agent.generators import Generator as ReplyGenerator
+from mnemos.agent.observing import observed
 from mnemos.agent.policies import WritePolicy
 from mnemos.agent.pooled_turn import PooledTurn
 from mnemos.agent.prompt import PromptBuilder
@@ -144,7 +145,7 @@ class Agent:
                 raise _never_begun()
             await asyncio.sleep(_POLL_S)
         self._busy_in = get_ident()
-        turn = self._turn(text, stop, incognito)
+        turn = observed(self._turn(text, stop, incognito))
         try:
             while (event := await asyncio.to_thread(next, turn, None)) is not None:
                 yield event
@@ -167,7 +168,7 @@ class Agent:
             raise _never_begun()
         try:
             self._busy_in = get_ident()
-            yield from self._turn(text, stop, incognito)
+            yield from observed(self._turn(text, stop, incognito))
         finally:
             self._busy_in = None
             self._lock.release()

@@ -21,6 +21,7 @@ class RecallStarted(_Event):
 
     type: Literal["recall_started"] = "recall_started"
     exchange_id: str | None = Field(description="None where the turn is not kept")
+    store_ms: float = Field(default=0.0, description="what it took to make the message durable")
 
 
 class Recalled(_Event):

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 
 from mnemos.agent.citing import cite
-from mnemos.agent.events import Event, Recalled, RecallStarted, TokenDelta, Usage
+from mnemos.agent.events import Event, Recalled, TokenDelta, Usage
 from mnemos.agent.turn import Turn
 from mnemos.attention.generate import StopReason, text_pieces
 from mnemos.attention.interleave import (
@@ -42,7 +42,7 @@ class PooledTurn(Turn):
         exchange = self._record.begin(text)
         done: Memory | None = None
         try:
-            yield RecallStarted(exchange_id=self._kept_id(exchange))
+            yield self._started(exchange)
             self._catch_up()
             past = self._past(exchange)
             self._seen, _ = self._working.prompts.fit(past, self._working.budget_tokens)

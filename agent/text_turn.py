@@ -9,7 +9,7 @@ from collections.abc import Generator as Iter
 from collections.abc import Sequence
 
 from mnemos.agent.citing import cite
-from mnemos.agent.events import Event, Recalled, RecallStarted, TokenDelta, Usage
+from mnemos.agent.events import Event, Recalled, TokenDelta, Usage
 from mnemos.agent.generators import MAX_REPLY_CHARS, Finish, Generator, conversation
 from mnemos.agent.turn import Turn
 from mnemos.errors import GeneratorResponseError
@@ -31,7 +31,7 @@ class TextTurn(Turn):
         exchange = self._record.begin(text)
         done: Memory | None = None
         try:
-            yield RecallStarted(exchange_id=self._kept_id(exchange))
+            yield self._started(exchange)
             self._catch_up()
             context, self._seen = self._working.route_context(self._past(exchange))
             shown = {exchange.id, *(memory.id for memory in self._seen)}

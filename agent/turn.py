@@ -64,7 +64,7 @@ class Turn:
         cache: KVCache | None = None
         is_kept = False
         try:
-            yield RecallStarted(exchange_id=self._kept_id(exchange))
+            yield self._started(exchange)
             self._catch_up()
             past = self._past(exchange)
             context, self._seen = self._working.route_context(past)
@@ -153,6 +153,9 @@ class Turn:
             usage=usage,
             stored=self._record.stored,
         )
+
+    def _started(self, exchange: Memory) -> RecallStarted:
+        return RecallStarted(exchange_id=self._kept_id(exchange), store_ms=self._record.store_ms)
 
     def _kept_id(self, exchange: Memory) -> str | None:
         return exchange.id if self._record.is_kept else None

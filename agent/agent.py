@@ -31,6 +31,7 @@ from mnemos.errors import (
 from mnemos.memory.bank import DEFAULT_NAMESPACE, MemoryBank, check_size
 from mnemos.memory.recall import DEFAULT_K
 from mnemos.memory.records import Kind, Memory
+from mnemos.store.ids import check_namespace
 from mnemos.store.selectors import Condition
 
 DEFAULT_SAMPLING = Sampling(max_tokens=256, repetition_penalty=1.1)
@@ -70,6 +71,7 @@ class Agent:
         incognito: bool = False,
         generator: ReplyGenerator | None = None,
     ) -> None:
+        check_namespace(namespace)
         if k < 0:
             raise UsageError(f"k must be 0 or more, not {k}")
         if rounds < 1:

@@ -19,7 +19,8 @@ from mnemos.errors import (
     NotFoundError,
     UsageError,
 )
-from mnemos.memory.bank_sessions import DEFAULT_NAMESPACE, SessionBank
+from mnemos.memory.bank_sessions import DEFAULT_NAMESPACE as DEFAULT_NAMESPACE
+from mnemos.memory.bank_sessions import SessionBank
 from mnemos.memory.convert import (
     audit_from_store,
     plan_from_store,

@@ -10,6 +10,7 @@ from mnemos.tui import console, forms, output, when
 from mnemos.tui.options import (
     Bank,
     Json,
+    Jsonl,
     Limit,
     MemoryId,
     Model,
@@ -56,6 +57,7 @@ def list_memories(
     bank: Bank = None,
     namespace: Namespace = "default",
     json: Json = False,
+    jsonl: Jsonl = False,
 ) -> None:
     """List memories, newest first."""
     from mnemos.tui import selecting
@@ -77,7 +79,9 @@ def list_memories(
             newest_first=not oldest,
             limit=limit,
         )
-    if json:
+    if jsonl:
+        output.lines(forms.memory(memory) for memory in found)
+    elif json:
         output.document({"memories": [forms.memory(memory) for memory in found]})
     else:
         show_memories(found)
@@ -147,6 +151,7 @@ def search(
     bank: Bank = None,
     namespace: Namespace = "default",
     json: Json = False,
+    jsonl: Jsonl = False,
 ) -> None:
     """Find the memories that answer a query best, as a turn would."""
     from contextlib import suppress
@@ -161,7 +166,9 @@ def search(
             with suppress(BankLockedError):  # somebody is writing: what is encoded already is searched
                 catch_up(opened, loaded, namespace)
         found = opened.search(words, namespace=namespace, limit=limit, router=router.value, model=loaded)
-    if json:
+    if jsonl:
+        output.lines(forms.recalled(found))
+    elif json:
         output.document({"results": forms.recalled(found)})
     else:
         show_recalled(found, explain=explain)
@@ -196,6 +203,7 @@ def why(
     bank: Bank = None,
     namespace: Namespace = "default",
     json: Json = False,
+    jsonl: Jsonl = False,
 ) -> None:
     """Show which memories a reply was made with, and the scores that led to each."""
     from mnemos.errors import NotFoundError
@@ -210,7 +218,9 @@ def why(
             if exchange is None:
                 raise NotFoundError(f"there is no exchange in '{namespace}' yet; ask something first")
         found = opened.why(exchange.id, namespace=namespace)
-    if json:
+    if jsonl:
+        output.lines(forms.recalled(found))
+    elif json:
         output.document({"id": exchange.id, "memories": forms.recalled(found)})
     else:
         show_recalled(found)

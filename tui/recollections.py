@@ -24,7 +24,7 @@ from mnemos.tui.options import (
 )
 
 if TYPE_CHECKING:
-    from mnemos.memory.records import Memory, RecalledMemory
+    from mnemos.memory.records import Memory, RecalledMemory, TraceParts
 
 TEXT_CHARS = 200  # of a memory's text in a table
 
@@ -123,19 +123,40 @@ def marks(memory: "Memory") -> str:
 
 
 def show(
-    memory_id: MemoryId, bank: Bank = None, namespace: Namespace = "default", json: Json = False
+    memory_id: MemoryId,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="How the model cut it, and what its trace takes.")
+    ] = False,
+    model: Model = None,
+    bank: Bank = None,
+    namespace: Namespace = "default",
+    json: Json = False,
 ) -> None:
     """Show one memory, whole."""
-    from mnemos.tui.opening import open_bank
+    from mnemos.tui.opening import load_model, open_bank
 
     with open_bank(bank, namespace) as opened:
         memory = opened.get(memory_id, namespace=namespace)
+        if tokens:
+            parts = opened.trace_parts(memory.id, namespace=namespace, model=load_model(model))
+            _show_parts(parts, json=json)
+            return
     if json:
         output.document({"memory": forms.memory(memory)})
         return
     values = {name: value for name, value in forms.memory(memory).items() if value not in (None, [], "")}
     words = {name: values.pop(name) for name in ("text", "reply") if name in values}
     output.fields(values | words)
+
+
+def _show_parts(parts: "TraceParts", *, json: bool) -> None:
+    if json:
+        output.document(parts.model_dump(mode="json"))
+        return
+    values = parts.model_dump(mode="json", exclude={"spans"})
+    output.fields(values)
+    rows = [(at, span.tokens, "·".join(span.pieces)) for at, span in enumerate(parts.spans, 1)]
+    output.table(("span", "tokens", "pieces"), rows, right=("span", "tokens"))
 
 
 def search(

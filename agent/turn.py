@@ -231,7 +231,12 @@ class Turn:
             return *self._working.answer_context(prompt, room), prompt
         cache = recaller.new_context(recaller.encoder.prefix.tokens + recall.tokens + room)
         reading = model.calibration.reading_for(len(recall.spans))
-        cache.page_in(recall.spans, temperature=reading.temperature, mass_scale=reading.mass_scale)
+        cache.page_in(
+            recall.spans,
+            temperature=reading.temperature,
+            mass_scale=reading.mass_scale,
+            stride=reading.stride,
+        )
         return cache, prompt, prompt
 
 

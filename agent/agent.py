@@ -31,7 +31,7 @@ from mnemos.errors import (
 from mnemos.memory.bank import DEFAULT_NAMESPACE, MemoryBank, check_size
 from mnemos.memory.recall import DEFAULT_K
 from mnemos.memory.records import Kind, Memory
-from mnemos.store.ids import check_namespace
+from mnemos.store.ids import check_namespace, new_id
 from mnemos.store.selectors import Condition
 
 DEFAULT_SAMPLING = Sampling(max_tokens=256, repetition_penalty=1.1)
@@ -99,6 +99,11 @@ class Agent:
         """The session that turns are added to; made when first asked for."""
         if self._session_id is None:
             self._session_id = self.bank.create_session(self.namespace).id
+        return self._session_id
+
+    def _begin_session(self) -> str:
+        """The id of the session; the write that first names it makes it."""
+        self._session_id = self._session_id or new_id()
         return self._session_id
 
     @property
@@ -188,7 +193,7 @@ class Agent:
         if self._read_only or self._incognito:
             raise BankReadOnlyError("this agent keeps nothing; remember it with another one")
         record = TurnRecord(
-            self.bank, namespace=self.namespace, session=lambda: self.session_id, policies=self._policies
+            self.bank, namespace=self.namespace, session=self._begin_session, policies=self._policies
         )
         return record.remember(text, kind=kind, title=title, source=source, tags=tags)
 
@@ -224,7 +229,7 @@ class Agent:
         record = TurnRecord(
             self.bank,
             namespace=self.namespace,
-            session=lambda: self.session_id,
+            session=self._begin_session,
             known_session=self._session_id,
             policies=self._policies,
             is_kept=is_kept,

@@ -32,6 +32,7 @@ from mnemos.memory.bank import DEFAULT_NAMESPACE, MemoryBank, check_size
 from mnemos.memory.recall import DEFAULT_K
 from mnemos.memory.records import Kind, Memory
 from mnemos.store.ids import check_namespace, new_id
+from mnemos.store.records import MemoryDraft
 from mnemos.store.selectors import Condition
 
 DEFAULT_SAMPLING = Sampling(max_tokens=256, repetition_penalty=1.1)
@@ -195,7 +196,9 @@ class Agent:
         record = TurnRecord(
             self.bank, namespace=self.namespace, session=self._begin_session, policies=self._policies
         )
-        return record.remember(text, kind=kind, title=title, source=source, tags=tags)
+        return record.remember(
+            MemoryDraft(text, kind=kind, speaker="User", title=title, source=source, tags=tuple(tags))
+        )
 
     def _finish(self, turn: Generator[Event]) -> None:
         """Close a turn, waiting for a step that still runs in another thread, and let the next one begin."""

@@ -159,8 +159,10 @@ def test_a_timeout_ends_a_turn_of_either_kind(bank: MemoryBank, language_model: 
     assert (kept.status, kept.reply or "") == ("interrupted", reply.text)
     assert "She wor".startswith(reply.text), "a slow machine may come to no word in that time"
     own = Agent(bank, model=language_model)
-    reply = own.run_sync("Tell me a very long story about a lighthouse.", timeout_s=0.01)
-    assert (reply.status, reply.text) == ("timeout", "")
+    events = list(own.stream_sync("Tell me a very long story about a lighthouse.", timeout_s=0.01))
+    assert not any(isinstance(event, Stored) for event in events), "no trace was made in no time"
+    reply = events[-1]
+    assert isinstance(reply, Reply) and (reply.status, reply.text) == ("timeout", "")
     assert bank.get(str(reply.exchange_id)).status == "interrupted"
     assert own.run_sync("Hello.", timeout_s=500).status == "complete"
 

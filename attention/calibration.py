@@ -23,10 +23,7 @@ class ReadingTemperature(BaseModel):
     temperature: float = Field(gt=0, le=2)
     mass_scale: float = Field(gt=0, le=2)
     stride: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="how far behind the start of a memory the next one starts, in its lengths",
+        default=0.0, ge=0, le=1, description="how far a memory starts behind the one before, in its lengths"
     )
 
 

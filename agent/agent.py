@@ -31,7 +31,8 @@ from mnemos.errors import (
 from mnemos.memory.bank import DEFAULT_NAMESPACE, MemoryBank, check_size
 from mnemos.memory.recall import DEFAULT_K
 from mnemos.memory.records import Kind, Memory
-from mnemos.store.ids import check_namespace
+from mnemos.store.ids import check_namespace, new_id
+from mnemos.store.records import MemoryDraft
 from mnemos.store.selectors import Condition
 
 DEFAULT_SAMPLING = Sampling(max_tokens=256, repetition_penalty=1.1)
@@ -99,6 +100,11 @@ class Agent:
         """The session that turns are added to; made when first asked for."""
         if self._session_id is None:
             self._session_id = self.bank.create_session(self.namespace).id
+        return self._session_id
+
+    def _begin_session(self) -> str:
+        """The id of the session; the write that first names it makes it."""
+        self._session_id = self._session_id or new_id()
         return self._session_id
 
     @property
@@ -188,9 +194,11 @@ class Agent:
         if self._read_only or self._incognito:
             raise BankReadOnlyError("this agent keeps nothing; remember it with another one")
         record = TurnRecord(
-            self.bank, namespace=self.namespace, session=lambda: self.session_id, policies=self._policies
+            self.bank, namespace=self.namespace, session=self._begin_session, policies=self._policies
         )
-        return record.remember(text, kind=kind, title=title, source=source, tags=tags)
+        return record.remember(
+            MemoryDraft(text, kind=kind, speaker="User", title=title, source=source, tags=tuple(tags))
+        )
 
     def _finish(self, turn: Generator[Event]) -> None:
         """Close a turn, waiting for a step that still runs in another thread, and let the next one begin."""
@@ -224,7 +232,7 @@ class Agent:
         record = TurnRecord(
             self.bank,
             namespace=self.namespace,
-            session=lambda: self.session_id,
+            session=self._begin_session,
             known_session=self._session_id,
             policies=self._policies,
             is_kept=is_kept,

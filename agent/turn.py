@@ -177,8 +177,8 @@ class Turn:
 
     def _remember(self, done: Memory) -> Generator[Event]:
         """Makes the exchange a memory that can be recalled."""
-        if not self._record.is_kept:
-            return
+        if not self._record.is_kept or self._stop.is_set():
+            return  # the next turn makes the trace
         started = time.perf_counter()
         try:
             self._catch_up()

@@ -23,6 +23,7 @@ from mnemos.tui import (
     keeping,
     models,
     notes,
+    quotas,
     receipts,
     recollections,
     rekey,
@@ -85,6 +86,7 @@ memory.command("edit")(edits.edit)
 memory.command("expire")(edits.expire)
 memory.command("retention")(keeping.retention)
 memory.command("sweep")(keeping.sweep)
+memory.command("quota")(quotas.quota)
 memory.command("hide")(recollections.hide)
 memory.command("unhide")(recollections.unhide)
 memory.command("pin")(recollections.pin)

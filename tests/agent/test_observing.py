@@ -15,6 +15,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.agent.serving import says, serving
 
 from mnemos import Agent, MemoryBank
 from mnemos.agent.events import Reply, TokenDelta
@@ -172,6 +173,21 @@ def test_incognito_and_asynchronous_turns_are_observed_the_same_way(
     request, whole = spans["request"], spans["mnemos.turn"]
     assert whole.parent is not None and whole.parent.span_id == request.context.span_id
     assert "mnemos.encode" not in spans
+    assert_wordless(lines, exporter)
+
+
+@pytest.mark.model
+def test_a_turn_as_text_is_no_more_talkative(
+    bank: MemoryBank, language_model: LanguageModel, lines: Lines, exporter: InMemorySpanExporter
+) -> None:
+    """Down to the records of the HTTP client, whose server sends the words back."""
+    with serving(says("Clarissa is a nurse ", "in Leeds.")) as server:
+        generator = OpenAIGenerator(server.url, "m", api_key="sk-hunter2")
+        reply = agent_of(bank, language_model, generator=generator).run_sync(QUESTION)
+    assert "nurse" in reply.text and FACT in server.asked[0]["messages"][0]["content"]
+    (record,) = [each for each in lines.records if each.name == "mnemos.agent"]
+    assert record.mnemos["mode"] == "text"  # type: ignore[attr-defined]
+    assert "mnemos.page_in" not in {span.name for span in exporter.get_finished_spans()}
     assert_wordless(lines, exporter)
 
 

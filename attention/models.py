@@ -56,7 +56,7 @@ def load(
     weights are fetched. Raises a ModelError that says what is wrong and what to do.
     """
     from mnemos.attention.calibration import for_model
-    from mnemos.attention.decoder import Decoder
+    from mnemos.attention.shared_decoder import SharedDecoder
 
     prefill_dtype, decode_dtype, step_format = pick_formats(dtype, decode_weights)
     if threads is not None:
@@ -69,7 +69,7 @@ def load(
         _control_text(tokenizer, token) for token in (source.bos_id, next(iter(source.eos_ids), None))
     )
     template = Template(source.chat_template, name=config.name, bos=bos, eos=eos)
-    decoder = Decoder(
+    decoder = SharedDecoder(
         config, weights, dtype=prefill_dtype, decode_dtype=decode_dtype, step_format=step_format
     )
     calibration = for_model(config.name, config, fingerprint)

@@ -78,7 +78,7 @@ class Int8Weight:
             return torch.from_numpy(self.product(x[0].numpy()))[None]
 
     def products(self, x: Tensor) -> Tensor:
-        """As `product`, of several rows `[rows, in]` at once: `[rows, out]`. Each row has levels of its own."""
+        """As `product`, of several rows `[rows, in]`, each with its own levels: `[rows, out]`."""
         packed = self._pack() if self._packed is None else self._packed
         count, wide = len(x), x.float()
         level = wide.abs().amax(dim=1, keepdim=True).div_(_LEVELS)  # [rows, 1]

@@ -11,6 +11,7 @@ from threading import Lock, get_ident
 from mnemos.agent.events import Event, Reply
 from mnemos.agent.pooled_turn import PooledTurn
 from mnemos.agent.prompt import PromptBuilder
+from mnemos.agent.runtime import Runtime
 from mnemos.agent.turn import Turn
 from mnemos.agent.working import WorkingMemory
 from mnemos.attention.models import LanguageModel
@@ -30,6 +31,9 @@ class Agent:
     `model` is a loaded model, a name or path to load, or None for the default one. `session` continues an
     earlier session. `k` is the most memories read for a reply. With `rounds` above 1, what was
     recalled joins the question of another round of recall. One turn runs at a time; a second caller waits.
+
+    Agents of one model and one bank may run at once, in threads or in tasks: their replies are decoded
+    together. `runtime` bounds how many; without one, all agents of a model share its own.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Agent:
         sampling: Sampling = DEFAULT_SAMPLING,
         working_tokens: int = WORKING_TOKENS,
         rounds: int = 1,
+        runtime: Runtime | None = None,
     ) -> None:
         if k < 0:
             raise UsageError(f"k must be 0 or more, not {k}")
@@ -58,6 +63,7 @@ class Agent:
         self._sampling = sampling
         self._working_tokens = working_tokens
         self._rounds = rounds
+        self._runtime = runtime
         self._working: WorkingMemory | None = None
         self._lock = Lock()  # one turn at a time
         self._busy_in: int | None = None  # thread whose turn holds the lock
@@ -74,12 +80,17 @@ class Agent:
         """The model; loaded when first asked for."""
         if isinstance(self._named_model, LanguageModel):
             return self._named_model
-        from mnemos.attention.models import load
+        from mnemos.attention.models import load_shared
 
         named = self._named_model
-        loaded = self.bank.recaller().model if named is None else load(named)
+        loaded = self.bank.recaller().model if named is None else load_shared(named)
         self._named_model = loaded
         return loaded
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where this agent's turns get their places; loads the model."""
+        return self._runtime or Runtime.of(self.model)
 
     def run_sync(self, text: str) -> Reply:
         """One turn; its reply, once the exchange is stored."""
@@ -105,15 +116,21 @@ class Agent:
         """
         while not self._lock.acquire(blocking=False):  # waiting in a thread could starve the turn that runs
             await asyncio.sleep(_POLL_S)
+        try:
+            runtime = self._runtime or await asyncio.to_thread(lambda: self.runtime)  # it may load the model
+            await runtime.enter_async()
+        except BaseException:
+            self._lock.release()
+            raise
         self._busy_in = get_ident()
         stop = Flag()
         turn = self._turn(text, stop)
         try:
-            while (event := await asyncio.to_thread(next, turn, None)) is not None:
+            while (event := await runtime.in_thread(next, turn, None)) is not None:
                 yield event
         finally:
             stop.set()  # a step still running in its thread ends at the next token
-            await asyncio.shield(asyncio.to_thread(self._finish, turn))
+            await asyncio.shield(runtime.in_thread(self._finish, turn, runtime))
 
     def stream_sync(self, text: str) -> Generator[Event]:
         """The turn's events as they come. Closing the iterator early marks the partial reply as
@@ -123,14 +140,14 @@ class Agent:
             raise UsageError(
                 "a turn of this agent is still open in this thread; read it to its end or close it"
             )
-        with self._lock:
+        with self._lock, self.runtime.turn():
             self._busy_in = get_ident()
             try:
                 yield from self._turn(text, Flag())
             finally:
                 self._busy_in = None
 
-    def _finish(self, turn: Generator[Event]) -> None:
+    def _finish(self, turn: Generator[Event], runtime: Runtime) -> None:
         """Close a turn, waiting for a step that still runs in another thread, and let the next one begin."""
         try:
             while True:
@@ -143,6 +160,7 @@ class Agent:
                     time.sleep(_POLL_S)
         finally:
             self._busy_in = None
+            runtime.leave()
             self._lock.release()
 
     def _turn(self, text: str, stop: Flag) -> Generator[Event]:

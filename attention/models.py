@@ -4,7 +4,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
     from mnemos.attention.calibration import Calibration
     from mnemos.attention.decoder import Decoder
 
+_sharing = Lock()
+_shared: "WeakValueDictionary[tuple[str, str | None], LanguageModel]" = WeakValueDictionary()
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class LanguageModel:
     """A loaded model: the decoder with its weights, and all that turns words into its tokens and back."""
 
@@ -74,6 +78,16 @@ def load(
     )
     calibration = for_model(config.name, config, fingerprint)
     return LanguageModel(config.name, fingerprint, config, decoder, tokenizer, template, calibration)
+
+
+def load_shared(name_or_path: str | os.PathLike[str] | None = None) -> LanguageModel:
+    """As `load` with its defaults; the same model as before for as long as somebody uses it."""
+    key = (str(resolve_name(name_or_path)), os.environ.get("MNEMOS_DECODE_WEIGHTS"))
+    with _sharing:
+        model = _shared.get(key)
+        if model is None:
+            model = _shared[key] = load(name_or_path)
+        return model
 
 
 def load_weights(

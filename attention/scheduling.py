@@ -72,6 +72,7 @@ class Scheduler(Generic[Row, Out]):
         self.batches = 0  # run so far
         self.steps = 0  # in those batches
         self.largest = 0  # steps in one batch
+        self.piece_s = 0.0  # spent on other work
 
     def step(self, key: Hashable, row: Row) -> Out:
         """One step of the conversation `key`, together with those of others that are ready."""
@@ -107,10 +108,12 @@ class Scheduler(Generic[Row, Out]):
         if not alone:
             result: Result = self._wait_for(request, self._pieces)
             return result
+        started = time.perf_counter()
         try:
             return work()
         finally:
             with self._mutex:
+                self.piece_s += time.perf_counter() - started
                 self._runs_in = None
                 self._wake.notify()
 
@@ -156,9 +159,11 @@ class Scheduler(Generic[Row, Out]):
                     return
                 self._runs_in = threading.get_ident()
                 pieces = self._next_pieces()
+            started = time.perf_counter()
             for piece in pieces:
                 piece.finish(_outcome_of(piece.what))
             with self._mutex:
+                self.piece_s += time.perf_counter() - started
                 self._wait_for_members()
                 batch = [self._steps.popleft() for _ in range(min(len(self._steps), self._max_batch))]
             self._run_steps(batch)

@@ -122,6 +122,12 @@ class Scheduler(Generic[Row, Out]):
         with self._mutex:
             return not self._is_free(None)
 
+    def company(self) -> int:
+        """How many conversations are decoding together, about; 0 or 1 for who is alone."""
+        with self._mutex:
+            is_over = not self._steps and time.perf_counter() >= self._until
+            return 0 if is_over else len(self._members)
+
     def _is_free(self, key: Hashable) -> bool:
         """Whether the model waits for nobody but this conversation."""
         if self._runs_in not in (None, threading.get_ident()) or self._steps or self._pieces:

@@ -14,7 +14,8 @@ from mnemos.attention.pooled_cache import PooledCache
 from mnemos.attention.scheduling import Scheduler, pieces
 from mnemos.errors import ContextOverflowError
 
-_Row = tuple[int, KVCache]  # the token of a step and the conversation's cache
+_Row = tuple[Sequence[int], KVCache]  # the tokens of a step, mostly one, and the conversation's cache
+_FEW = 2  # conversations; the rows of more are better spent on each one's next token than on guesses
 
 
 class SharedDecoder(Decoder):
@@ -31,8 +32,19 @@ class SharedDecoder(Decoder):
     def forward(self, tokens: Sequence[int], cache: KVCache, *, collect: Collect | None = None) -> Tensor:
         """As `Decoder.forward`."""
         if len(tokens) == 1 and collect is None and not isinstance(cache, PooledCache):
-            return self.scheduler.step(id(cache), (tokens[0], cache))
+            return self.scheduler.step(id(cache), (tokens, cache))[0]
         return self._in_pieces(super().prefill, super().forward, tokens, cache, collect)
+
+    @property
+    def draft_rows(self) -> int:
+        """As `Decoder.draft_rows`; 1 in company."""
+        return super().draft_rows if self.scheduler.company() <= _FEW else 1
+
+    def step_rows(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
+        """As `Decoder.step_rows`."""
+        if self.compiled is None or isinstance(cache, PooledCache):
+            return super().step_rows(tokens, cache)
+        return self.scheduler.step(id(cache), (tokens, cache))
 
     def forward_all(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
         """As `Decoder.forward_all`, in one piece."""
@@ -97,29 +109,39 @@ class SharedDecoder(Decoder):
 
     @torch.inference_mode()
     def _step_together(self, rows: Sequence[_Row]) -> list[Tensor | Exception]:
-        """The logits `[vocab]` of each row, or what went wrong with it alone."""
+        """The logits `[tokens, vocab]` of each row, or what went wrong with it alone."""
         outcomes: dict[int, Tensor | Exception] = {}
         fit: list[int] = []
-        for index, (_, cache) in enumerate(rows):
+        for index, (tokens, cache) in enumerate(rows):
             try:
-                cache.reserve(1)
+                cache.reserve(len(tokens))
                 fit.append(index)
             except ContextOverflowError as error:
                 outcomes[index] = error
         if len(fit) > 1:
             try:
-                states = decode_batch(self, [rows[i][0] for i in fit], [rows[i][1] for i in fit])
-                outcomes |= dict(zip(fit, batch_logits(self, states).unbind(), strict=True))
+                found = self._many([rows[index] for index in fit])
+                outcomes |= dict(zip(fit, found, strict=True))
                 fit = []
             except Exception:  # of which row, shows when each runs alone; no cache has moved on
                 pass
         for index in fit:
-            token, cache = rows[index]
             try:
-                outcomes[index] = super().forward([token], cache)
+                outcomes[index] = self._one(*rows[index])
             except Exception as error:
                 outcomes[index] = error
         return [outcomes[index] for index in range(len(rows))]
+
+    def _many(self, rows: Sequence[_Row]) -> Sequence[Tensor]:
+        if self.compiled is not None:
+            return self.compiled.forward_many(self, rows)
+        states = decode_batch(self, [tokens[0] for tokens, _ in rows], [cache for _, cache in rows])
+        return batch_logits(self, states).split(1)
+
+    def _one(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
+        if len(tokens) > 1:
+            return super().step_rows(tokens, cache)
+        return super().forward(tokens, cache)[None]
 
 
 def _like(collect: Collect | None) -> Collect | None:

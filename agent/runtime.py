@@ -71,14 +71,15 @@ class Runtime:
         return len(self._queue)
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """A place for a turn of this thread, waited for. Raises `BusyError`."""
+    def turn(self, within_s: float | None = None) -> Iterator[None]:
+        """A place for a turn of this thread, waited for, for `within_s` at most. Raises `BusyError`."""
+        wait_s = self._wait_s(within_s)
         told = Event()
         waiter = self._ask(told.set)
         if waiter is not None:
             try:
-                if not told.wait(self.wait_s) and not self._step_out(waiter):
-                    raise self._too_long()
+                if not told.wait(wait_s) and not self._step_out(waiter):
+                    raise self._too_long(wait_s)
             except BaseException:
                 if self._step_out(waiter):
                     self.leave()
@@ -88,8 +89,12 @@ class Runtime:
         finally:
             self.leave()
 
-    async def enter_async(self) -> None:
-        """Waits for a place without blocking the event loop; `leave` gives it back. Raises `BusyError`."""
+    async def enter_async(self, within_s: float | None = None) -> None:
+        """Waits for a place without blocking the event loop, for `within_s` at most; `leave` gives it back.
+
+        Raises `BusyError`.
+        """
+        wait_s = self._wait_s(within_s)
         loop = asyncio.get_running_loop()
         told = loop.create_future()
 
@@ -100,10 +105,10 @@ class Runtime:
         if waiter is None:
             return
         try:
-            await asyncio.wait_for(told, self.wait_s)
+            await asyncio.wait_for(told, wait_s)
         except TimeoutError:
             if not self._step_out(waiter):
-                raise self._too_long() from None
+                raise self._too_long(wait_s) from None
         except BaseException:
             if self._step_out(waiter):
                 self.leave()
@@ -156,9 +161,12 @@ class Runtime:
                 self._queue.remove(waiter)
             return waiter.has_place
 
-    def _too_long(self) -> BusyError:
+    def _wait_s(self, within_s: float | None) -> float:
+        return self.wait_s if within_s is None else max(0.0, min(within_s, self.wait_s))
+
+    def _too_long(self, waited_s: float) -> BusyError:
         return BusyError(
-            f"no place for this turn within {self.wait_s:g} s: {self.max_turns} others run on this model; "
+            f"no place for this turn within {waited_s:.3g} s: {self.max_turns} others run on this model; "
             "nothing was stored. Try again later, or give the agents a Runtime(wait_s=...) that waits longer"
         )
 

@@ -117,6 +117,11 @@ class WorkingMemory:
         self._answer_tokens = list(prompt)
         return True
 
+    def drop(self) -> None:
+        """Overwrite and let go of everything; the next turn reads anew."""
+        with self._in_use:
+            self._clear()
+
     def _clear(self) -> None:
         for cache in (self._cache, self._answer):
             if cache is not None:

@@ -26,6 +26,7 @@ from mnemos.tui import (
     receipts,
     recollections,
     rekey,
+    sessions,
 )
 from mnemos.tui.console import run
 
@@ -92,6 +93,12 @@ memory.command("browse")(browse.browse)
 memory.command("stats")(recollections.stats)
 memory.command("export")(archive.export)
 memory.command("import")(archive.import_)
+
+session = _group("session", "Conversations: list, name, branch and delete them.")
+session.command("list")(sessions.list_sessions)
+session.command("rename")(sessions.rename)
+session.command("branch")(sessions.branch)
+session.command("delete")(sessions.delete)
 
 receipt = _group("receipt", "Proofs of what was forgotten.", memory)
 receipt.command("list")(receipts.list_receipts)

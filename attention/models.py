@@ -11,7 +11,7 @@ import torch
 from mnemos.attention.chat_template import Template
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.linear import fast_dtype
-from mnemos.attention.registry import is_hub, is_path, resolve_name
+from mnemos.attention.registry import is_hub, is_path, resolve_name, weights_path
 from mnemos.attention.step_weights import StepFormat, pick_format
 from mnemos.attention.tokenizer import Tokenizer
 from mnemos.attention.tokenizer_source import TokenizerSource
@@ -44,6 +44,7 @@ def load(
     dtype: str = "auto",
     decode_weights: str | None = None,
     threads: int | None = None,
+    calibration: str | os.PathLike[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """Loads a model: a known name (fetched on first use), a .gguf file, a Hugging Face directory, or
@@ -52,10 +53,11 @@ def load(
     None means the `MNEMOS_MODEL` environment variable, or the default model. `dtype` is auto, bf16, fp16 or
     fp32; `decode_weights`, what one token at a time is decoded from, is auto, bf16, int8 or int4 (None means
     `MNEMOS_DECODE_WEIGHTS`, or auto with the dtype auto, and the dtype itself with another). `threads` sets
-    torch's thread count for the whole process. `on_progress(done_bytes, total_bytes)` is called while
+    torch's thread count for the whole process. `calibration` is a calibration file, or `none` for safe defaults;
+    without it, `MNEMOS_CALIBRATION`, the file beside the weights, or the one that ships. `on_progress(done_bytes, total_bytes)` is called while
     weights are fetched. Raises a ModelError that says what is wrong and what to do.
     """
-    from mnemos.attention.calibration import for_model
+    from mnemos.attention.calibration_file import calibration_of
     from mnemos.attention.decoder import Decoder
 
     prefill_dtype, decode_dtype, step_format = pick_formats(dtype, decode_weights)
@@ -72,8 +74,9 @@ def load(
     decoder = Decoder(
         config, weights, dtype=prefill_dtype, decode_dtype=decode_dtype, step_format=step_format
     )
-    calibration = for_model(config.name, config, fingerprint)
-    return LanguageModel(config.name, fingerprint, config, decoder, tokenizer, template, calibration)
+    weights_at = weights_path(resolve_name(name_or_path))
+    chosen = calibration_of(config.name, weights_at, config, fingerprint, calibration)
+    return LanguageModel(config.name, fingerprint, config, decoder, tokenizer, template, chosen)
 
 
 def load_weights(

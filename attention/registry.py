@@ -103,6 +103,15 @@ def is_path(name: str) -> bool:
     return looks_like_one or Path(name).exists()
 
 
+def weights_path(name: str) -> Path | None:
+    """The file or directory that a model's weights are in; None for one on the hub that isn't fetched."""
+    if is_hub(name):
+        from mnemos.attention.hub import cached_path
+
+        return cached_path(name)
+    return Path(name).expanduser() if is_path(name) else known_model(name).path
+
+
 def list_models() -> list[ModelInfo]:
     """Every known model, fetched or not."""
     return [show(model.name) for model in KNOWN_MODELS]

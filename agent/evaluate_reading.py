@@ -90,7 +90,11 @@ def run(
 
 def make_cases(path: Path, k: int, questions: int | None) -> Iterator[Case]:
     """The gold memories of each question and the best-ranked wrong ones, `k` together, in their order."""
-    conversations = list(read_conversations(path))
+    return cases_of(list(read_conversations(path)), k, questions)
+
+
+def cases_of(conversations: Sequence[Conversation], k: int, questions: int | None) -> Iterator[Case]:
+    """As `make_cases`, of conversations that were read already."""
     asked = [
         (at, question)
         for at, conversation in enumerate(conversations)
@@ -146,8 +150,17 @@ def choose(
 class Reader:
     """Losses of one model, its traces made once each."""
 
-    def __init__(self, model: LanguageModel, bits: TraceBits) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        bits: TraceBits,
+        *,
+        answer_tokens: int = ANSWER_TOKENS,
+        memory_tokens: int = TEXT_TOKENS,
+    ) -> None:
         self._model = model
+        self._answer_tokens = answer_tokens
+        self._memory_tokens = memory_tokens
         self._prompts = PromptBuilder(model, None)
         head = [*self._prompts.turn.system_head, *model.tokenizer.encode(MEMORY_HEADER)]
         self.prefix = encode_prefix(model.decoder, head)
@@ -157,14 +170,20 @@ class Reader:
 
     def losses(self, case: Case, reading: ReadingTemperature | None) -> tuple[float, ...]:
         """Loss per answer token with no memory, with text, and paged."""
-        answer = self._model.tokenizer.encode(case.question.answer)[:ANSWER_TOKENS]
-        question = case.question.question
+        answer, question = self._answer(case), case.question.question
         none = [*self._prompts.without_memories(), *self._asked(question)]
         return (
             self._loss(self._new_cache(len(none)), none, answer),
             self._loss(*self.as_text(case.turns, question), answer),
-            self._loss(*self.as_paged(case.turns, question, reading), answer),
+            self.paged_loss(case, reading),
         )
+
+    def paged_loss(self, case: Case, reading: ReadingTemperature | None) -> float:
+        """Loss per answer token with the memories paged in."""
+        return self._loss(*self.as_paged(case.turns, case.question.question, reading), self._answer(case))
+
+    def _answer(self, case: Case) -> list[int]:
+        return self._model.tokenizer.encode(case.question.answer)[: self._answer_tokens]
 
     def as_text(self, turns: Sequence[Turn], question: str) -> tuple[KVCache, list[int]]:
         """An empty cache, and the prompt with the memories' lines in it."""
@@ -188,7 +207,7 @@ class Reader:
         return [*self._prompts.message(question), *self._prompts.turn.reply_head]
 
     def _new_cache(self, tokens: int) -> KVCache:
-        return self._model.decoder.new_cache(tokens + ANSWER_TOKENS)
+        return self._model.decoder.new_cache(tokens + self._answer_tokens)
 
     def _line(self, turn: Turn) -> list[int]:
         memory = Memory(
@@ -200,7 +219,7 @@ class Reader:
             created_at=turn.created_at,
         )
         encode = self._model.tokenizer.encode
-        return [token for line in render_memory(memory) for token in encode(line)][:TEXT_TOKENS]
+        return [token for line in render_memory(memory) for token in encode(line)][: self._memory_tokens]
 
     def _spans(self, lines: Sequence[Sequence[int]]) -> list[SpanKV]:
         config, decoder = self._model.config, self._model.decoder

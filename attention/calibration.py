@@ -70,9 +70,7 @@ class Calibration(BaseModel):
     recall_threshold: float = Field(
         0.0, description="z-score of the mass that a memory with no word of the query needs to be read"
     )
-    reading: tuple[ReadingTemperature, ...] = Field(
-        min_length=1, description="by rising number of memories"
-    )
+    reading: tuple[ReadingTemperature, ...] = Field(min_length=1, description="by rising number of memories")
     notes: str = ""
     measured: Measured | None = None
 
@@ -82,6 +80,14 @@ class Calibration(BaseModel):
             if memories <= row.memories:
                 return row
         return self.reading[-1]
+
+    def reads_other_keys(self, other: "Calibration") -> bool:
+        """Whether traces made with the other one lack what this one reads."""
+        return (self.key_heads, self.hidden_layer, self.hidden_centre) != (
+            other.key_heads,
+            other.hidden_layer,
+            other.hidden_centre,
+        )
 
     def check_fits(self, config: ModelConfig, fingerprint: str | None = None) -> None:
         """Raises ModelError when this was measured on another model than that of `config`."""

@@ -89,7 +89,11 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
 
 
 def calibration_of(
-    name: str, weights: Path | None, config: ModelConfig, fingerprint: str, asked: str | os.PathLike[str] | None
+    name: str,
+    weights: Path | None,
+    config: ModelConfig,
+    fingerprint: str,
+    asked: str | os.PathLike[str] | None,
 ) -> Calibration:
     """The calibration that a model is loaded with.
 

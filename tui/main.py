@@ -12,6 +12,7 @@ from mnemos.tui import (
     banks,
     benches,
     browse,
+    calibrate,
     chat,
     demo,
     edits,
@@ -102,6 +103,7 @@ model = _group("model", "The language models.")
 model.command("list")(models.list_models)
 model.command("pull")(models.pull)
 model.command("show")(models.show)
+model.command("calibrate")(calibrate.calibrate)
 
 bench = _group("bench", "Measure this machine.")
 bench.command("decode")(benches.decode)

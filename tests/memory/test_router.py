@@ -52,7 +52,11 @@ def test_neighbours_gain_by_a_good_candidate() -> None:
 
 
 def test_many_masses_fuse_as_each_alone() -> None:
-    places = {"a": Place("a", None, None, "b"), "b": Place("b", None, "a", None), "c": Place("c", None, None, None)}
+    places = {
+        "a": Place("a", None, None, "b"),
+        "b": Place("b", None, "a", None),
+        "c": Place("c", None, None, None),
+    }
     beside = neighbours_of(["a", "b", "c"], places)
     mass, lexical = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]).log(), torch.tensor([0.0, 2.0, 1.0])
     weights = {"mass": 1.0, "lexical": 0.6, "neighbours": 0.2}

@@ -1,5 +1,5 @@
-"""`mnemos model calibrate`: finds what is particular to one model, and says what it reaches on conversations that
-had no part in it.
+"""`mnemos model calibrate`: finds what is particular to one model, and says what it reaches on
+conversations that had no part in it.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,9 +35,10 @@ def run(
 ) -> Calibration:
     """The calibration of a model from conversation files. The same arguments give the same calibration.
 
-    `conversations` of all files, cut to `tokens` of memories together, with `questions` to choose by and half as
-    many to measure by. One conversation of four is held out, unless `held_out` names files for that. Raises
-    ModelError for a model that reads pooled, UsageError and NotFoundError when the data won't do.
+    `conversations` of all files, cut to `tokens` of memories together, with `questions` to choose by and
+    half as many to measure by. One conversation of four is held out, unless `held_out` names files for
+    that. Raises ModelError for a model that reads pooled, UsageError and NotFoundError when the data won't
+    do.
     """
     require_calibratable(model)
     parts = take_data(

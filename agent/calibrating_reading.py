@@ -109,7 +109,9 @@ def measured_reading(
     reading: Sequence[ReadingTemperature],
     on_case: Callable[[], None] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Loss per answer token by number of memories: none, as text, paged plain, and paged with these constants."""
+    """Loss per answer token by number of memories: none, as text, paged plain, and paged with these
+    constants.
+    """
     found: dict[str, dict[str, float]] = {}
     for count, some in cases.by_count.items():
         row = next(row for row in reading if count <= row.memories)

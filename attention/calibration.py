@@ -1,8 +1,9 @@
 """What was measured about a model once: which heads retrieve, how cold to read memories, how to fuse routing
 signals.
 
-Calibrations are small JSON files. The one of the default model ships with the package, `mnemos model calibrate`
-makes one for any other; a model without one works with `Calibration.uncalibrated`, and says that it does.
+Calibrations are small JSON files. The one of the default model ships with the package, `mnemos model
+calibrate` makes one for any other; a model without one works with `Calibration.uncalibrated`, and says that
+it does.
 """
 
 from functools import lru_cache
@@ -12,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mnemos.attention.config import ModelConfig
 from mnemos.errors import ModelError
-
 
 FORMAT_VERSION = 2  # 1 had no `measured`
 
@@ -45,7 +45,7 @@ class Measured(BaseModel):
         description="messages the recall threshold was found with, and the share of them over it"
     )
     reading: dict[str, dict[str, float]] = Field(
-        description="memories -> loss per answer token: none, text, plain (T = S = 1), paged; on the held-out part"
+        description="memories -> loss per answer token: none, text, plain (T = S = 1), paged; held out"
     )
 
 

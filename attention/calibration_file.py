@@ -1,5 +1,5 @@
-"""Calibration files: reading one that may be damaged, newer or of another model, writing one whole, and where a
-model's own is looked for.
+"""Calibration files: reading one that may be damaged, newer or of another model, writing one whole, and
+where a model's own is looked for.
 """
 
 import json
@@ -97,8 +97,8 @@ def calibration_of(
 ) -> Calibration:
     """The calibration that a model is loaded with.
 
-    In this order: the file `asked` for, or `none`; the one that `MNEMOS_CALIBRATION` names; the one beside the
-    weights; the one that ships; safe defaults.
+    In this order: the file `asked` for, or `none`; the one that `MNEMOS_CALIBRATION` names; the one beside
+    the weights; the one that ships; safe defaults.
     """
     named = os.fspath(asked) if asked else os.environ.get(CALIBRATION_ENV)
     if named == UNCALIBRATED:

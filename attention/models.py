@@ -51,11 +51,12 @@ def load(
     `hub:owner/name`.
 
     None means the `MNEMOS_MODEL` environment variable, or the default model. `dtype` is auto, bf16, fp16 or
-    fp32; `decode_weights`, what one token at a time is decoded from, is auto, bf16, int8 or int4 (None means
-    `MNEMOS_DECODE_WEIGHTS`, or auto with the dtype auto, and the dtype itself with another). `threads` sets
-    torch's thread count for the whole process. `calibration` is a calibration file, or `none` for safe defaults;
-    without it, `MNEMOS_CALIBRATION`, the file beside the weights, or the one that ships. `on_progress(done_bytes, total_bytes)` is called while
-    weights are fetched. Raises a ModelError that says what is wrong and what to do.
+    fp32; `decode_weights`, what one token at a time is decoded from, is auto, bf16, int8 or int4 (None
+    means `MNEMOS_DECODE_WEIGHTS`, or auto with the dtype auto, and the dtype itself with another).
+    `threads` sets torch's thread count for the whole process. `calibration` is a calibration file, or
+    `none` for safe defaults; without it, `MNEMOS_CALIBRATION`, the file beside the weights, or the one that
+    ships. `on_progress(done_bytes, total_bytes)` is called while weights are fetched. Raises a ModelError
+    that says what is wrong and what to do.
     """
     from mnemos.attention.calibration_file import calibration_of
     from mnemos.attention.decoder import Decoder

@@ -167,7 +167,9 @@ def _show_hub(name: str, is_default: bool) -> ModelInfo:
 
 
 def _calibration_of(weights: Path, ships: bool) -> str | None:
-    """The calibration that a model at this path would be loaded with; it isn't read, and may be refused then."""
+    """The calibration that a model at this path would be loaded with; it isn't read, and may be refused
+    then.
+    """
     from mnemos.attention.calibration_file import CALIBRATION_ENV, UNCALIBRATED, calibration_beside
 
     if named := os.environ.get(CALIBRATION_ENV):

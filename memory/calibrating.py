@@ -66,7 +66,9 @@ def take_data(
 def calibrate_routing(
     model: LanguageModel, parts: Parts, on_memory: Callable[[], None] | None = None
 ) -> Routing:
-    """Chooses on the training part, measures on the held-out one. `on_memory` is called at every memory read."""
+    """Chooses on the training part, measures on the held-out one. `on_memory` is called at every memory
+    read.
+    """
     capturer = Capturer(model)
     training = capturer.probes(parts.training, on_memory)
     group = model.config.heads // model.config.kv_heads

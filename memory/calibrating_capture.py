@@ -1,8 +1,8 @@
 """What every head of a model makes of a question: its mass on each memory, as the router would measure it.
 
-Memories are encoded alone behind the frozen prefix and questions read as a search reads them; keys are rounded
-as they are in the bank. Of a memory only the log-sum-exp per head and query token is kept, so that all heads of
-a model fit in memory.
+Memories are encoded alone behind the frozen prefix and questions read as a search reads them; keys are
+rounded as they are in the bank. Of a memory only the log-sum-exp per head and query token is kept, so that
+all heads of a model fit in memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +53,8 @@ class Probe:
 
 
 def heads_of(model: LanguageModel) -> list[tuple[int, int]]:
-    """The heads that may retrieve, (layer, query head): those of layers that see everything, if there are such.
+    """The heads that may retrieve, (layer, query head): those of layers that see everything, if there are
+    such.
 
     Heads of the calibration that the model has now are among them, so that it can be measured too.
     """
@@ -87,7 +88,8 @@ class Capturer:
         self._memory_tokens = min(MEMORY_TOKENS, SPAN_TOKENS, room)
         if self._memory_tokens < 1:
             raise ContextOverflowError(
-                f"model {model.name}: its window of {model.config.max_positions} tokens is too short for memories"
+                f"model {model.name}: its window of {model.config.max_positions} tokens is too short for "
+                "memories; use a model with a longer window"
             )
         opening = [*tail, *user_head]
         cache = decoder.new_cache(self._prefix.tokens + len(opening))
@@ -187,7 +189,9 @@ class Capturer:
         )
 
     def _read_question(self, text: str) -> tuple[Tensor, Tensor]:
-        """Queries of every head, scaled, `[layers, heads, tokens, dim]`, and hidden means `[layers, hidden]`."""
+        """Queries of every head, scaled, `[layers, heads, tokens, dim]`, and hidden means `[layers,
+        hidden]`.
+        """
         tokens = self._question(text)
         decoder = self._model.decoder
         cache = decoder.new_cache(self._question_prefix.tokens + len(tokens))

@@ -1,7 +1,9 @@
-"""What a calibration is chosen on: conversations split into a training and a held-out part, each cut to a stretch.
+"""What a calibration is chosen on: conversations split into a training and a held-out part, each cut to a
+stretch.
 
-Whole conversations are held out, never single questions: a question of a conversation that was trained on would
-prove nothing. Long ones are cut to the stretch of memories in which most of their questions can be answered.
+Whole conversations are held out, never single questions: a question of a conversation that was trained on
+would prove nothing. Long ones are cut to the stretch of memories in which most of their questions can be
+answered.
 """
 
 import hashlib
@@ -46,11 +48,12 @@ def make_parts(
     seed: int,
     size: Callable[[str], int],
 ) -> Parts:
-    """At most that many conversations of all files, and questions of the training part; half as many more held out.
+    """At most that many conversations of all files, and questions of the training part; half as many more
+    held out.
 
-    Without files of their own, held-out conversations come from `data`, one of four. `tokens` are shared out
-    among the conversations; `size` tells the tokens of a memory's text. The same arguments give the same parts.
-    Raises NotFoundError, and UsageError when there is too little to choose from.
+    Without files of their own, held-out conversations come from `data`, one of four. `tokens` are shared
+    out among the conversations; `size` tells the tokens of a memory's text. The same arguments give the
+    same parts. Raises NotFoundError, and UsageError when there is too little to choose from.
     """
     files, digests = _read_files(data)
     others, other_digests = _read_files(held_out)
@@ -72,8 +75,8 @@ def make_parts(
         picked = {name: some[len(tried[name]) :] for name, some in picked.items()}
     if not any(tried.values()):
         raise UsageError(
-            "the data holds one conversation with questions; two are needed at least, one of them held out. Add "
-            "conversations, or another file with --data"
+            "the data holds one conversation with questions in each file; two are needed, one of them held "
+            "out. Add conversations, or name a file to measure by with --held-out"
         )
     whole = [*_joined(picked), *_joined(tried)]
     sizes = [[size(turn.text) for turn in piece.conversation.memories] for piece in whole]
@@ -141,7 +144,8 @@ def fair_shares(sizes: Sequence[int], room: int) -> list[int]:
 def cut(piece: Piece, room: int, sizes: Sequence[int]) -> Piece:
     """The stretch of at most `room` tokens in which most questions can be answered; the first of equals.
 
-    `sizes` are the tokens of each memory. A question stays when half of its evidence or more lies in the stretch, and other memories as many.
+    `sizes` are the tokens of each memory. A question stays when half of its evidence or more lies in the
+    stretch, and other memories as many.
     """
     whole = piece.conversation
     evidence = [_evidence(whole, question) for question in whole.questions]
@@ -188,7 +192,8 @@ def _answerable(
 
 
 def _asked(pieces: Sequence[Piece], most: int) -> tuple[Piece, ...]:
-    """The pieces with at most that many questions together, the same number of each file as far as it goes."""
+    """The pieces with at most that many questions together, the same number of each file as far as it goes.
+    """
     kept: dict[int, list[Question]] = {}
     files = list(dict.fromkeys(piece.file for piece in pieces))
     of_file = {

@@ -1,11 +1,12 @@
 """Chooses retrieval heads, fusion weights, the hidden layer and the recall threshold from what heads see.
 
-Everything is judged by what a search shows: `quality` of the fused ranking, mean over files of the mean over their
-questions, so that a file with many questions doesn't decide alone. A change is made only when it gains enough.
+Everything is judged by what a search shows: `quality` of the fused ranking, mean over files of the mean
+over their questions, so that a file with many questions doesn't decide alone. A change is made only when it
+gains enough.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,7 +50,8 @@ class Ways:
 def quality(scores: Tensor, gold: Tensor) -> Tensor:
     """How well rankings `[..., memories]` show the gold ones, `[...]`, from 0 to 1.
 
-    The mean of the normalised discounted gain over the whole ranking, and of the share of gold in the first 10.
+    The mean of the normalised discounted gain over the whole ranking, and of the share of gold in the first
+    10.
     """
     ranks = gold_ranks(scores, gold)
     count = ranks.shape[-1]
@@ -87,7 +89,7 @@ def scores_of(probe: Probe, ways: Ways) -> Tensor:
     return _fused(probe, mass, ways.weights, extra)
 
 
-def _fused(probe: Probe, mass: Tensor | None, weights: dict[str, float], extra: dict[str, Tensor]) -> Tensor:
+def _fused(probe: Probe, mass: Tensor | None, weights: Mapping[str, float | Tensor], extra: dict[str, Tensor]) -> Tensor:
     signals = {"lexical": probe.lexical, "speaker": probe.speaker, **extra}
     if mass is not None:
         signals["mass"] = mass.clamp_min(1e-12).log()
@@ -114,8 +116,8 @@ def choose_heads(
 ) -> tuple[int, ...]:
     """A small set of heads that rank the gold memories best, fused with the other signals.
 
-    Forward selection from each of the best single heads; `owners` tell the KV head of each head, of which at most
-    two are read. Ties go to the lower index.
+    Forward selection from each of the best single heads; `owners` tell the KV head of each head, of which
+    at most two are read. Ties go to the lower index.
     """
     single = _with_each(probes, (), weights)
     starts = single.argsort(descending=True, stable=True)[:_STARTS].tolist()
@@ -154,22 +156,36 @@ def _with_each(probes: Sequence[Probe], chosen: tuple[int, ...], weights: dict[s
 
 
 def choose_weights(probes: Sequence[Probe], ways: Ways) -> dict[str, float]:
-    """Weights by going through one signal after the other until none gains; the larger of the two main ones is 1."""
+    """Weights by going through one signal after the other until none gains; the larger of the two main ones
+    is 1.
+    """
     weights, reached = dict(ways.weights), score(probes, ways)
     changed = True
     while changed:
         changed = False
         for name, grid in _GRID.items():
-            tried = [(score(probes, replace(ways, weights=weights | {name: value})), value) for value in grid]
-            best = max(tried, key=lambda each: each[0])
-            if best[0] >= reached + _WEIGHT_GAIN:
-                reached, changed = best[0], True
-                weights[name] = best[1]
+            gained = _with_weights(probes, ways, weights, name, grid)
+            best = int(gained.argmax())
+            if float(gained[best]) >= reached + _WEIGHT_GAIN:
+                reached, changed = float(gained[best]), True
+                weights[name] = grid[best]
     # The ranking doesn't change with the scale.
     scale = max(weights["lexical"], weights["mass"]) or 1.0
     return {
         name: round(value / scale, 4) if name != "neighbours" else value for name, value in weights.items()
     }
+
+
+def _with_weights(
+    probes: Sequence[Probe], ways: Ways, weights: Mapping[str, float], name: str, grid: Sequence[float]
+) -> Tensor:
+    """Mean quality with each value of one weight, `[values]`."""
+    tried = {**weights, name: torch.tensor(grid)[:, None]}
+    values = []
+    for probe in probes:
+        mass = probe.mass[list(ways.heads)].mean(dim=0)
+        values.append(quality(_fused(probe, mass, tried, {}), probe.gold))
+    return mean_by_file(probes, values)
 
 
 def centre_of(probes: Sequence[Probe], hidden: int) -> Tensor:
@@ -217,8 +233,8 @@ def _mean(probes: Sequence[Probe], values: Tensor, rows: Sequence[int]) -> float
 def choose_threshold(probes: Sequence[Probe], heads: tuple[int, ...]) -> tuple[float, dict[str, float]]:
     """The z-score of the mass that all but few unrelated messages stay under, and what it was found with.
 
-    An unrelated message is a question put to the memories of other conversations. The default stays where there
-    are too few.
+    An unrelated message is a question put to the memories of other conversations. The default stays where
+    there are too few.
     """
     top = sorted(_standing(probe.unrelated, heads) for probe in probes if probe.unrelated is not None)
     threshold = DEFAULT_THRESHOLD

@@ -53,8 +53,8 @@ class MemoryEncoder:
         if name == model:
             raise ModelMismatchError(
                 f"the memories of bank {self._store.path} were encoded by another {model} or with another "
-                f"calibration ({known[:8]}, not {self.fingerprint[:8]}); use that one, or run `mnemos bank reencode "
-                f"--model {model}` to make every trace again from its text"
+                f"calibration ({known[:8]}, not {self.fingerprint[:8]}); use that one, or run `mnemos bank "
+                f"reencode --model {model}` to make every trace again from its text"
             )
         raise ModelMismatchError(
             f"the memories of bank {self._store.path} were encoded by {name} ({known[:8]}), not by {model} "

@@ -102,12 +102,12 @@ class Router:
 
 
 def fuse(
-    signals: Mapping[str, Tensor], weights: Mapping[str, float], before: Tensor, after: Tensor
+    signals: Mapping[str, Tensor], weights: Mapping[str, float | Tensor], before: Tensor, after: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The fused score of each memory and what its neighbours brought, `[..., memories]` both.
 
-    `signals` are `[..., memories]`, the mass as its logarithm. `before` and `after`, `[memories]`, are the indices
-    of the neighbours, or the number of memories where there is none.
+    `signals` are `[..., memories]`, the mass as its logarithm. `before` and `after`, `[memories]`, are the
+    indices of the neighbours, or the number of memories where there is none.
     """
     fused = torch.zeros(before.shape)
     for name, values in signals.items():
@@ -147,7 +147,8 @@ def _is_named(place: Place | None, named: frozenset[str]) -> float:
 
 
 def standardised(values: Tensor) -> Tensor:
-    """Zero mean and unit deviation over the candidates, the last dimension; zeros where they do not differ."""
+    """Zero mean and unit deviation over the candidates, the last dimension; zeros where they do not differ.
+    """
     if values.shape[-1] < 2:
         return torch.zeros_like(values)
     deviation = values.std(dim=-1, keepdim=True)

@@ -89,7 +89,7 @@ def calibrate(
     say(f"wrote {path}")
     if found.reads_other_keys(model.calibration):
         say(
-            f"a bank that {model.name} has encoded needs `mnemos bank reencode --model {named}` to be read with it"
+            f"banks that {model.name} has encoded need `mnemos bank reencode --model {named}` to be read with it"
         )
     if os.environ.get(CALIBRATION_ENV):
         say(f"{CALIBRATION_ENV} is set and goes before what lies beside the model")

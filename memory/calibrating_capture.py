@@ -48,7 +48,8 @@ class Probe:
     before: Tensor  # [memories], int64: index of the neighbour, or the number of memories
     after: Tensor
     gold: Tensor  # [memories], bool
-    means: Tensor  # [hidden layers, memories, hidden]: mean input of those layers
+    means: Tensor  # [hidden layers, all memories, hidden]: mean input of those layers; shared among probes
+    visible: Tensor  # [memories], int64: which of all memories exist
     query: Tensor  # [hidden layers, hidden]
 
 
@@ -161,7 +162,7 @@ class Capturer:
                     gold = {place for place in own[:seen] if turns[place].id in one.evidence}
                     probe.file, probe.fold = pieces[at].file, first + at
                     probe.gold = torch.tensor([place in gold for place in visible.tolist()])
-                    probe.means, probe.query = means[:, visible], states[number][1]
+                    probe.means, probe.visible, probe.query = means, visible, states[number][1]
                     others = owners[visible] != at
                     if int(others.sum()) > 1:
                         probe.unrelated = _mass(block[others])
@@ -185,6 +186,7 @@ class Capturer:
             after=after,
             gold=nothing,
             means=nothing,
+            visible=nothing,
             query=nothing,
         )
 

@@ -97,7 +97,7 @@ def _fused(probe: Probe, mass: Tensor | None, weights: Mapping[str, float | Tens
 
 
 def _cosine(probe: Probe, hidden: int, centre: Tensor | None) -> Tensor:
-    means, query = probe.means[hidden], probe.query[hidden]
+    means, query = probe.means[hidden, probe.visible], probe.query[hidden]
     if centre is not None:
         means, query = means - centre, query - centre
     return torch.nn.functional.cosine_similarity(means, query[None], dim=-1)
@@ -190,7 +190,7 @@ def _with_weights(
 
 def centre_of(probes: Sequence[Probe], hidden: int) -> Tensor:
     """The mean over questions of the mean input of a layer over their memories, `[hidden]`."""
-    mean = torch.stack([probe.means[hidden].mean(dim=0) for probe in probes]).double().mean(dim=0)
+    mean = torch.stack([probe.means[hidden, probe.visible].mean(dim=0) for probe in probes]).double().mean(dim=0)
     return torch.tensor([float(f"{value:.4g}") for value in mean.tolist()])
 
 

@@ -50,6 +50,7 @@ def probe(
         after=nobody,
         gold=is_gold,
         means=means,
+        visible=torch.arange(memories),
         query=query + 3.0,
     )
 

@@ -17,7 +17,7 @@ from mnemos.memory.calibrating_data import Parts, Piece
 
 DEFAULT_CONVERSATIONS = 24
 DEFAULT_QUESTIONS = 160
-DEFAULT_TOKENS = 30_000
+DEFAULT_TOKENS = 20_000
 _QUESTIONS_PER_CASE = 20  # one question of so many is answered, with every number of memories and temperature
 _FEWEST_CASES = 3
 

@@ -28,7 +28,7 @@ from mnemos.memory.router import LEXICAL_CANDIDATES, neighbours_of, speaker_sign
 from mnemos.store.keys import KeyFile
 
 MEMORY_TOKENS = 320  # of a memory at most: the first ones
-_QUESTION_TOKENS = 96
+_QUESTION_TOKENS = 64  # of a question at most
 _MOST_MEMORIES = 400  # searched together
 _SCORE_BYTES = 384 << 20  # of all heads' scores held at once
 _HIDDEN_LAYERS = 8  # tried as the hidden signal
@@ -217,7 +217,7 @@ class Capturer:
         for at, turn in enumerate(turns):
             keys, hidden = self._read_memory(turn)  # [layers, kv_heads, tokens, dim], [hidden layers, hidden]
             for layer in range(layers):
-                found = torch.logsumexp(grouped[layer] @ keys[layer].transpose(1, 2), dim=-1)
+                found = _log_sum_exp_(grouped[layer] @ keys[layer].transpose(1, 2))
                 scores[at, layer * heads : (layer + 1) * heads] = found.view(heads, count)
             means.append(hidden)
             if on_memory is not None:
@@ -246,6 +246,12 @@ class Capturer:
         return stored.view(keys.shape), torch.stack(
             [collect.hidden[each].mean(dim=0) for each in self._hidden]
         )
+
+
+def _log_sum_exp_(scores: Tensor) -> Tensor:
+    """Over the last dimension, in place: most of the time goes here where a model has many heads."""
+    top = scores.amax(dim=-1, keepdim=True)
+    return scores.sub_(top).exp_().sum(dim=-1).log_().add_(top[..., 0])
 
 
 def _mass(scores: Tensor) -> Tensor:

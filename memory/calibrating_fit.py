@@ -6,7 +6,7 @@ gains enough.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,8 +27,10 @@ _GRID = {
     "neighbours": (0.0, 0.1, 0.2, 0.3),
 }
 _HIDDEN_WEIGHTS = (0.1, 0.2, 0.3, 0.5)
-_STARTS = 6  # best single heads that the search goes on from
-_HEAD_GAIN = 0.003  # of quality, for one more head
+_HEADS_TRIED = 32  # best single heads that are joined
+_STARTS = 4  # of those, that the search goes on from
+_HEAD_GAIN = 0.001  # of quality, for one more head over keys that are read already
+_KV_GAIN = 0.005  # for one that needs keys of its own for every token
 _WEIGHT_GAIN = 0.002
 _HIDDEN_GAIN = 0.004  # on conversations left out in turn: it costs layers at every search
 _FOLDS = 3
@@ -89,7 +91,9 @@ def scores_of(probe: Probe, ways: Ways) -> Tensor:
     return _fused(probe, mass, ways.weights, extra)
 
 
-def _fused(probe: Probe, mass: Tensor | None, weights: Mapping[str, float | Tensor], extra: dict[str, Tensor]) -> Tensor:
+def _fused(
+    probe: Probe, mass: Tensor | None, weights: Mapping[str, float | Tensor], extra: dict[str, Tensor]
+) -> Tensor:
     signals = {"lexical": probe.lexical, "speaker": probe.speaker, **extra}
     if mass is not None:
         signals["mass"] = mass.clamp_min(1e-12).log()
@@ -109,48 +113,48 @@ def score(probes: Sequence[Probe], ways: Ways) -> float:
 
 
 def choose_heads(
-    probes: Sequence[Probe],
-    owners: Sequence[int],
-    weights: dict[str, float],
-    on_step: Callable[[], None] | None = None,
+    probes: Sequence[Probe], owners: Sequence[int], weights: dict[str, float]
 ) -> tuple[int, ...]:
     """A small set of heads that rank the gold memories best, fused with the other signals.
 
-    Forward selection from each of the best single heads; `owners` tell the KV head of each head, of which
-    at most two are read. Ties go to the lower index.
+    Forward selection among the best single heads, from each of the first few; `owners` tell the KV head of each
+    head, of which at most two are read. A head is added where it gains, and a new KV head where it gains more.
     """
-    single = _with_each(probes, (), weights)
-    starts = single.argsort(descending=True, stable=True)[:_STARTS].tolist()
+    single = _with_each(probes, (), range(len(owners)), weights)
+    ranked = single.argsort(descending=True, stable=True)[:_HEADS_TRIED].tolist()
     best: tuple[float, tuple[int, ...]] | None = None
-    for start in starts:
+    for start in ranked[:_STARTS]:
         chosen, reached = (start,), float(single[start])
         while len(chosen) < MOST_HEADS:
-            gained = _with_each(probes, chosen, weights)
             read = {owners[head] for head in chosen}
-            for head, owner in enumerate(owners):
-                if head in chosen or (len(read) == MOST_KV_HEADS and owner not in read):
-                    gained[head] = -1.0
-            head = int(gained.argmax())
-            if float(gained[head]) < reached + _HEAD_GAIN:
+            left = [
+                head
+                for head in ranked
+                if head not in chosen and (owners[head] in read or len(read) < MOST_KV_HEADS)
+            ]
+            if not left:
                 break
-            chosen, reached = (*chosen, head), float(gained[head])
-        if on_step is not None:
-            on_step()
+            needed = torch.tensor([_HEAD_GAIN if owners[head] in read else _KV_GAIN for head in left])
+            gained = _with_each(probes, chosen, left, weights) - reached - needed
+            at = int(gained.argmax())
+            if float(gained[at]) < 0:
+                break
+            chosen, reached = (*chosen, left[at]), reached + float(gained[at] + needed[at])
         if best is None or reached > best[0] + 1e-6:
             best = (reached, chosen)
     assert best is not None, "a model has heads"
     return best[1]
 
 
-def _with_each(probes: Sequence[Probe], chosen: tuple[int, ...], weights: dict[str, float]) -> Tensor:
-    """Mean quality with each head added to the chosen ones, `[heads]`."""
+def _with_each(
+    probes: Sequence[Probe], chosen: tuple[int, ...], heads: Sequence[int], weights: dict[str, float]
+) -> Tensor:
+    """Mean quality with each of `heads` added to the chosen ones, `[heads]`."""
     values = []
     for probe in probes:
-        mass = (
-            probe.mass
-            if not chosen
-            else (probe.mass + probe.mass[list(chosen)].sum(dim=0)) / (len(chosen) + 1)
-        )
+        mass = probe.mass[list(heads)]
+        if chosen:
+            mass = (mass + probe.mass[list(chosen)].sum(dim=0)) / (len(chosen) + 1)
         values.append(quality(_fused(probe, mass, weights, {}), probe.gold))
     return mean_by_file(probes, values)
 
@@ -190,25 +194,26 @@ def _with_weights(
 
 def centre_of(probes: Sequence[Probe], hidden: int) -> Tensor:
     """The mean over questions of the mean input of a layer over their memories, `[hidden]`."""
-    mean = torch.stack([probe.means[hidden, probe.visible].mean(dim=0) for probe in probes]).double().mean(dim=0)
+    mean = (
+        torch.stack([probe.means[hidden, probe.visible].mean(dim=0) for probe in probes]).double().mean(dim=0)
+    )
     return torch.tensor([float(f"{value:.4g}") for value in mean.tolist()])
 
 
 def choose_hidden(probes: Sequence[Probe], ways: Ways) -> Ways:
     """With the hidden layer and weight that add most, if any does on conversations left out in turn."""
     layers = probes[0].query.shape[0]
-    options = [
-        replace(
-            ways, hidden=layer, centre=centre_of(probes, layer), weights=ways.weights | {"hidden": weight}
-        )
-        for layer in range(layers)
-        for weight in _HIDDEN_WEIGHTS
-    ]
-    before = [quality(scores_of(probe, ways), probe.gold) for probe in probes]
-    gains = [
-        torch.stack([quality(scores_of(probe, option), probe.gold) for probe in probes]) - torch.stack(before)
-        for option in options
-    ]
+    options = [(layer, at) for layer in range(layers) for at in range(len(_HIDDEN_WEIGHTS))]
+    centres = [centre_of(probes, layer) for layer in range(layers)]
+    weights = {**ways.weights, "hidden": torch.tensor(_HIDDEN_WEIGHTS)[:, None]}
+    before = torch.stack([quality(scores_of(probe, ways), probe.gold) for probe in probes])
+    by_probe = []
+    for probe in probes:
+        mass = probe.mass[list(ways.heads)].mean(dim=0)
+        cosines = [_cosine(probe, layer, centre) for layer, centre in enumerate(centres)]
+        fused = [_fused(probe, mass, weights, {"hidden": cosine}) for cosine in cosines]
+        by_probe.append(quality(torch.cat(fused), probe.gold))  # [layers * weights]
+    gains = [column - before for column in torch.stack(by_probe).unbind(dim=1)]
     folds = sorted({probe.fold for probe in probes})
     left_out = []
     for fold in range(min(_FOLDS, len(folds))):
@@ -221,9 +226,11 @@ def choose_hidden(probes: Sequence[Probe], ways: Ways) -> Ways:
         left_out.append(_mean(probes, best, outside))
     if not left_out or sum(left_out) / len(left_out) < _HIDDEN_GAIN:
         return ways
-    return options[
-        max(range(len(options)), key=lambda index: _mean(probes, gains[index], range(len(probes))))
-    ]
+    best_of_all = max(range(len(options)), key=lambda index: _mean(probes, gains[index], range(len(probes))))
+    layer, at = options[best_of_all]
+    return replace(
+        ways, hidden=layer, centre=centres[layer], weights=ways.weights | {"hidden": _HIDDEN_WEIGHTS[at]}
+    )
 
 
 def _mean(probes: Sequence[Probe], values: Tensor, rows: Sequence[int]) -> float:

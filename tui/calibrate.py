@@ -47,7 +47,7 @@ def calibrate(
     ] = 24,
     tokens: Annotated[
         int, typer.Option("--tokens", min=500, metavar="N", help="Of memories to read, at most.")
-    ] = 30_000,
+    ] = 20_000,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Which conversations are drawn.")] = 0,
     bank: UnusedBank = None,
     namespace: UnusedNamespace = "default",
@@ -89,7 +89,8 @@ def calibrate(
     say(f"wrote {path}")
     if found.reads_other_keys(model.calibration):
         say(
-            f"banks that {model.name} has encoded need `mnemos bank reencode --model {named}` to be read with it"
+            f"banks that {model.name} has encoded need `mnemos bank reencode --model {named}` before it "
+            "can read them"
         )
     if os.environ.get(CALIBRATION_ENV):
         say(f"{CALIBRATION_ENV} is set and goes before what lies beside the model")

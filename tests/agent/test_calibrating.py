@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.memory.conftest import tiny_model
 
 from mnemos.agent import calibrating
 from mnemos.agent.calibrating_reading import ReadingCases, choose_reading
@@ -17,7 +18,6 @@ from mnemos.attention.msa_config import MsaConfig
 from mnemos.errors import ModelError, UsageError
 from mnemos.memory.calibrating_data import Piece
 from mnemos.memory.conversations import Conversation
-from tests.memory.conftest import tiny_model
 
 __all__ = ["tiny_model"]
 NAMES = ("Ann", "Ben", "Cleo", "Dan", "Eve", "Finn")
@@ -97,7 +97,9 @@ def test_models_that_bring_a_router_are_refused(tiny_model: LanguageModel, data:
         calibrating.run(pooled, [data])
 
 
-def test_too_little_data_is_refused_before_anything_is_read(tiny_model: LanguageModel, tmp_path: Path) -> None:
+def test_too_little_data_is_refused_before_anything_is_read(
+    tiny_model: LanguageModel, tmp_path: Path
+) -> None:
     path = tmp_path / "one.jsonl"
     path.write_text(json.dumps(talk(1)) + "\n")
     with pytest.raises(UsageError, match="two are needed"):
@@ -107,7 +109,9 @@ def test_too_little_data_is_refused_before_anything_is_read(tiny_model: Language
 def test_what_is_there_now_is_compared_or_complained_of(tiny_model: LanguageModel, tmp_path: Path) -> None:
     weights = tmp_path / "model.gguf"
     weights.touch()
-    own = tiny_model.calibration.model_copy(update={"fingerprint": tiny_model.fingerprint, "recall_threshold": 4.0})
+    own = tiny_model.calibration.model_copy(
+        update={"fingerprint": tiny_model.fingerprint, "recall_threshold": 4.0}
+    )
     write_calibration(calibration_beside(weights), own)
     model, complaint = calibrating.with_current(tiny_model, weights)
     assert model.calibration.recall_threshold == 4.0 and complaint is None

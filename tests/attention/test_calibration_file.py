@@ -1,6 +1,5 @@
-"""Calibration files: the same bytes for the same calibration, and a reason for every one that can't be used."""
+"""Calibration files: the same bytes for the same calibration, a reason for every one that can't be used."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +84,10 @@ def test_what_ships_can_be_read(tmp_path: Path) -> None:
         ('{"version": 99, "heads": 3}', "newer Mnemos .version 99; this one reads up to 2.; update"),
         ('{"version": 2}', "damaged .key_heads: Field required."),
         ('{"version": 2, "key_heads": [], "weights": {}, "reading": []}', "damaged .key_heads"),
-        ('{"version": 2, "key_heads": [[0, 0]], "weights": {"mass": NaN}, "reading": []}', "damaged .weights.mass"),
+        (
+            '{"version": 2, "key_heads": [[0, 0]], "weights": {"mass": NaN}, "reading": []}',
+            "damaged .weights.mass",
+        ),
     ],
 )
 def test_files_that_are_none(tmp_path: Path, text: str, message: str) -> None:
@@ -166,7 +168,7 @@ def test_a_file_of_another_model_is_refused_by_name(
     monkeypatch.delenv(CALIBRATION_ENV, raising=False)
     beside = calibration_beside(model_directory)
     write_calibration(beside, own_of(model_directory, fingerprint="f" * 64))
-    with pytest.raises(ModelError, match="of another model .ffffffff., not of own") as raised:
+    with pytest.raises(ModelError, match=r"of another model .ffffffff., not of own") as raised:
         load(model_directory, dtype="fp32")
     assert str(beside) in str(raised.value) and "mnemos model calibrate" in str(raised.value)
     write_calibration(beside, own_of(model_directory, fingerprint="", key_heads=((99, 0),)))
@@ -195,7 +197,11 @@ def test_models_without_one_work_with_safe_defaults(family: Callable[[str], Any]
 @pytest.mark.parametrize("group", [1, 2, 4, 8])
 @pytest.mark.parametrize("kv_heads", [1, 2, 8])
 def test_safe_defaults_fit_any_grouping(tiny_config: ModelConfig, group: int, kv_heads: int) -> None:
-    for changes in ({}, {"window": 16, "sliding_layers": [0, 2, 3, 4]}, {"window": 16, "sliding_layers": [*range(5)]}):
+    for changes in (
+        {},
+        {"window": 16, "sliding_layers": [0, 2, 3, 4]},
+        {"window": 16, "sliding_layers": [*range(5)]},
+    ):
         described = tiny_config.to_json() | {"layers": 5, "heads": group * kv_heads, "kv_heads": kv_heads}
         config = ModelConfig.from_json(described | changes)
         safe = Calibration.uncalibrated(config)

@@ -25,7 +25,11 @@ TALK = {
         ("Ann", "She must have loved it."),
         ("Ben", "Monday suits me."),
     ],
-    "second": [("Cleo", "The kettle is new and red."), ("Dan", "It rained."), ("Cleo", "I sold the quince jam.")],
+    "second": [
+        ("Cleo", "The kettle is new and red."),
+        ("Dan", "It rained."),
+        ("Cleo", "I sold the quince jam."),
+    ],
 }
 ASKED = {
     "first": [
@@ -43,7 +47,9 @@ def piece(name: str) -> Piece:
         {"id": f"{name}.{at}", "speaker": speaker, "time": "2026-03-01", "text": text}
         for at, (speaker, text) in enumerate(TALK[name])
     ]
-    return Piece("f", name, Conversation.model_validate({"id": name, "memories": turns, "questions": ASKED[name]}))
+    return Piece(
+        "f", name, Conversation.model_validate({"id": name, "memories": turns, "questions": ASKED[name]})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +97,7 @@ def test_scores_are_those_of_a_search(
     heads = heads_of(calibrated)
     mass = probe.mass[[heads.index(head) for head in HEADS]].mean(dim=0).log()
     hidden = hidden_layers_of(calibrated).index(1)
-    ways = Ways(
-        tuple(heads.index(head) for head in HEADS), WEIGHTS, hidden, torch.full((128,), 0.25)
-    )
+    ways = Ways(tuple(heads.index(head) for head in HEADS), WEIGHTS, hidden, torch.full((128,), 0.25))
     fused = scores_of(probe, ways)
     for at, turn_id in enumerate(visible):
         signals = found[turn_id].signals

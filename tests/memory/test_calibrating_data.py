@@ -1,4 +1,4 @@
-"""Splits and cuts of calibration data: whole conversations are held out, and a stretch keeps what it can answer."""
+"""Splits and cuts of calibration data: whole conversations are held out, a stretch keeps what it can answer."""
 
 import gzip
 import json
@@ -18,7 +18,9 @@ def conversation(name: str, turns: int = 8, questions: int = 3, **changes: Any) 
     """Question i is answered by turn 2 i."""
     return {
         "id": name,
-        "memories": [{"id": f"{name}.{i}", "speaker": "Ann", "text": f"{name} turn {i}"} for i in range(turns)],
+        "memories": [
+            {"id": f"{name}.{i}", "speaker": "Ann", "text": f"{name} turn {i}"} for i in range(turns)
+        ],
         "questions": [
             {"question": f"What is {i}?", "answer": f"turn {i}", "evidence": [f"{name}.{2 * i}"], **changes}
             for i in range(questions)
@@ -51,7 +53,10 @@ def test_no_conversation_is_in_both_parts(tmp_path: Path, sizes: list[int], seed
     made = parts(files, seed=seed, conversations=most)
     training, held_out = ({piece.digest for piece in part} for part in (made.training, made.held_out))
     assert training and held_out and not training & held_out
-    shown = [{turn.text for p in part for turn in p.conversation.memories} for part in (made.training, made.held_out)]
+    shown = [
+        {turn.text for p in part for turn in p.conversation.memories}
+        for part in (made.training, made.held_out)
+    ]
     assert not shown[0] & shown[1]
     assert {piece.file for piece in made.held_out} == {piece.file for piece in made.training}
     assert made == parts(files, seed=seed, conversations=most)
@@ -110,7 +115,7 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
         parts([tmp_path / "none.jsonl"])
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"memories": 3}\n')
-    with pytest.raises(UsageError, match="Line 1 of broken.jsonl"):
+    with pytest.raises(UsageError, match=r"Line 1 of broken\.jsonl"):
         parts([broken])
     short = write(tmp_path / "short.jsonl", conversation("a"), conversation("b"))
     with pytest.raises(UsageError, match="raise --tokens"):
@@ -150,6 +155,11 @@ def test_a_stretch_holds_the_most_questions_it_can() -> None:
 
 
 def test_a_memory_larger_than_the_room_is_left_out() -> None:
-    piece = cut(one_piece(questions=[{"question": "q", "evidence": ["a.6"]}]), 4, [1, 1, 9, 9, 1, 1, 1, 1, 9, 1])
+    piece = cut(
+        one_piece(questions=[{"question": "q", "evidence": ["a.6"]}]), 4, [1, 1, 9, 9, 1, 1, 1, 1, 9, 1]
+    )
     assert [turn.id for turn in piece.conversation.memories] == ["a.4", "a.5", "a.6", "a.7"]
-    assert cut(one_piece(questions=[{"question": "q", "evidence": ["a.2"]}]), 4, [9] * 10).conversation.questions == ()
+    assert (
+        cut(one_piece(questions=[{"question": "q", "evidence": ["a.2"]}]), 4, [9] * 10).conversation.questions
+        == ()
+    )

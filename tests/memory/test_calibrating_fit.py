@@ -85,7 +85,10 @@ def test_the_planted_heads_are_found() -> None:
     some = probes(seeing={4: 2.0, 5: 2.0, 9: 2.0})
     chosen = fit.choose_heads(some, OWNERS, fit.START_WEIGHTS)
     assert set(chosen) == {4, 5, 9}
-    better, alone = fit.score(some, Ways(chosen, fit.START_WEIGHTS)), fit.score(some, Ways((4,), fit.START_WEIGHTS))
+    better, alone = (
+        fit.score(some, Ways(chosen, fit.START_WEIGHTS)),
+        fit.score(some, Ways((4,), fit.START_WEIGHTS)),
+    )
     assert better > alone + 0.05
     assert chosen == fit.choose_heads(some, OWNERS, fit.START_WEIGHTS)
 
@@ -104,7 +107,9 @@ def test_weights_follow_what_tells_gold_apart() -> None:
     weights = fit.choose_weights(worded, Ways((0,), fit.START_WEIGHTS))
     assert weights["lexical"] == 1.0 and weights["mass"] < 0.5
     seen = probes(seeing={3: 4.0})
-    weights = fit.choose_weights(seen, Ways((3,), {"lexical": 1.0, "mass": 0.5, "speaker": 0.5, "neighbours": 0.2}))
+    weights = fit.choose_weights(
+        seen, Ways((3,), {"lexical": 1.0, "mass": 0.5, "speaker": 0.5, "neighbours": 0.2})
+    )
     assert weights["mass"] == 1.0 and weights["lexical"] < 0.5
     before = Ways((3,), fit.START_WEIGHTS)
     assert fit.score(seen, Ways((3,), weights)) >= fit.score(seen, before)

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-
-from mnemos.attention.calibration_file import read_calibration
 from tests.memory.conftest import write_tiny
 from tests.tui.conftest import SCRIPT, Command
+
+from mnemos.attention.calibration_file import read_calibration
 
 WORDS = ("kettle", "quince", "ladder", "violin", "lamp", "kite")
 
@@ -30,7 +30,11 @@ def data(tmp_path: Path) -> Path:
                 for at, word in enumerate(WORDS)
             ]
             questions = [
-                {"question": f"Which is the {word}?", "answer": f"{number}{at}", "evidence": [f"{number}.{at}"]}
+                {
+                    "question": f"Which is the {word}?",
+                    "answer": f"{number}{at}",
+                    "evidence": [f"{number}.{at}"],
+                }
                 for at, word in enumerate(WORDS[:2])
             ]
             file.write(json.dumps({"id": str(number), "memories": memories, "questions": questions}) + "\n")

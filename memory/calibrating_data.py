@@ -192,7 +192,7 @@ def _answerable(
 
 
 def _asked(pieces: Sequence[Piece], most: int) -> tuple[Piece, ...]:
-    """The pieces with at most that many questions together, the same number of each file as far as it goes."""
+    """The pieces with at most that many questions together, as many of each file as far as it goes."""
     kept: dict[int, list[Question]] = {}
     files = list(dict.fromkeys(piece.file for piece in pieces))
     of_file = {

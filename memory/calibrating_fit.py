@@ -117,8 +117,9 @@ def choose_heads(
 ) -> tuple[int, ...]:
     """A small set of heads that rank the gold memories best, fused with the other signals.
 
-    Forward selection among the best single heads, from each of the first few; `owners` tell the KV head of each
-    head, of which at most two are read. A head is added where it gains, and a new KV head where it gains more.
+    Forward selection among the best single heads, from each of the first few; `owners` tell the KV head of
+    each head, of which at most two are read. A head is added where it gains, and a new KV head where it
+    gains more.
     """
     single = _with_each(probes, (), range(len(owners)), weights)
     ranked = single.argsort(descending=True, stable=True)[:_HEADS_TRIED].tolist()

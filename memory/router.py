@@ -147,7 +147,7 @@ def _is_named(place: Place | None, named: frozenset[str]) -> float:
 
 
 def standardised(values: Tensor) -> Tensor:
-    """Zero mean and unit deviation over the candidates, the last dimension; zeros where they do not differ."""
+    """Zero mean and unit deviation over the candidates (last dimension); zeros where they do not differ."""
     if values.shape[-1] < 2:
         return torch.zeros_like(values)
     deviation = values.std(dim=-1, keepdim=True)

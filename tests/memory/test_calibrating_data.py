@@ -1,4 +1,4 @@
-"""Splits and cuts of calibration data: whole conversations are held out, a stretch keeps what it can answer."""
+"""Splits and cuts of calibration data: conversations are held out whole, and cut to what they can answer."""
 
 import gzip
 import json

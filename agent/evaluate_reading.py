@@ -18,14 +18,14 @@ from mnemos.attention.memory_codec import TraceBits, decode_kv
 from mnemos.attention.models import LanguageModel
 from mnemos.errors import UsageError
 from mnemos.memory.bank import MemoryBank
-from mnemos.memory.conversations import Conversation, Question, Turn, read_conversations
+from mnemos.memory.conversations import Conversation, Question, Turn, fitting, read_conversations
 from mnemos.memory.layout import MEMORY_HEADER, render_memory
 from mnemos.memory.records import Memory
 from mnemos.store.keys import KeyFile
 
 MIN_GAIN = 0.2  # of loss, from no memory to text: below it there is no gap worth a share
-ANSWER_TOKENS = 256  # of an answer at most: the first ones, where memories matter most
-TEXT_TOKENS = 512  # of one memory at most, in every mode: a longer one is cut
+ANSWER_TOKENS = 128  # of an answer at most: the first ones, where memories matter most
+MEMORY_TOKENS = 192  # of one memory at most, in every mode: a longer one is cut
 MODES = ("none", "text", "paged")
 
 
@@ -45,6 +45,8 @@ def run(
     questions: int | None = None,
     bits: TraceBits = 4,
     reading: ReadingTemperature | None = None,
+    memory_tokens: int = MEMORY_TOKENS,
+    answer_tokens: int = ANSWER_TOKENS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Mean loss per token of the right answers, by mode and number of memories.
@@ -56,7 +58,7 @@ def run(
     cases = {k: list(make_cases(path, k, questions)) for k in ks}
     if not all(cases.values()):
         raise UsageError(f"{path} has no question with an answer and evidence.")
-    reader = Reader(model, bits)
+    reader = Reader(model, bits, memory_tokens, answer_tokens)
     total = sum(len(some) for some in cases.values())
     done = 0
     loss: dict[str, dict[str, float]] = {mode: {} for mode in MODES}
@@ -83,8 +85,8 @@ def run(
         "file": path.name,
         "model": model.name,
         "bits": bits,
-        "answer_tokens": ANSWER_TOKENS,
-        "memory_tokens": TEXT_TOKENS,
+        "answer_tokens": answer_tokens,
+        "memory_tokens": memory_tokens,
     }
 
 
@@ -119,10 +121,7 @@ def _remember(bank: MemoryBank, conversation: Conversation, namespace: str) -> d
     """Memory id to turn id."""
     from mnemos.store.records import MemoryDraft
 
-    drafts = [
-        MemoryDraft(turn.text[: 1 << 16] or "-", speaker=turn.speaker or None)
-        for turn in conversation.memories
-    ]
+    drafts = [MemoryDraft(fitting(turn.text), speaker=turn.speaker or None) for turn in conversation.memories]
     made = bank.remember_many(drafts, namespace=namespace)
     return {memory.id: turn.id for memory, turn in zip(made, conversation.memories, strict=True)}
 
@@ -154,13 +153,13 @@ class Reader:
         self,
         model: LanguageModel,
         bits: TraceBits,
-        *,
+        memory_tokens: int = MEMORY_TOKENS,
         answer_tokens: int = ANSWER_TOKENS,
-        memory_tokens: int = TEXT_TOKENS,
     ) -> None:
+        model.require_full_resolution()
         self._model = model
-        self._answer_tokens = answer_tokens
         self._memory_tokens = memory_tokens
+        self._answer_tokens = answer_tokens
         self._prompts = PromptBuilder(model, None)
         head = [*self._prompts.turn.system_head, *model.tokenizer.encode(MEMORY_HEADER)]
         self.prefix = encode_prefix(model.decoder, head)

@@ -50,16 +50,23 @@ class TraceEncoder:
         Raises ValueError when there are no tokens.
         """
         spans, hidden = [], []
-        for tokens in parts:
-            for start in range(0, len(tokens), self.span_tokens):
-                span, states = self.encode_span(tokens[start : start + self.span_tokens])
-                spans.append(span)
-                hidden.append(states)
+        for tokens in self.cut(parts):
+            span, states = self.encode_span(tokens)
+            spans.append(span)
+            hidden.append(states)
         if not spans:
             raise ValueError("a memory has at least one token")
         keys = [self.route_keys(span) for span in spans]
         count = sum(span.tokens for span in spans)
         return Trace(count, encode_kv(spans, self._bits), encode_route(keys, self._centred(hidden)))
+
+    def cut(self, parts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """The tokens of each span."""
+        return [
+            tokens[start : start + self.span_tokens]
+            for tokens in parts
+            for start in range(0, len(tokens), self.span_tokens)
+        ]
 
     def encode_span(self, tokens: Sequence[int]) -> tuple[SpanKV, Tensor]:
         """KV of one span behind the prefix, and its hidden states `[tokens, hidden]` (empty if not

@@ -16,7 +16,7 @@ from mnemos.attention.step_weights import StepFormat, pick_format
 from mnemos.attention.tokenizer import Tokenizer
 from mnemos.attention.tokenizer_source import TokenizerSource
 from mnemos.attention.weights import Weights
-from mnemos.errors import UsageError
+from mnemos.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from mnemos.attention.calibration import Calibration
@@ -36,6 +36,14 @@ class LanguageModel:
     tokenizer: Tokenizer
     template: Template
     calibration: "Calibration"
+
+    def require_full_resolution(self) -> None:
+        """Raises `ModelError` for a model of the pooled read mode."""
+        if self.config.msa is not None:
+            raise ModelError(
+                f"model {self.name} reads pooled memories, chosen layer by layer; this needs a model that "
+                "reads memories in full, such as the default one"
+            )
 
 
 def load(

@@ -36,6 +36,7 @@ from mnemos.memory.records import (
     RecalledMemory,
     Receipt,
     RouterName,
+    TraceParts,
 )
 from mnemos.store.records import (
     CompactReport,
@@ -319,6 +320,14 @@ class MemoryBank:
         if router == "lexical":
             return self._lexical(query, namespace, limit)
         return self.recaller(model).search(query, namespace=namespace, limit=limit, router=router)
+
+    def trace_parts(
+        self, memory_id: str, *, namespace: str = DEFAULT_NAMESPACE, model: "LanguageModel | None" = None
+    ) -> TraceParts:
+        """How a memory is cut into spans of tokens by a model, and what its trace takes."""
+        from mnemos.memory.trace_parts import trace_parts
+
+        return trace_parts(self.store, self.recaller(model), self.get(memory_id, namespace=namespace))
 
     def why(self, exchange_id: str, *, namespace: str = DEFAULT_NAMESPACE) -> "Sequence[RecalledMemory]":
         """Which memories an exchange's reply was made with, and the scores that led to each."""

@@ -53,6 +53,7 @@ def run(
     decrypted and dequantised.
     """
     loaded = load(model, threads=threads)
+    loaded.require_full_resolution()
     with TemporaryDirectory(prefix="mnemos-bench-") as folder:
         place = Path(folder)
         with MemoryBank.open(place / "bank", keys=KeyFile(place / "bank.key")) as bank:

@@ -66,6 +66,10 @@ class MemoryEncoder:
         """Token ids of each line of a memory."""
         return [self._model.tokenizer.encode(line) for line in render_memory(memory)]
 
+    def spans_of(self, memory: Memory) -> list[Sequence[int]]:
+        """Token ids of each span that a memory is encoded in, alone."""
+        return self._traces.cut(self.lines_of(memory))
+
     def encode(self, memories: Sequence[Memory]) -> list[TraceDraft]:
         """Traces of memories, each made alone; nothing is written."""
         drafts = []

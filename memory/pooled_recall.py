@@ -19,7 +19,7 @@ from mnemos.attention.msa_router import routing_keys
 from mnemos.attention.pooled import msa_of, new_pooled_cache
 from mnemos.attention.pooled_cache import Choices, PooledKeys
 from mnemos.attention.pooled_codec import decode_pooled_kv, decode_pooled_route
-from mnemos.errors import BankLockedError, InvalidSelectorError, ModelError, NotFoundError
+from mnemos.errors import BankLockedError, InvalidSelectorError, NotFoundError
 from mnemos.memory.convert import to_memory
 from mnemos.memory.pager import Pager
 from mnemos.memory.pooled_encoder import PooledEncoder, document_text, number_of
@@ -148,10 +148,8 @@ class PooledRecaller(Recaller):
         selective: bool = True,
     ) -> Recall:
         """Refused: a pooled memory is chosen by each layer as it prefills, not before."""
-        raise ModelError(
-            f"model {self.model.name} reads pooled memories, chosen layer by layer; this needs a model that "
-            "reads memories in full, such as the default one"
-        )
+        self.model.require_full_resolution()
+        raise AssertionError("a pooled recaller has a model of the pooled read mode")
 
     def _catch_up(self, namespace: str) -> None:
         self.refresh()

@@ -167,14 +167,19 @@ class Recaller:
         self.refresh()
         with suppress(BankLockedError):  # somebody else is writing: search what is encoded already
             self.encode_pending(namespace)
-        words = self.model.tokenizer.encode(query)
-        if not words:
-            return None
+        context, words = self.question(query)
+        return route_query(self.model.decoder, self.model.calibration, context, words) if words else None
+
+    def question(self, query: str, *, room: int = 0) -> tuple[KVCache, list[int]]:
+        """The tokens of a query that stands alone, as far as half the window goes, and a context to route it
+        behind with `room` tokens more than it takes.
+        """
         prefix = self._query_prefix or self._make_query_prefix()
-        words = words[: (self.model.config.max_positions - prefix.tokens) // 2]
-        context = self.model.decoder.new_cache(prefix.tokens + len(words))
+        most = (self.model.config.max_positions - prefix.tokens) // 2
+        words = self.model.tokenizer.encode(query)[:most]
+        context = self.model.decoder.new_cache(prefix.tokens + len(words) + room)
         context.load_prefix(prefix)
-        return route_query(self.model.decoder, self.model.calibration, context, words)
+        return context, words
 
     def _make_query_prefix(self) -> SpanKV:
         """What stands before every query that stands alone: the frozen prefix and the head of a message."""

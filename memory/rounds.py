@@ -10,6 +10,7 @@ from dataclasses import replace
 from mnemos.attention.kv import KVCache
 from mnemos.memory.layout import render_memory
 from mnemos.memory.recall import DEFAULT_K, PAGED_TOKENS, Recall, Recaller
+from mnemos.memory.records import RecalledMemory
 
 _JOINED_TOKENS = 256  # most tokens of recalled text that join the question
 
@@ -51,6 +52,19 @@ def recall_in_rounds(
             break
     assert found is not None, "there is a first round"
     return found
+
+
+def search_in_rounds(
+    recaller: Recaller, query: str, *, namespace: str, k: int, rounds: int
+) -> Sequence[RecalledMemory]:
+    """The memories that an agent with so many rounds recalls for a query that stands alone."""
+    context, words = recaller.question(query, room=_JOINED_TOKENS)
+    if not words:
+        return []
+    found = recall_in_rounds(
+        recaller, query, context, words, namespace=namespace, rounds=rounds, k=k, selective=False
+    )
+    return found.memories
 
 
 def _joined(

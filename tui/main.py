@@ -14,10 +14,13 @@ from mnemos.tui import (
     browse,
     calibrate,
     chat,
+    config,
+    console,
     demo,
     edits,
     evals,
     forget,
+    help,
     keeping,
     models,
     notes,
@@ -57,8 +60,12 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors and questions.")
+    ] = False,
 ) -> None:
     """An agent that remembers, shows what it remembers, and forgets for good."""
+    console.is_quiet = quiet
 
 
 app.command("chat")(chat.chat)
@@ -66,6 +73,7 @@ app.command("ask")(ask.ask)
 app.command("remember")(notes.remember)
 app.command("ingest")(notes.ingest)
 app.command("demo")(demo.demo)
+app.command("help")(help.help_)
 
 memory = _group("memory", "Look into the memory, and take things out of it.")
 memory.command("list")(recollections.list_memories)
@@ -104,6 +112,12 @@ model.command("list")(models.list_models)
 model.command("pull")(models.pull)
 model.command("show")(models.show)
 model.command("calibrate")(calibrate.calibrate)
+
+settings = _group("config", "Settings that stand for options and variables that are not given.")
+settings.command("show")(config.show)
+settings.command("set")(config.set_)
+settings.command("unset")(config.unset)
+settings.command("path")(config.path)
 
 bench = _group("bench", "Measure this machine.")
 bench.command("decode")(benches.decode)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnemos import Agent, MemoryBank
+from mnemos.agent import evaluate_facts
 from mnemos.agent.events import Recalled, Reply, Stored, TokenDelta
 from mnemos.attention.interleave import END_OF_RETRIEVE
 from mnemos.attention.models import LanguageModel
@@ -14,6 +15,7 @@ from mnemos.attention.sampling import Sampling
 from mnemos.errors import InvalidSelectorError, ModelError, ModelMismatchError
 from mnemos.memory.pooled_encoder import number_of
 from mnemos.memory.pooled_recall import PooledRecaller
+from mnemos.memory.rounds import recall_in_rounds
 
 Scripted = Callable[[Mapping[str, str]], LanguageModel]
 SAMPLING = Sampling(max_tokens=8)
@@ -144,3 +146,12 @@ def test_closing_the_stream_keeps_the_message(bank: MemoryBank, scripted_msa: Sc
         "Stop?"
     )
     assert (stopped.text, stopped.stop_reason) == ("o", "text")
+
+
+def test_what_reads_memories_in_full_is_refused_by_name(bank: MemoryBank, scripted_msa: Scripted) -> None:
+    model = scripted_msa({})
+    with pytest.raises(ModelError, match=r"scripted-msa.*reads pooled memories"):
+        evaluate_facts.run(model, ks=[1])
+    recaller = bank.recaller(model)
+    with pytest.raises(ModelError, match="reads pooled memories"):
+        recall_in_rounds(recaller, "a", recaller.new_context(8), [1], namespace="default", rounds=2)

@@ -125,7 +125,8 @@ def choose_heads(
     ranked = single.argsort(descending=True, stable=True)[:_HEADS_TRIED].tolist()
     best: tuple[float, tuple[int, ...]] | None = None
     for start in ranked[:_STARTS]:
-        chosen, reached = (start,), float(single[start])
+        chosen: tuple[int, ...] = (start,)
+        reached = float(single[start])
         while len(chosen) < MOST_HEADS:
             read = {owners[head] for head in chosen}
             left = [
@@ -185,7 +186,7 @@ def _with_weights(
     probes: Sequence[Probe], ways: Ways, weights: Mapping[str, float], name: str, grid: Sequence[float]
 ) -> Tensor:
     """Mean quality with each value of one weight, `[values]`."""
-    tried = {**weights, name: torch.tensor(grid)[:, None]}
+    tried: dict[str, float | Tensor] = {**weights, name: torch.tensor(grid)[:, None]}
     values = []
     for probe in probes:
         mass = probe.mass[list(ways.heads)].mean(dim=0)
@@ -206,7 +207,7 @@ def choose_hidden(probes: Sequence[Probe], ways: Ways) -> Ways:
     layers = probes[0].query.shape[0]
     options = [(layer, at) for layer in range(layers) for at in range(len(_HIDDEN_WEIGHTS))]
     centres = [centre_of(probes, layer) for layer in range(layers)]
-    weights = {**ways.weights, "hidden": torch.tensor(_HIDDEN_WEIGHTS)[:, None]}
+    weights: dict[str, float | Tensor] = {**ways.weights, "hidden": torch.tensor(_HIDDEN_WEIGHTS)[:, None]}
     before = torch.stack([quality(scores_of(probe, ways), probe.gold) for probe in probes])
     by_probe = []
     for probe in probes:

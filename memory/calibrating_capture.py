@@ -28,7 +28,7 @@ from mnemos.memory.router import LEXICAL_CANDIDATES, neighbours_of, speaker_sign
 from mnemos.store.keys import KeyFile
 
 MEMORY_TOKENS = 320  # of a memory at most: the first ones
-_QUESTION_TOKENS = 64  # of a question at most
+_QUESTION_TOKENS = 96  # of a question at most
 _MOST_MEMORIES = 400  # searched together
 _SCORE_BYTES = 384 << 20  # of all heads' scores held at once
 _HIDDEN_LAYERS = 8  # tried as the hidden signal

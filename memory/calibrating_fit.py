@@ -34,7 +34,7 @@ _KV_GAIN = 0.005  # for one that needs keys of its own for every token
 _WEIGHT_GAIN = 0.002
 _HIDDEN_GAIN = 0.004  # on conversations left out in turn: it costs layers at every search
 _FOLDS = 3
-_UNRELATED_SHARE = 0.05  # of unrelated messages that may still recall a memory without a word of theirs
+_UNRELATED_SHARE = 0.1  # of unrelated messages that may still recall a memory without a word of theirs
 _FEWEST_UNRELATED = 20
 _THRESHOLDS = (2.0, 6.0)
 

@@ -145,7 +145,7 @@ def test_the_threshold_lets_few_unrelated_messages_through() -> None:
     threshold, found = fit.choose_threshold(some, (0, 1))
     top = [standing(each.unrelated, (0, 1)) for each in some if each.unrelated is not None]
     assert found == {"messages": 60, "over": pytest.approx(sum(z >= threshold for z in top) / 60, abs=1e-4)}
-    assert found["over"] <= 0.05 and 2.0 <= threshold < max(top) + 0.2
+    assert found["over"] <= 0.1 and 2.0 <= threshold < max(top) + 0.2
     assert fit.choose_threshold(some[:5], (0, 1))[0] == fit.DEFAULT_THRESHOLD
     for each in some:
         each.unrelated = None

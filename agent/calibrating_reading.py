@@ -1,5 +1,5 @@
-"""How cold memories are read: the two constants of adaptive parallel encoding (arXiv 2502.05431) by number of
-memories, from the loss of right answers.
+"""How memories are read: the two constants of adaptive parallel encoding (arXiv 2502.05431) and how far apart
+the memories stand, by their number, from the loss of right answers.
 """
 
 import statistics
@@ -14,12 +14,13 @@ from mnemos.memory.conversations import Conversation, Question
 COUNTS = (1, 4, 8, 16)  # memories; between two the larger one's constants hold
 ANSWER_TOKENS = 48
 MEMORY_TOKENS = 128
-DEFAULT_READING = (0.9, 0.9)
-_PLAIN = (1.0, 1.0)
-_EQUALS = (1.0, 0.9, 0.8, 0.7, 0.6)  # temperature and mass scale together, then the scale alone
+_TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6)  # with the mass scale of the same size; then that alone
 _SCALE_STEPS = (-0.1, 0.1)
+_STRIDE = 0.25
+_STRIDES = (0.0, 0.5)  # tried in its place
 _GAIN = 0.01  # of loss per token, to leave the default
 _ANY = 1_000_000  # memories that the last row holds for
+_PLAIN = ReadingTemperature(memories=_ANY, temperature=1.0, mass_scale=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,39 +69,52 @@ def choose_reading(
     """The constants with the least loss by number of memories; the default where nothing is much better."""
     rows: list[ReadingTemperature] = []
     for count, some in cases.by_count.items():
-        default = _PLAIN if count == 1 else DEFAULT_READING
-        best = _choose(reader, count, some, default, on_case) if some else default
-        if not some and rows:
-            best = (rows[-1].temperature, rows[-1].mass_scale)
-        rows.append(_row(count, best))
+        if some:
+            rows.append(_choose(reader, some, default_reading(count), on_case))
+        else:
+            rows.append(rows[-1].model_copy(update={"memories": count}) if rows else default_reading(count))
     merged = [
         row
         for row, after in zip(rows, [*rows[1:], None], strict=True)
-        if after is None or (row.temperature, row.mass_scale) != (after.temperature, after.mass_scale)
+        if after is None or row != after.model_copy(update={"memories": row.memories})
     ]
     return (*merged[:-1], merged[-1].model_copy(update={"memories": _ANY}))
 
 
+def default_reading(count: int) -> ReadingTemperature:
+    """Plain attention for one memory; for more, what a small model reads well with."""
+    if count == 1:
+        return ReadingTemperature(memories=1, temperature=1.0, mass_scale=1.0)
+    return ReadingTemperature(memories=count, temperature=0.9, mass_scale=0.9, stride=_STRIDE)
+
+
 def _choose(
     reader: Reader,
-    count: int,
     cases: Sequence[Case],
-    default: tuple[float, float],
+    default: ReadingTemperature,
     on_case: Callable[[], None] | None,
-) -> tuple[float, float]:
-    losses: dict[tuple[float, float], list[float]] = {(value, value): [] for value in _EQUALS}
+) -> ReadingTemperature:
+    first = [default.model_copy(update={"temperature": each, "mass_scale": each}) for each in _TEMPERATURES]
+    by_case = []
     for case in cases:
-        for setting, values in losses.items():
-            values.append(reader.paged_loss(case, _row(count, setting)))
+        by_case.append([reader.paged_loss(case, row) for row in first])
         if on_case is not None:
             on_case()
-    least = min(losses, key=lambda setting: statistics.fmean(losses[setting]))
-    for step in _SCALE_STEPS if count > 1 else ():
-        setting = (least[0], round(least[1] + step, 2))
-        losses[setting] = [reader.paged_loss(case, _row(count, setting)) for case in cases]
-    means = {setting: statistics.fmean(values) for setting, values in losses.items()}
-    best = min(means, key=means.__getitem__)
-    return best if means[best] <= means[default] - _GAIN else default
+    losses = dict(
+        zip(first, (statistics.fmean(column) for column in zip(*by_case, strict=True)), strict=True)
+    )
+
+    def tried(rows: Sequence[ReadingTemperature]) -> ReadingTemperature:
+        for row in rows:
+            losses[row] = statistics.fmean(reader.paged_loss(case, row) for case in cases)
+        return min(losses, key=losses.__getitem__)
+
+    best = tried(())
+    if default.memories > 1:
+        scales = [round(best.mass_scale + step, 2) for step in _SCALE_STEPS]
+        best = tried([best.model_copy(update={"mass_scale": scale}) for scale in scales])
+        best = tried([best.model_copy(update={"stride": stride}) for stride in _STRIDES])
+    return best if losses[best] <= losses[default] - _GAIN else default
 
 
 def measured_reading(
@@ -117,7 +131,7 @@ def measured_reading(
         row = next(row for row in reading if count <= row.memories)
         losses: list[tuple[float, ...]] = []
         for case in some:
-            none, text, plain = reader.losses(case, _row(count, _PLAIN))
+            none, text, plain = reader.losses(case, _PLAIN)
             losses.append((none, text, plain, reader.paged_loss(case, row)))
             if on_case is not None:
                 on_case()
@@ -126,7 +140,3 @@ def measured_reading(
             named = dict(zip(("none", "text", "plain", "paged"), means, strict=True))
             found[str(count)] = {**named, "questions": len(some)}
     return found
-
-
-def _row(count: int, setting: tuple[float, float]) -> ReadingTemperature:
-    return ReadingTemperature(memories=count, temperature=setting[0], mass_scale=setting[1])

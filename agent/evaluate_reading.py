@@ -199,7 +199,12 @@ class Reader:
         cache = self._new_cache(self.prefix.tokens + sum(span.tokens for span in spans) + len(tokens))
         chosen = reading or self._model.calibration.reading_for(len(spans))
         cache.load_prefix(self.prefix)
-        cache.page_in(spans, temperature=chosen.temperature, mass_scale=chosen.mass_scale)
+        cache.page_in(
+            spans,
+            temperature=chosen.temperature,
+            mass_scale=chosen.mass_scale,
+            stride=chosen.stride,
+        )
         return cache, tokens
 
     def _asked(self, question: str) -> list[int]:

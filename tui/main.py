@@ -24,9 +24,11 @@ from mnemos.tui import (
     keeping,
     models,
     notes,
+    quotas,
     receipts,
     recollections,
     rekey,
+    sessions,
 )
 from mnemos.tui.console import run
 
@@ -85,6 +87,7 @@ memory.command("edit")(edits.edit)
 memory.command("expire")(edits.expire)
 memory.command("retention")(keeping.retention)
 memory.command("sweep")(keeping.sweep)
+memory.command("quota")(quotas.quota)
 memory.command("hide")(recollections.hide)
 memory.command("unhide")(recollections.unhide)
 memory.command("pin")(recollections.pin)
@@ -93,6 +96,12 @@ memory.command("browse")(browse.browse)
 memory.command("stats")(recollections.stats)
 memory.command("export")(archive.export)
 memory.command("import")(archive.import_)
+
+session = _group("session", "Conversations: list, name, branch and delete them.")
+session.command("list")(sessions.list_sessions)
+session.command("rename")(sessions.rename)
+session.command("branch")(sessions.branch)
+session.command("delete")(sessions.delete)
 
 receipt = _group("receipt", "Proofs of what was forgotten.", memory)
 receipt.command("list")(receipts.list_receipts)
@@ -122,6 +131,7 @@ settings.command("path")(config.path)
 bench = _group("bench", "Measure this machine.")
 bench.command("decode")(benches.decode)
 bench.command("paging")(benches.paging)
+bench.command("agent")(benches.agent)
 bench.command("erase")(benches.erase)
 bench.command("ingest")(benches.ingest)
 bench.command("soak")(benches.soak)

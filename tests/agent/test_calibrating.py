@@ -121,28 +121,31 @@ def test_what_is_there_now_is_compared_or_complained_of(tiny_model: LanguageMode
 
 
 class Losses:
-    """A reader with a known loss: least at the temperature and scale it is made with."""
+    """A reader with a known loss: least at the temperature, scale and stride it is made with."""
 
-    def __init__(self, best: dict[int, tuple[float, float]]) -> None:
+    def __init__(self, best: dict[int, tuple[float, float, float]]) -> None:
         self._best = best
 
     def paged_loss(self, case: Case, reading: ReadingTemperature) -> float:
-        temperature, scale = self._best[len(case.turns)]
-        return 2.0 + 2 * abs(reading.temperature - temperature) + abs(reading.mass_scale - scale)
+        temperature, scale, stride = self._best[len(case.turns)]
+        apart = 2 * abs(reading.temperature - temperature) + abs(reading.mass_scale - scale)
+        return 2.0 + apart + abs(reading.stride - stride)
 
 
-def test_the_coldest_reading_is_chosen_where_it_loses_least() -> None:
+def test_the_reading_that_loses_least_is_chosen() -> None:
     described = talk(1, 10)
-    described["memories"] = [  # twenty memories
-        {"id": f"1.{at}", "text": f"Number {at}."} for at in range(20)
-    ]
+    described["memories"] = [{"id": f"1.{at}", "text": f"Number {at}."} for at in range(20)]
     piece = Piece("f", "d", Conversation.model_validate(described))
     cases = ReadingCases.of([piece], 2)
     assert {count: len(some) for count, some in cases.by_count.items()} == {1: 2, 4: 2, 8: 2, 16: 2}
     assert cases.steps == 8
-    reader = Losses({1: (1.0, 1.0), 4: (0.905, 0.905), 8: (0.7, 0.8), 16: (0.7, 0.8)})
-    rows = [(row.memories, row.temperature, row.mass_scale) for row in choose_reading(reader, cases)]  # type: ignore[arg-type]
-    assert rows == [(1, 1.0, 1.0), (4, 0.9, 0.9), (1_000_000, 0.7, 0.8)]
+    colder = (0.7, 0.8, 0.0)
+    reader = Losses({1: (1.0, 1.0, 0.0), 4: (0.902, 0.902, 0.25), 8: colder, 16: colder})
+
+    def chosen(cases: ReadingCases) -> list[tuple[float, ...]]:
+        rows = choose_reading(reader, cases)  # type: ignore[arg-type]
+        return [(row.memories, row.temperature, row.mass_scale, row.stride) for row in rows]
+
+    assert chosen(cases) == [(1, 1.0, 1.0, 0.0), (4, 0.9, 0.9, 0.25), (1_000_000, *colder)]
     few = ReadingCases({1: (), 4: cases.by_count[4], 8: (), 16: ()})
-    rows = [(row.memories, row.temperature) for row in choose_reading(reader, few)]  # type: ignore[arg-type]
-    assert rows == [(1, 1.0), (1_000_000, 0.9)]
+    assert chosen(few) == [(1, 1.0, 1.0, 0.0), (1_000_000, 0.9, 0.9, 0.25)]

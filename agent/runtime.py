@@ -98,8 +98,12 @@ class Runtime:
         loop = asyncio.get_running_loop()
         told = loop.create_future()
 
+        def settle() -> None:
+            if not told.done():
+                told.set_result(None)
+
         def tell() -> None:
-            loop.call_soon_threadsafe(lambda: told.done() or told.set_result(None))
+            loop.call_soon_threadsafe(settle)
 
         waiter = self._ask(tell)
         if waiter is None:

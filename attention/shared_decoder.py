@@ -32,9 +32,9 @@ class SharedDecoder(Decoder):
     def forward(self, tokens: Sequence[int], cache: KVCache, *, collect: Collect | None = None) -> Tensor:
         """As `Decoder.forward`."""
         if len(tokens) == 1 and collect is None and not isinstance(cache, PooledCache):
-            row: Tensor = self.scheduler.step(id(cache), (tokens, cache))[0]
-            return row
-        return self._in_pieces(super().prefill, super().forward, tokens, cache, collect)
+            return self.scheduler.step(id(cache), (tokens, cache))[0]
+        logits: Tensor = self._in_pieces(super().prefill, super().forward, tokens, cache, collect)
+        return logits
 
     @property
     def draft_rows(self) -> int:

@@ -15,6 +15,7 @@ from mnemos.agent.pooled_turn import PooledTurn
 from mnemos.agent.prompt import PromptBuilder
 from mnemos.agent.recall_filter import recall_filter
 from mnemos.agent.recording import TurnRecord
+from mnemos.agent.runtime import Runtime
 from mnemos.agent.stopping import Stop
 from mnemos.agent.text_turn import TextTurn
 from mnemos.agent.turn import Turn
@@ -47,6 +48,9 @@ class Agent:
     earlier session. `k` is the most memories read for a reply. With `rounds` above 1, what was
     recalled joins the question of another round of recall. One turn runs at a time; a second caller waits.
 
+    Agents of one model and one bank may run at once, in threads or in tasks: their replies are decoded
+    together. `runtime` bounds how many; without one, all agents of a model share its own.
+
     `policies` see all that is about to be written, in their order. `recall` says which memories may be
     recalled, as a condition of `mnemos.store.selectors` or its text (`tag:work and since:30d`); the session's
     own turns stay in view. An agent that is `read_only` recalls and writes nothing at all; one that is
@@ -66,6 +70,7 @@ class Agent:
         sampling: Sampling = DEFAULT_SAMPLING,
         working_tokens: int = WORKING_TOKENS,
         rounds: int = 1,
+        runtime: Runtime | None = None,
         policies: Sequence[WritePolicy] = (),
         recall: Condition | str | None = None,
         read_only: bool = False,
@@ -86,6 +91,7 @@ class Agent:
         self._sampling = sampling
         self._working_tokens = working_tokens
         self._rounds = rounds
+        self._runtime = runtime
         self._policies = tuple(policies)
         self._where = recall_filter(recall)
         self._read_only = read_only
@@ -112,12 +118,17 @@ class Agent:
         """The model; loaded when first asked for."""
         if isinstance(self._named_model, LanguageModel):
             return self._named_model
-        from mnemos.attention.models import load
+        from mnemos.attention.models import load_shared
 
         named = self._named_model
-        loaded = self.bank.recaller().model if named is None else load(named)
+        loaded = self.bank.recaller().model if named is None else load_shared(named)
         self._named_model = loaded
         return loaded
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where this agent's turns get their places; loads the model."""
+        return self._runtime or Runtime.of(self.model)
 
     def run_sync(self, text: str, *, incognito: bool = False, timeout_s: float | None = None) -> Reply:
         """One turn; its reply, once the exchange is stored.
@@ -152,14 +163,20 @@ class Agent:
             if stop.timed_out:
                 raise _never_begun()
             await asyncio.sleep(_POLL_S)
+        try:
+            runtime = await asyncio.to_thread(lambda: self.runtime)  # it may load the model
+            await runtime.enter_async(stop.left_s())
+        except BaseException:
+            self._lock.release()
+            raise
         self._busy_in = get_ident()
         turn = observed(self._turn(text, stop, incognito))
         try:
-            while (event := await asyncio.to_thread(next, turn, None)) is not None:
+            while (event := await runtime.in_thread(next, turn, None)) is not None:
                 yield event
         finally:
             stop.set()  # a step still running in its thread ends at the next token
-            await asyncio.shield(asyncio.to_thread(self._finish, turn))
+            await asyncio.shield(runtime.in_thread(self._finish, turn, runtime))
 
     def stream_sync(
         self, text: str, *, incognito: bool = False, timeout_s: float | None = None
@@ -175,8 +192,9 @@ class Agent:
         if not self._lock.acquire(timeout=-1 if timeout_s is None else timeout_s):
             raise _never_begun()
         try:
-            self._busy_in = get_ident()
-            yield from observed(self._turn(text, stop, incognito))
+            with self.runtime.turn(stop.left_s()):
+                self._busy_in = get_ident()
+                yield from observed(self._turn(text, stop, incognito))
         finally:
             self._busy_in = None
             self._lock.release()
@@ -200,7 +218,7 @@ class Agent:
             MemoryDraft(text, kind=kind, speaker="User", title=title, source=source, tags=tuple(tags))
         )
 
-    def _finish(self, turn: Generator[Event]) -> None:
+    def _finish(self, turn: Generator[Event], runtime: Runtime) -> None:
         """Close a turn, waiting for a step that still runs in another thread, and let the next one begin."""
         try:
             while True:
@@ -213,6 +231,7 @@ class Agent:
                     time.sleep(_POLL_S)
         finally:
             self._busy_in = None
+            runtime.leave()
             self._lock.release()
 
     def _turn(self, text: str, stop: Stop, incognito: bool) -> Generator[Event]:

@@ -103,6 +103,7 @@ class Turn:
                 eos_ids=model.tokenizer.eos_ids,
                 history=self._working.last_reply(self._seen),
                 should_stop=self._stop.is_set,
+                drafts=[prompt, *self._working.prompts.words_of(recall.memories)],
             )
             first_ms = 0.0
             for piece in text_pieces(generation, Detokenizer(model.tokenizer), self._sampling.stop):

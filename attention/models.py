@@ -102,6 +102,20 @@ def load_weights(
     return load_gguf(pull(named, on_progress), name=named)
 
 
+def model_path(name_or_path: str | os.PathLike[str] | None = None) -> Path:
+    """The file or directory that `load` reads, fetched where it isn't here yet."""
+    named = resolve_name(name_or_path)
+    if is_hub(named):
+        from mnemos.attention.hub import fetch_from_hub
+
+        return fetch_from_hub(named)
+    if is_path(named):
+        return Path(named).expanduser()
+    from mnemos.attention.pull import pull
+
+    return pull(named)
+
+
 def _load_from_hub(named: str) -> tuple[ModelConfig, Weights, TokenizerSource, str]:
     from mnemos.attention.hub import HubName, fetch_from_hub
 
@@ -137,7 +151,7 @@ def make_decoder(
     """The decoder that `load` makes."""
     from mnemos.attention.decoder import Decoder
 
-    name = _decode_name(dtype, decode_weights)
+    name = decode_name(dtype, decode_weights)
     prefill_dtype, _ = pick_dtypes(dtype)
     if name in PACKED and fits(config, prefill_dtype) and (library := kernels(compile)) is not None:
         return Decoder(config, weights, dtype=prefill_dtype, library=library, packed=PACKED[name])
@@ -152,7 +166,7 @@ def pick_formats(
     nothing is compiled.
     """
     prefill_dtype, decode_dtype = pick_dtypes(dtype)
-    name = _decode_name(dtype, decode_weights)
+    name = decode_name(dtype, decode_weights)
     if name is None:
         return prefill_dtype, decode_dtype, "plain"
     if name == "bf16":
@@ -163,11 +177,11 @@ def pick_formats(
 def _check_formats(dtype: str, decode_weights: str | None, compile: bool | None) -> None:
     """Raises UsageError for a name that means nothing or has no kernels, before anything is fetched."""
     pick_dtypes(dtype)
-    if _decode_name(dtype, decode_weights) not in PACKED or kernels(compile) is None:
+    if decode_name(dtype, decode_weights) not in PACKED or kernels(compile) is None:
         pick_formats(dtype, decode_weights)
 
 
-def _decode_name(dtype: str, decode_weights: str | None) -> str | None:
+def decode_name(dtype: str, decode_weights: str | None) -> str | None:
     """The name of the decode weights; None means those of prefill."""
     if decode_weights is not None:
         return decode_weights

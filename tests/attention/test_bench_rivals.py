@@ -1,4 +1,4 @@
-"""What the decode benchmark compares with: every family that transformers knows, and llama.cpp where it is."""
+"""What the decode benchmark compares with: every family that transformers knows, and llama.cpp."""
 
 import sys
 from collections.abc import Callable

@@ -83,8 +83,8 @@ def run(
     `load` picks for `weights` and `compile`; `formats` has each format of decode weights, with its drift:
     what it loses, in nats per token, on a fixed text; `same_dtype` is bf16 throughout, as transformers. With
     the rival `llamacpp`, `decode_vs_llamacpp` and `prefill_vs_llamacpp` compare with llama.cpp on the same
-    GGUF file. `load_s` is from after `import torch` to the first token of a short prompt in a new process. Raises
-    UsageError when a rival is not installed or there are no kernels for `weights`.
+    GGUF file. `load_s` is from after `import torch` to the first token of a short prompt in a new process.
+    Raises UsageError when a rival is not installed or there are no kernels for `weights`.
     """
     if rival not in (None, LLAMA_CPP):
         raise UsageError(f"unknown rival '{rival}'; use {LLAMA_CPP}")

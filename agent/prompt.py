@@ -43,6 +43,11 @@ class PromptBuilder:
         self.turn = TurnTokens.of(model)
         self._instructions = instructions
 
+    @property
+    def instructions(self) -> str | None:
+        """As they were given; None for the usual ones."""
+        return self._instructions
+
     def with_memories(self) -> list[int]:
         """What closes the system turn behind paged memories."""
         words = self._tokenizer.encode(f"{self._instructions}\n") if self._instructions else []

@@ -15,13 +15,16 @@ from mnemos.errors import ModelError
 
 
 class ReadingTemperature(BaseModel):
-    """Constants of adaptive parallel encoding for up to `memories` memories."""
+    """How up to `memories` memories are read: constants of adaptive parallel encoding, and their places."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     memories: int
     temperature: float = Field(gt=0, le=2)
     mass_scale: float = Field(gt=0, le=2)
+    stride: float = Field(
+        default=0.0, ge=0, le=1, description="how far a memory starts behind the one before, in its lengths"
+    )
 
 
 class Calibration(BaseModel):

@@ -22,7 +22,7 @@ from mnemos.errors import UsageError
 
 COMPILE_ENV = "MNEMOS_COMPILE"
 COMPILERS = ("cc", "gcc", "clang")
-ABI = 1
+ABI = 2
 _FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-Wno-psabi", "-fPIC", "-shared", "-pthread")
 _TARGETS = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler takes
 _COMPILE_S = 120

@@ -23,7 +23,7 @@ from mnemos.attention.config import ModelConfig
 from mnemos.attention.kv import KVCache
 from mnemos.attention.linear import Projection
 from mnemos.attention.pooled_cache import PooledCache
-from mnemos.attention.rope import rotaries
+from mnemos.attention.rope import KeyRotation, rotaries
 from mnemos.attention.step import decode_step
 from mnemos.attention.step_compiled import MAX_ROWS, CompiledStep, PackedFormat
 from mnemos.attention.step_int8 import decode_step_int8
@@ -183,6 +183,7 @@ class Decoder:
         # Four bits of the head cost ten times the loss of four bits everywhere else.
         self.lm_head = Projection(head, dtype, decode_dtype, "int8" if step_format == "int4" else step_format)
         self.rotaries, rotary_of_layer = rotaries(config)
+        self._rotation = KeyRotation(self.rotaries, rotary_of_layer)
         local = frozenset(config.sliding_layers)
         self.layers = [
             Layer(
@@ -207,7 +208,7 @@ class Decoder:
         self.compiled = None if library is None else CompiledStep(self, library, packed)
 
     def new_cache(self, capacity: int) -> KVCache:
-        return KVCache(self.config, capacity, self.dtype)
+        return KVCache(self.config, capacity, self.dtype, self._rotation)
 
     @torch.inference_mode()
     def forward(self, tokens: Sequence[int], cache: KVCache, *, collect: Collect | None = None) -> Tensor:

@@ -90,7 +90,7 @@ class Lookahead:
             self._cache.capacity - self._cache.length,
             self._cache.max_positions - self._cache.next_position,
         )
-        most = min(self._most, room - 1)
+        most = min(self._most, room - 1, self._decoder.draft_rows - 1)
         draft = self._index.draft(self._shortest, most) if most > 0 else []
         if not draft:
             self._ahead, self._rows = [], []

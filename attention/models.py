@@ -4,12 +4,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import torch
 
 from mnemos.attention.chat_template import Template
-from mnemos.attention.compiled import kernels
+from mnemos.attention.compiled import COMPILE_ENV, kernels
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.linear import fast_dtype
 from mnemos.attention.registry import is_hub, is_path, resolve_name
@@ -18,17 +20,19 @@ from mnemos.attention.step_weights import StepFormat, pick_format
 from mnemos.attention.tokenizer import Tokenizer
 from mnemos.attention.tokenizer_source import TokenizerSource
 from mnemos.attention.weights import Weights
-from mnemos.errors import UsageError
+from mnemos.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from mnemos.attention.calibration import Calibration
     from mnemos.attention.decoder import Decoder
 
+_sharing = Lock()
+_shared: "WeakValueDictionary[tuple[str | None, ...], LanguageModel]" = WeakValueDictionary()
 PACKED: dict[str | None, PackedFormat] = {"auto": "auto", "int8": "int8", "int4": "int4"}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class LanguageModel:
     """A loaded model: the decoder with its weights, and all that turns words into its tokens and back."""
 
@@ -39,6 +43,14 @@ class LanguageModel:
     tokenizer: Tokenizer
     template: Template
     calibration: "Calibration"
+
+    def require_full_resolution(self) -> None:
+        """Raises `ModelError` for a model of the pooled read mode."""
+        if self.config.msa is not None:
+            raise ModelError(
+                f"model {self.name} reads pooled memories, chosen layer by layer; this needs a model that "
+                "reads memories in full, such as the default one"
+            )
 
 
 def load(
@@ -77,6 +89,16 @@ def load(
     decoder = make_decoder(config, weights, dtype, decode_weights, compile)
     calibration = for_model(config.name, config, fingerprint)
     return LanguageModel(config.name, fingerprint, config, decoder, tokenizer, template, calibration)
+
+
+def load_shared(name_or_path: str | os.PathLike[str] | None = None) -> LanguageModel:
+    """As `load` with its defaults; the same model as before for as long as somebody uses it."""
+    key = (resolve_name(name_or_path), os.environ.get("MNEMOS_DECODE_WEIGHTS"), os.environ.get(COMPILE_ENV))
+    with _sharing:
+        model = _shared.get(key)
+        if model is None:
+            model = _shared[key] = load(name_or_path)
+        return model
 
 
 def load_weights(
@@ -148,15 +170,17 @@ def make_decoder(
     decode_weights: str | None = None,
     compile: bool | None = None,
 ) -> "Decoder":
-    """The decoder that `load` makes."""
-    from mnemos.attention.decoder import Decoder
+    """The decoder that `load` makes: conversations may share it."""
+    from mnemos.attention.shared_decoder import SharedDecoder
 
     name = decode_name(dtype, decode_weights)
     prefill_dtype, _ = pick_dtypes(dtype)
     if name in PACKED and fits(config, prefill_dtype) and (library := kernels(compile)) is not None:
-        return Decoder(config, weights, dtype=prefill_dtype, library=library, packed=PACKED[name])
+        return SharedDecoder(config, weights, dtype=prefill_dtype, library=library, packed=PACKED[name])
     prefill_dtype, decode_dtype, step_format = pick_formats(dtype, decode_weights)
-    return Decoder(config, weights, dtype=prefill_dtype, decode_dtype=decode_dtype, step_format=step_format)
+    return SharedDecoder(
+        config, weights, dtype=prefill_dtype, decode_dtype=decode_dtype, step_format=step_format
+    )
 
 
 def pick_formats(

@@ -5,7 +5,7 @@ be verified without changing a reply.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
@@ -65,22 +65,28 @@ class _Model(ctypes.Structure):
     )
 
 
-class _Call(ctypes.Structure):
+class _Place(ctypes.Structure):
     _fields_ = (
-        ("rows", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
-        ("length", ctypes.c_int32),
+        ("slot", ctypes.c_int32),
         ("position", ctypes.c_int32),
         ("memory_start", ctypes.c_int32),
         ("memory_end", ctypes.c_int32),
         ("capacity", ctypes.c_int32),
-        ("logit_rows", ctypes.c_int32),
         ("temperature", ctypes.c_float),
         ("mass_scale", ctypes.c_float),
-        ("rotary", ctypes.c_void_p * _MAX_ROTARIES),
-        ("x", ctypes.c_void_p),
         ("k", ctypes.c_void_p),
         ("v", ctypes.c_void_p),
+    )
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (
+        ("rows", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+        ("logit_rows", ctypes.c_int32),
+        ("rotary", ctypes.c_void_p * _MAX_ROTARIES),
+        ("x", ctypes.c_void_p),
+        ("place", ctypes.c_void_p),
         ("logits", ctypes.c_void_p),
     )
 
@@ -137,33 +143,40 @@ class CompiledStep:
         self, decoder: "Decoder", tokens: Sequence[int], cache: KVCache, logit_rows: int = 1
     ) -> Tensor:
         """Append the KV of up to `MAX_ROWS` tokens; logits of the last of them, `[logit_rows, vocab]`."""
+        return self._run(decoder, [(tokens, cache)], logit_rows)
+
+    def forward_many(self, decoder: "Decoder", rows: Sequence[tuple[Sequence[int], KVCache]]) -> list[Tensor]:
+        """Append tokens to several caches at once; of each, the logits of all its tokens, `[tokens, vocab]`.
+
+        A cache is named once. Nothing is appended to any where one has no room: `ContextOverflowError`.
+        """
+        counts = [len(tokens) for tokens, _ in rows]
+        return list(self._run(decoder, rows, sum(counts)).split(counts))
+
+    def _run(
+        self, decoder: "Decoder", rows: Sequence[tuple[Sequence[int], KVCache]], logit_rows: int
+    ) -> Tensor:
         model = self._model or self._pack(decoder)
-        rows = len(tokens)
-        cache.reserve(rows)
-        x = decoder.embed[list(tokens)].float()  # [rows, hidden]
+        for tokens, cache in rows:
+            cache.reserve(len(tokens))
+        flat = [token for tokens, _ in rows for token in tokens]
+        x = decoder.embed[flat].float()  # [rows, hidden]
         if decoder.embedding_scale is not None:
             x = x * decoder.embedding_scale
-        turns = [rotary.span(cache.next_position, rows) for rotary in decoder.rotaries]
+        turns = []  # of each rotary: [rows, dim / 2], complex
+        for rotary in decoder.rotaries:
+            spans = [rotary.span(cache.next_position, len(tokens)) for tokens, cache in rows]
+            turns.append(spans[0] if len(spans) == 1 else torch.cat(spans))
+        places = (_Place * len(flat))(*(place for tokens, cache in rows for place in _places(cache, tokens)))
         logits = torch.empty(logit_rows, model.vocab)
-        call = _Call(
-            rows,
-            torch.get_num_threads(),
-            cache.length,
-            cache.next_position,
-            cache.memory_start,
-            cache.memory_end,
-            cache.capacity,
-            logit_rows,
-            cache.temperature,
-            cache.mass_scale,
-        )
+        call = _Call(len(flat), torch.get_num_threads(), logit_rows)
         for index, turn in enumerate(turns):
             call.rotary[index] = turn.data_ptr()
-        call.x, call.k, call.v = x.data_ptr(), cache.k.data_ptr(), cache.v.data_ptr()
-        call.logits = logits.data_ptr()
+        call.x, call.place, call.logits = x.data_ptr(), ctypes.addressof(places), logits.data_ptr()
         if self.library.mnemos_step(ctypes.byref(model), ctypes.byref(call)):
             raise MemoryError("no memory for a step")
-        cache.advance(rows)
+        for tokens, cache in rows:
+            cache.advance(len(tokens))
         return logits
 
     def _pack(self, decoder: "Decoder") -> _Model:
@@ -224,6 +237,21 @@ class CompiledStep:
         wide = tensor.float().contiguous()
         self._kept.append(wide)
         return wide.data_ptr()
+
+
+def _places(cache: KVCache, tokens: Sequence[int]) -> Iterator[_Place]:
+    for index in range(len(tokens)):
+        yield _Place(
+            cache.length + index,
+            cache.next_position + index,
+            cache.memory_start,
+            cache.memory_end,
+            cache.capacity,
+            cache.temperature,
+            cache.mass_scale,
+            cache.k.data_ptr(),
+            cache.v.data_ptr(),
+        )
 
 
 def fits(config: ModelConfig, dtype: torch.dtype) -> bool:

@@ -17,6 +17,7 @@ from mnemos.attention.routing import RouteQuery, hidden_cosine, record_mass, spa
 from mnemos.memory.records import RouterName
 from mnemos.memory.route_index import RouteIndex
 from mnemos.store.nearby import Place
+from mnemos.store.selectors import Condition
 from mnemos.store.store import Store
 
 LEXICAL_CANDIDATES = 256
@@ -48,13 +49,26 @@ class Router:
         self._group = model.config.heads // model.config.kv_heads
 
     def score(
-        self, namespace: str, query: str, states: RouteQuery, *, limit: int, router: RouterName = "full"
+        self,
+        namespace: str,
+        query: str,
+        states: RouteQuery,
+        *,
+        limit: int,
+        router: RouterName = "full",
+        where: Condition | None = None,
     ) -> list[Scored]:
-        """The best `limit` memories, best first. `latent` leaves words and names out."""
-        lexical = dict(self._store.lexical(namespace, query, LEXICAL_CANDIDATES)) if router == "full" else {}
-        recent = self._store.recent_ids(namespace, RECENT_CANDIDATES)
+        """The best `limit` memories of those that `where` allows, best first. `latent` leaves words and names
+        out.
+        """
+        lexical: dict[str, float] = {}
+        if router == "full":
+            lexical = dict(self._store.lexical(namespace, query, LEXICAL_CANDIDATES, where=where))
+        recent = self._store.recent_ids(namespace, RECENT_CANDIDATES, where=where)
         beside = self._store.places(namespace, [*lexical][:_NEIGHBOURLY])
         near = [each for place in beside for each in (place.before, place.after) if each is not None]
+        if where is not None and near:
+            near = self._store.recent_ids(namespace, len(near), where=where, ids=near)
         found = self._routes.records(namespace, list(dict.fromkeys([*lexical, *recent, *near])))
         ids = list(found)
         if not ids:

@@ -1,4 +1,4 @@
-/* A few tokens through all layers of a decoder, and products of packed matrices.
+/* A few tokens of one or more caches through all layers of a decoder, and products of packed matrices.
 
    Every token is computed in one order, whichever others share the call: tokens one after the other and
    together give the same logits to the last bit. */
@@ -9,7 +9,7 @@
 #include "team.h"
 #include "vectors.h"
 
-enum { SILU = 0, GELU_TANH = 1, ROTARIES = 4, CHUNK = 4, ABI = 1 };
+enum { SILU = 0, GELU_TANH = 1, ROTARIES = 4, CHUNK = 4, ABI = 2 };
 
 typedef struct {
     Matrix qkv, o, gate, up, down;
@@ -28,12 +28,19 @@ typedef struct {
     Matrix head;
 } Model;
 
+/* Where a row stands: its cache, the slot that it is written to, and how it reads memories. Rows of one cache
+   have slots that follow each other. */
 typedef struct {
-    int32_t rows, threads, length, position, memory_start, memory_end, capacity, logit_rows;
+    int32_t slot, position, memory_start, memory_end, capacity;
     float temperature, mass_scale;
+    void *k, *v; /* [layers, kv_heads, capacity, dim] */
+} Place;
+
+typedef struct {
+    int32_t rows, threads, logit_rows;
     const float *rotary[ROTARIES]; /* [rows, dim]: cosine and sine of each pair */
     const float *x;                /* [rows, hidden]: the embeddings */
-    void *k, *v;                   /* [layers, kv_heads, capacity, dim] */
+    const Place *place;            /* of each row */
     float *logits;                 /* [logit_rows, vocab], of the last rows */
 } Call;
 
@@ -95,17 +102,16 @@ static void product(Team *team, int phase, const Matrix *m, const Row *row, int 
         multiply(m, row, rows, b, b + chunk < blocks ? b + chunk : blocks, y, (size_t)stride);
 }
 
-static Sight sight_of(const Model *model, const Call *call, const Layer *layer, int row) {
-    int length = call->length + row, position = call->position + row;
+static Sight sight_of(const Model *model, const Place *place, const Layer *layer) {
     Sight sight = {.first = 0,
-                   .memory_start = call->memory_start,
-                   .memory_end = call->memory_end,
-                   .after = call->memory_end,
-                   .end = length + 1,
-                   .temperature = call->temperature,
-                   .mass_scale = call->mass_scale};
-    if (layer->is_local && model->window && position >= model->window) {
-        int first = position + 1 - model->window, after = length + 1 - model->window;
+                   .memory_start = place->memory_start,
+                   .memory_end = place->memory_end,
+                   .after = place->memory_end,
+                   .end = place->slot + 1,
+                   .temperature = place->temperature,
+                   .mass_scale = place->mass_scale};
+    if (layer->is_local && model->window && place->position >= model->window) {
+        int first = place->position + 1 - model->window, after = place->slot + 1 - model->window;
         sight.first = first < sight.memory_start ? first : sight.memory_start;
         sight.after = after > sight.memory_end ? after : sight.memory_end;
     }
@@ -123,29 +129,31 @@ static void prepare_head(const Model *model, const Call *call, const Layer *laye
 
 static void keep_kv(const Model *model, const Call *call, int index, int row, int h, float *qkv) {
     const Layer *layer = &model->layer[index];
-    int dim = model->dim, slot = call->length + row;
+    const Place *place = &call->place[row];
+    int dim = model->dim;
     float *key = qkv + (size_t)(model->heads + h) * dim, *value = key + (size_t)model->kv_heads * dim;
-    size_t at = (((size_t)index * model->kv_heads + h) * call->capacity + slot) * dim;
+    size_t at = (((size_t)index * model->kv_heads + h) * place->capacity + place->slot) * dim;
     prepare_head(model, call, layer, row, model->heads + h, key);
     if (layer->qkv_bias)
         for (int d = 0; d < dim; d++)
             value[d] += layer->qkv_bias[(size_t)(model->heads + model->kv_heads + h) * dim + d];
     for (int d = 0; d < dim; d++) {
-        store_kv(call->k, at + d, key[d], model->is_bf16);
-        store_kv(call->v, at + d, value[d], model->is_bf16);
+        store_kv(place->k, at + d, key[d], model->is_bf16);
+        store_kv(place->v, at + d, value[d], model->is_bf16);
     }
 }
 
 static void attend_head(const Model *model, const Call *call, int index, int row, int h, float *q, float *scores,
                         float *out) {
     const Layer *layer = &model->layer[index];
+    const Place *place = &call->place[row];
     int dim = model->dim, kv_head = h / (model->heads / model->kv_heads);
     size_t size = model->is_bf16 ? 2 : 4;
-    size_t at = ((size_t)index * model->kv_heads + kv_head) * call->capacity * dim * size;
-    Head head = {(const char *)call->k + at, (const char *)call->v + at, dim, model->is_bf16};
+    size_t at = ((size_t)index * model->kv_heads + kv_head) * place->capacity * dim * size;
+    Head head = {(const char *)place->k + at, (const char *)place->v + at, dim, model->is_bf16};
     prepare_head(model, call, layer, row, h, q);
     for (int d = 0; d < dim; d++) q[d] *= model->scale;
-    attend(q, head, sight_of(model, call, layer, row), scores, out);
+    attend(q, head, sight_of(model, place, layer), scores, out);
 }
 
 static void add_to(float *x, float *added, const float *post_norm, const Model *model, int rows) {
@@ -238,7 +246,9 @@ int mnemos_step(const Model *model, const Call *call) {
     step.x_bytes = rounded(rows * hidden * sizeof(float));
     step.codes_bytes = rounded(rows * row_bytes(groups_of((int)widest)));
     step.up_bytes = rounded(rows * CHUNK * LANES * sizeof(float));
-    size_t scores_bytes = rounded(((size_t)call->length + rows + 8) * sizeof(float));
+    int32_t last = 0;
+    for (size_t r = 0; r < rows; r++) last = call->place[r].slot > last ? call->place[r].slot : last;
+    size_t scores_bytes = rounded(((size_t)last + 9) * sizeof(float));
     step.own_bytes = 2 * step.x_bytes + step.codes_bytes + step.up_bytes + scores_bytes;
     size_t shared[4] = {rounded(rows * all * dim * 4), rounded(rows * heads * dim * 4), rounded(rows * hidden * 4),
                         rounded(rows * inner * 4)};
@@ -328,9 +338,10 @@ float mnemos_pack(const float *weight, int out, int in, int bits, float toleranc
 int mnemos_abi(void) { return ABI; }
 
 /* Of the structures that a caller fills, in bytes. */
-void mnemos_sizes(size_t sizes[4]) {
+void mnemos_sizes(size_t sizes[5]) {
     sizes[0] = sizeof(Matrix);
     sizes[1] = sizeof(Layer);
     sizes[2] = sizeof(Model);
     sizes[3] = sizeof(Call);
+    sizes[4] = sizeof(Place);
 }

@@ -134,7 +134,13 @@ def test_the_structures_are_as_large_as_the_compiler_says(cache: Path) -> None:
         pytest.skip("no C compiler here")
     from mnemos.attention import step_compiled
 
-    sizes = (ctypes.c_size_t * 4)()
+    sizes = (ctypes.c_size_t * 5)()
     library.mnemos_sizes(sizes)
-    python = (compiled.Matrix, step_compiled._Layer, step_compiled._Model, step_compiled._Call)
+    python = (
+        compiled.Matrix,
+        step_compiled._Layer,
+        step_compiled._Model,
+        step_compiled._Call,
+        step_compiled._Place,
+    )
     assert list(sizes) == [ctypes.sizeof(each) for each in python]

@@ -14,7 +14,7 @@ from mnemos.attention.chat_template import Template
 from mnemos.attention.compiled import COMPILE_ENV, kernels
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.linear import fast_dtype
-from mnemos.attention.registry import is_hub, is_path, resolve_name
+from mnemos.attention.registry import is_hub, is_path, resolve_name, weights_path
 from mnemos.attention.step_compiled import PackedFormat, fits
 from mnemos.attention.step_weights import StepFormat, pick_format
 from mnemos.attention.tokenizer import Tokenizer
@@ -60,6 +60,7 @@ def load(
     decode_weights: str | None = None,
     compile: bool | None = None,
     threads: int | None = None,
+    calibration: str | os.PathLike[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """Loads a model: a known name (fetched on first use), a .gguf file, a Hugging Face directory, or
@@ -70,10 +71,12 @@ def load(
     `MNEMOS_DECODE_WEIGHTS`, or auto with the dtype auto, and the dtype itself with another). `compile` says
     whether weights of fewer bits are multiplied by kernels compiled on this machine: None where there is a C
     compiler (or as `MNEMOS_COMPILE` says), True or UsageError, False never. `threads` sets
-    torch's thread count for the whole process. `on_progress(done_bytes, total_bytes)` is called while
-    weights are fetched. Raises a ModelError that says what is wrong and what to do.
+    torch's thread count for the whole process. `calibration` is a calibration file, or `none` for safe
+    defaults; without it, `MNEMOS_CALIBRATION`, the file beside the weights, or the one that ships.
+    `on_progress(done_bytes, total_bytes)` is called while weights are fetched. Raises a ModelError that says
+    what is wrong and what to do.
     """
-    from mnemos.attention.calibration import for_model
+    from mnemos.attention.calibration_file import calibration_of
 
     _check_formats(dtype, decode_weights, compile)
     if threads is not None:
@@ -87,13 +90,15 @@ def load(
     )
     template = Template(source.chat_template, name=config.name, bos=bos, eos=eos)
     decoder = make_decoder(config, weights, dtype, decode_weights, compile)
-    calibration = for_model(config.name, config, fingerprint)
-    return LanguageModel(config.name, fingerprint, config, decoder, tokenizer, template, calibration)
+    weights_at = weights_path(resolve_name(name_or_path))
+    chosen = calibration_of(config.name, weights_at, config, fingerprint, calibration)
+    return LanguageModel(config.name, fingerprint, config, decoder, tokenizer, template, chosen)
 
 
 def load_shared(name_or_path: str | os.PathLike[str] | None = None) -> LanguageModel:
     """As `load` with its defaults; the same model as before for as long as somebody uses it."""
-    key = (resolve_name(name_or_path), os.environ.get("MNEMOS_DECODE_WEIGHTS"), os.environ.get(COMPILE_ENV))
+    variables = ("MNEMOS_DECODE_WEIGHTS", COMPILE_ENV, "MNEMOS_CALIBRATION")
+    key = (resolve_name(name_or_path), *(os.environ.get(each) for each in variables))
     with _sharing:
         model = _shared.get(key)
         if model is None:

@@ -29,10 +29,11 @@ Result = TypeVar("Result")
 class _Request:
     """What one thread waits for: a step, or a piece of other work."""
 
-    __slots__ = ("done", "error", "key", "result", "tokens", "what")
+    __slots__ = ("done", "error", "key", "result", "thread", "tokens", "what")
 
     def __init__(self, key: Hashable, what: Any, tokens: int) -> None:
         self.key = key
+        self.thread = threading.get_ident()
         self.what = what
         self.tokens = tokens
         self.done = threading.Event()
@@ -66,7 +67,8 @@ class Scheduler(Generic[Row, Out]):
         self._steps: deque[_Request] = deque()
         self._pieces: deque[_Request] = deque()
         self._runs_in: int | None = None  # the thread whose work runs on the model
-        self._members: set[Hashable] = set()  # who was in the last batch, and is likely to be in the next
+        # Who was in the last batch and is likely to be in the next, and the thread that each asked from.
+        self._members: dict[Hashable, int] = {}
         self._until = 0.0  # when they are no longer waited for
         self._worker: threading.Thread | None = None
         self.batches = 0  # run so far
@@ -77,7 +79,7 @@ class Scheduler(Generic[Row, Out]):
     def step(self, key: Hashable, row: Row) -> Out:
         """One step of the conversation `key`, together with those of others that are ready."""
         with self._mutex:
-            alone = self._is_free(key)
+            alone = self._is_free()
             if alone:
                 self._runs_in = threading.get_ident()
             else:
@@ -90,7 +92,7 @@ class Scheduler(Generic[Row, Out]):
             (found,) = self._run_batch([row])
         finally:
             with self._mutex:
-                self._stepped([key], started)
+                self._stepped({key: threading.get_ident()}, started)
                 self._runs_in = None
                 self._wake.notify()
         if isinstance(found, Exception):
@@ -100,7 +102,8 @@ class Scheduler(Generic[Row, Out]):
     def run(self, work: Callable[[], Result], tokens: int) -> Result:
         """Other work on the model, of about as much as prefilling so many tokens."""
         with self._mutex:
-            alone = self._is_free(None)
+            self._gone(threading.get_ident())
+            alone = self._is_free()
             if alone:
                 self._runs_in = threading.get_ident()
             else:
@@ -120,7 +123,7 @@ class Scheduler(Generic[Row, Out]):
     def is_shared(self) -> bool:
         """Whether somebody else is at the model, so that long work should come in pieces."""
         with self._mutex:
-            return not self._is_free(None)
+            return not self._is_free()
 
     def company(self) -> int:
         """How many conversations are decoding together, about; 0 or 1 for who is alone."""
@@ -128,11 +131,17 @@ class Scheduler(Generic[Row, Out]):
             is_over = not self._steps and time.perf_counter() >= self._until
             return 0 if is_over else len(self._members)
 
-    def _is_free(self, key: Hashable) -> bool:
-        """Whether the model waits for nobody but this conversation."""
-        if self._runs_in not in (None, threading.get_ident()) or self._steps or self._pieces:
+    def _is_free(self) -> bool:
+        """Whether the model waits for nobody but the conversation of this thread."""
+        here = threading.get_ident()
+        if self._runs_in not in (None, here) or self._steps or self._pieces:
             return False  # its own mark, in a thread, is what an interrupt left behind
-        return self._members <= {key} or time.perf_counter() >= self._until
+        return all(thread == here for thread in self._members.values()) or time.perf_counter() >= self._until
+
+    def _gone(self, thread: int) -> None:
+        """A thread has come to the end of a reply: nobody waits for its next token."""
+        for key in [key for key, at in self._members.items() if at == thread]:
+            del self._members[key]
 
     def _enqueue(self, queue: deque[_Request], request: _Request) -> _Request:
         queue.append(request)
@@ -191,7 +200,7 @@ class Scheduler(Generic[Row, Out]):
     def _wait_for_members(self) -> None:
         """A little, until all of the last batch are ready again; they are still choosing their tokens."""
         while self._steps and len(self._steps) < self._max_batch:
-            missing = self._members - {request.key for request in self._steps}
+            missing = self._members.keys() - {request.key for request in self._steps}
             left = self._until - time.perf_counter()
             if not missing or left <= 0 or self._pieces:
                 return
@@ -206,17 +215,17 @@ class Scheduler(Generic[Row, Out]):
         except Exception as error:  # each gets it: no thread may wait for ever
             outcomes = [error] * len(batch)
         with self._mutex:
-            self._stepped([request.key for request in batch], started)
+            self._stepped({request.key: request.thread for request in batch}, started)
         for request, outcome in zip(batch, outcomes, strict=True):
             request.finish(outcome)
 
-    def _stepped(self, keys: Sequence[Hashable], started: float) -> None:
+    def _stepped(self, members: dict[Hashable, int], started: float) -> None:
         now = time.perf_counter()
         patience = min(max(_PATIENCE * (now - started), _LEAST_PATIENCE_S), _MOST_PATIENCE_S)
-        self._members, self._until = set(keys), now + patience
+        self._members, self._until = members, now + patience
         self.batches += 1
-        self.steps += len(keys)
-        self.largest = max(self.largest, len(keys))
+        self.steps += len(members)
+        self.largest = max(self.largest, len(members))
 
 
 def pieces(tokens: Sequence[int], size: int) -> Iterator[Sequence[int]]:

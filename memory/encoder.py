@@ -54,6 +54,12 @@ class MemoryEncoder:
         if known is None or known == self.fingerprint:
             return
         name, model = self._store.get_setting(MODEL_NAME_SETTING) or "another model", self._model.name
+        if name == model:
+            raise ModelMismatchError(
+                f"the memories of bank {self._store.path} were encoded by another {model} or with another "
+                f"calibration ({known[:8]}, not {self.fingerprint[:8]}); use that one, or run `mnemos bank "
+                f"reencode --model {model}` to make every trace again from its text"
+            )
         raise ModelMismatchError(
             f"the memories of bank {self._store.path} were encoded by {name} ({known[:8]}), not by {model} "
             f"({self.fingerprint[:8]}); use --model {name}, or run `mnemos bank reencode --model {model}` to "

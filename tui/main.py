@@ -12,6 +12,7 @@ from mnemos.tui import (
     banks,
     benches,
     browse,
+    calibrate,
     chat,
     config,
     console,
@@ -119,6 +120,7 @@ model = _group("model", "The language models.")
 model.command("list")(models.list_models)
 model.command("pull")(models.pull)
 model.command("show")(models.show)
+model.command("calibrate")(calibrate.calibrate)
 
 settings = _group("config", "Settings that stand for options and variables that are not given.")
 settings.command("show")(config.show)

@@ -21,9 +21,9 @@ from mnemos.attention.models import (
     decode_name,
     load_weights,
     make_decoder,
-    model_path,
     pick_formats,
 )
+from mnemos.attention.registry import resolve_name, weights_path
 from mnemos.attention.step_weights import has_int4, has_int8
 from mnemos.attention.tokenizer import Tokenizer
 from mnemos.errors import UsageError
@@ -92,7 +92,8 @@ def run(
         torch.set_num_threads(threads)
     picked = _picked(weights, compile)
     config, loaded, source, _ = load_weights(name_or_path)
-    path = model_path(name_or_path)
+    path = weights_path(resolve_name(name_or_path))
+    assert path is not None, "the weights have just been read"
     capacity, bf16 = prefill_tokens + decode_tokens, torch.bfloat16
     rivals = {"rival": with_transformers(config, loaded, path)}
     if rival == LLAMA_CPP:

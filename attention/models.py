@@ -129,20 +129,6 @@ def load_weights(
     return load_gguf(pull(named, on_progress), name=named)
 
 
-def model_path(name_or_path: str | os.PathLike[str] | None = None) -> Path:
-    """The file or directory that `load` reads, fetched where it isn't here yet."""
-    named = resolve_name(name_or_path)
-    if is_hub(named):
-        from mnemos.attention.hub import fetch_from_hub
-
-        return fetch_from_hub(named)
-    if is_path(named):
-        return Path(named).expanduser()
-    from mnemos.attention.pull import pull
-
-    return pull(named)
-
-
 def _load_from_hub(named: str) -> tuple[ModelConfig, Weights, TokenizerSource, str]:
     from mnemos.attention.hub import HubName, fetch_from_hub
 

@@ -10,7 +10,7 @@ import torch
 
 from mnemos.attention import bench_decode
 from mnemos.attention.bench_rivals import load_transformers, with_llama_cpp
-from mnemos.attention.models import load, load_weights, model_path
+from mnemos.attention.models import load, load_weights
 from mnemos.errors import UsageError
 
 
@@ -18,7 +18,7 @@ from mnemos.errors import UsageError
 def test_families_are_compared_with_themselves(family: Callable[[str], Any], cache: Path, name: str) -> None:
     directory = family(name).directory
     config, weights, _, _ = load_weights(directory)
-    rival = load_transformers(config, weights, model_path(directory), torch.float32)
+    rival = load_transformers(config, weights, directory, torch.float32)
     model = load(directory, dtype="fp32")
     tokens = [5, 9, 200, 17, 33]
     with torch.inference_mode():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mnemos.agent.agent import Agent
     from mnemos.agent.events import Recalled, Reply, Stored, TokenDelta
+    from mnemos.agent.runtime import Runtime
     from mnemos.errors import MnemosError
     from mnemos.memory.bank import MemoryBank
     from mnemos.memory.records import Memory, RecalledMemory
@@ -24,6 +25,7 @@ _HOMES = {
     "Recalled": "mnemos.agent.events",
     "RecalledMemory": "mnemos.memory.records",
     "Reply": "mnemos.agent.events",
+    "Runtime": "mnemos.agent.runtime",
     "Stored": "mnemos.agent.events",
     "TokenDelta": "mnemos.agent.events",
 }
@@ -36,6 +38,7 @@ __all__ = [
     "Recalled",
     "RecalledMemory",
     "Reply",
+    "Runtime",
     "Stored",
     "TokenDelta",
     "__version__",

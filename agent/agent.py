@@ -164,7 +164,7 @@ class Agent:
                 raise _never_begun()
             await asyncio.sleep(_POLL_S)
         try:
-            runtime = self._runtime or await asyncio.to_thread(lambda: self.runtime)  # it may load the model
+            runtime = await asyncio.to_thread(lambda: self.runtime)  # it may load the model
             await runtime.enter_async(stop.left_s())
         except BaseException:
             self._lock.release()

@@ -98,14 +98,19 @@ class Runtime:
         loop = asyncio.get_running_loop()
         told = loop.create_future()
 
+        def settle() -> None:
+            if not told.done():
+                told.set_result(None)
+
         def tell() -> None:
-            loop.call_soon_threadsafe(lambda: told.done() or told.set_result(None))
+            loop.call_soon_threadsafe(settle)
 
         waiter = self._ask(tell)
         if waiter is None:
             return
         try:
-            await asyncio.wait_for(told, wait_s)
+            async with asyncio.timeout(wait_s):
+                await told
         except TimeoutError:
             if not self._step_out(waiter):
                 raise self._too_long(wait_s) from None
@@ -127,7 +132,7 @@ class Runtime:
                 waiter.tell()
                 return
             except RuntimeError:  # its event loop is closed: nobody waits there any more
-                continue
+                waiter.has_place = False
 
     async def in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
         """Runs a step of a turn in a thread: there are enough for all that have a place."""

@@ -33,7 +33,8 @@ class SharedDecoder(Decoder):
         """As `Decoder.forward`."""
         if len(tokens) == 1 and collect is None and not isinstance(cache, PooledCache):
             return self.scheduler.step(id(cache), (tokens, cache))[0]
-        return self._in_pieces(super().prefill, super().forward, tokens, cache, collect)
+        logits: Tensor = self._in_pieces(super().prefill, super().forward, tokens, cache, collect)
+        return logits
 
     @property
     def draft_rows(self) -> int:
@@ -136,7 +137,7 @@ class SharedDecoder(Decoder):
         if self.compiled is not None:
             return self.compiled.forward_many(self, rows)
         states = decode_batch(self, [tokens[0] for tokens, _ in rows], [cache for _, cache in rows])
-        return batch_logits(self, states).split(1)
+        return list(torch.split(batch_logits(self, states), 1))
 
     def _one(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
         if len(tokens) > 1:

@@ -151,7 +151,7 @@ class CompiledStep:
         A cache is named once. Nothing is appended to any where one has no room: `ContextOverflowError`.
         """
         counts = [len(tokens) for tokens, _ in rows]
-        return list(self._run(decoder, rows, sum(counts)).split(counts))
+        return list(torch.split(self._run(decoder, rows, sum(counts)), counts))
 
     def _run(
         self, decoder: "Decoder", rows: Sequence[tuple[Sequence[int], KVCache]], logit_rows: int

@@ -42,7 +42,7 @@ def quota(
     with open_bank(bank, namespace) as opened:
         limits = opened.quota(namespace)
         if given:
-            limits = Quota(**{**asdict(limits), **given})  # type: ignore[arg-type]
+            limits = Quota(**{**asdict(limits), **given})
             opened.set_quota(namespace, **asdict(limits))
     if json:
         output.document({"namespace": namespace, **asdict(limits)})

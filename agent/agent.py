@@ -4,13 +4,18 @@ remembered.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from threading import Event as Flag
 from threading import Lock, get_ident
+from typing import Any
 
+from mnemos.agent.abilities import MAX_STEPS, OUTPUT_RETRIES, Abilities, Answerer, ToolChoice
 from mnemos.agent.events import Event, Reply
+from mnemos.agent.output import OutputType
 from mnemos.agent.pooled_turn import PooledTurn
 from mnemos.agent.prompt import PromptBuilder
+from mnemos.agent.tools.tool import Tool
+from mnemos.agent.tools.toolbox import Toolbox
 from mnemos.agent.turn import Turn
 from mnemos.agent.working import WorkingMemory
 from mnemos.attention.models import LanguageModel
@@ -30,6 +35,10 @@ class Agent:
     `model` is a loaded model, a name or path to load, or None for the default one. `session` continues an
     earlier session. `k` is the most memories read for a reply. With `rounds` above 1, what was
     recalled joins the question of another round of recall. One turn runs at a time; a second caller waits.
+
+    `tools` are functions that the model may call, of which `@tool` says more, in up to `max_steps` steps of
+    decoding a turn. With an `output_type` a reply is a value of that type, `Reply.output`; one that fails
+    pydantic's validation is asked for again, `output_retries` times. Both are decoded by a grammar.
     """
 
     def __init__(
@@ -44,6 +53,11 @@ class Agent:
         sampling: Sampling = DEFAULT_SAMPLING,
         working_tokens: int = WORKING_TOKENS,
         rounds: int = 1,
+        tools: Iterable[Tool[..., Any] | Callable[..., Any]] = (),
+        tool_choice: ToolChoice = "auto",
+        output_type: Any = None,
+        output_retries: int = OUTPUT_RETRIES,
+        max_steps: int = MAX_STEPS,
     ) -> None:
         if k < 0:
             raise UsageError(f"k must be 0 or more, not {k}")
@@ -58,6 +72,9 @@ class Agent:
         self._sampling = sampling
         self._working_tokens = working_tokens
         self._rounds = rounds
+        output = None if output_type is None else OutputType(output_type)
+        self._abilities = Abilities(Toolbox(tools), output, max_steps, tool_choice, output_retries)
+        self._answerer: Answerer | None = None
         self._working: WorkingMemory | None = None
         self._lock = Lock()  # one turn at a time
         self._busy_in: int | None = None  # thread whose turn holds the lock
@@ -107,7 +124,7 @@ class Agent:
             await asyncio.sleep(_POLL_S)
         self._busy_in = get_ident()
         stop = Flag()
-        turn = self._turn(text, stop)
+        turn = self._turn(text, stop, asyncio.get_running_loop())
         try:
             while (event := await asyncio.to_thread(next, turn, None)) is not None:
                 yield event
@@ -145,13 +162,19 @@ class Agent:
             self._busy_in = None
             self._lock.release()
 
-    def _turn(self, text: str, stop: Flag) -> Generator[Event]:
+    def _turn(self, text: str, stop: Flag, loop: asyncio.AbstractEventLoop | None = None) -> Generator[Event]:
         check_size(text)
         if not text.strip():
             raise InvalidTextError("the message is empty; nothing was stored")
         recaller = self.bank.recaller(self.model)
-        if self._working is None or self._working.recaller is not recaller:
-            prompts = PromptBuilder(recaller.model, self._instructions)
+        if recaller.model.config.msa is not None and self._abilities:
+            raise UsageError(
+                f"{recaller.model.name} reads pooled memories, where tools and output types are not at hand; "
+                "use a model that reads them in full, or leave tools= and output_type= out"
+            )
+        if self._answerer is None or self._working is None or self._working.recaller is not recaller:
+            self._answerer = Answerer(recaller.model, self._abilities)
+            prompts = PromptBuilder(recaller.model, self._instructions, self._answerer.system)
             self._working = WorkingMemory(recaller, prompts, self._working_tokens)
         words = recaller.model.tokenizer.encode(text)
         self._working.check_fits(words)
@@ -164,7 +187,9 @@ class Agent:
             k=self._k,
             sampling=self._sampling,
             stop=stop,
+            answerer=self._answerer,
             rounds=self._rounds,
+            loop=loop,
         )
         with self._working.in_use():
             yield from turn.run(text, words)

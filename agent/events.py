@@ -1,6 +1,10 @@
-"""What a turn tells as it goes, as typed events in this order: Recalled, TokenDelta ..., Reply, Stored."""
+"""What a turn tells as it goes, as typed events in this order: Recalled, TokenDelta ..., Reply, Stored.
 
-from typing import Literal
+Where tools are called, each ToolCall is followed by its ToolResult, between the words of the reply.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -31,6 +35,28 @@ class TokenDelta(_Event):
     text: str
 
 
+class ToolCall(_Event):
+    """The model calls a tool; it runs now. `step` counts the reply's generation steps from 1."""
+
+    type: Literal["tool_call"] = "tool_call"
+    call_id: str
+    name: str
+    arguments: Mapping[str, Any]
+    step: int
+
+
+class ToolResult(_Event):
+    """What the model was told that came of a call. `memory_id` is the memory that the result became."""
+
+    type: Literal["tool_result"] = "tool_result"
+    call_id: str
+    name: str
+    text: str
+    is_error: bool
+    ms: float
+    memory_id: str | None = None
+
+
 class Usage(_Event):
     """What a turn cost."""
 
@@ -46,7 +72,9 @@ class Usage(_Event):
 
 
 class Reply(_Event):
-    """The whole reply. It is durable when this event arrives."""
+    """The whole reply. It is durable when this event arrives, unless this very turn forgot what it was made
+    from. `output` is its value where the agent has an output type.
+    """
 
     type: Literal["reply"] = "reply"
     text: str
@@ -56,6 +84,7 @@ class Reply(_Event):
     status: Literal["complete", "interrupted"]
     stop_reason: str
     usage: Usage
+    output: Any = None
 
 
 class Stored(_Event):
@@ -65,4 +94,4 @@ class Stored(_Event):
     memory_id: str
 
 
-Event = Recalled | TokenDelta | Reply | Stored
+Event = Recalled | TokenDelta | ToolCall | ToolResult | Reply | Stored

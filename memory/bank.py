@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
 DEFAULT_NAMESPACE = "default"
 _IN_WORKING_MEMORY = "working"  # the signal of a use that was no recall
+FROM_TOOL = "tool"  # the signal of what a tool of the same turn returned or found
 MAX_TEXT_BYTES = 64 * 1024  # of one memory: some 16,000 tokens of KV
 BANK_VARIABLE = "MNEMOS_BANK"
 
@@ -84,6 +85,16 @@ def check_size(text: str) -> None:
             f"the text has {size:,} bytes, one memory takes {MAX_TEXT_BYTES:,}; put it in a file and "
             "`mnemos ingest` it, which cuts it into passages. Nothing was stored"
         )
+
+
+def made_with(
+    recalled: Sequence[RecalledMemory] = (), working: Sequence[Memory] = (), tools: Sequence[Memory] = ()
+) -> "list[UseRecord]":
+    """The provenance of what is made with these memories in view, each once."""
+    uses = [UseRecord(memory.id, 0, 0.0, {_IN_WORKING_MEMORY: 1.0}) for memory in working]
+    uses += [UseRecord(memory.id, 0, 0.0, {FROM_TOOL: 1.0}) for memory in tools]
+    uses += [UseRecord(r.memory.id, r.rank, r.score, dict(r.signals), r.attention, r.cited) for r in recalled]
+    return list({use.memory_id: use for use in uses}.values())
 
 
 class MemoryBank:
@@ -227,15 +238,14 @@ class MemoryBank:
         status: Literal["complete", "interrupted"] = "complete",
         recalled: Sequence[RecalledMemory] = (),
         working: Sequence[Memory] = (),
+        tools: Sequence[Memory] = (),
     ) -> Memory:
         """Add the reply's words and its provenance to an exchange; durable when this returns.
 
-        `working` are the earlier turns that the reply was made with: forgetting one takes the reply with it.
+        `working` are the earlier turns that the reply was made with, `tools` what tools returned: forgetting
+        one takes the reply with it.
         """
-        uses = [
-            UseRecord(r.memory.id, r.rank, r.score, dict(r.signals), r.attention, r.cited) for r in recalled
-        ]
-        uses += [UseRecord(memory.id, 0, 0.0, {_IN_WORKING_MEMORY: 1.0}) for memory in working]
+        uses = made_with(recalled, working, tools)
         record = self.store.complete(exchange.namespace, exchange.id, reply, status, uses)
         return to_memory(record)
 

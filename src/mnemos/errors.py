@@ -6,6 +6,7 @@
     │   ├── InvalidNamespaceError
     │   ├── InvalidTextError              empty, too large, not UTF-8
     │   ├── InvalidSelectorError
+    │   ├── InvalidSchemaError            a tool or output type that JSON can't express
     │   └── AmbiguousIdError
     ├── StalePlanError                    the bank moved on since the plan was made
     ├── ArchiveError                      cut off, damaged, newer, or another passphrase
@@ -15,7 +16,8 @@
     │   ├── ModelDownloadError
     │   ├── InvalidWeightsError           truncated, foreign or unsupported weights
     │   ├── InvalidTokenizerError
-    │   └── ContextOverflowError
+    │   ├── ContextOverflowError
+    │   └── InvalidOutputError            a reply that never fitted its output type
     └── BankError (3)                     the bank can't be read or written
         ├── BankUnreadableError
         ├── BankVersionError              made by a newer Mnemos
@@ -59,6 +61,10 @@ class InvalidSelectorError(UsageError):
     """A selector that selects by nothing, or contradicts itself."""
 
 
+class InvalidSchemaError(UsageError):
+    """A tool's parameters or an output type that can't be expressed as a JSON schema and decoded by it."""
+
+
 class AmbiguousIdError(UsageError):
     """An id prefix that more than one memory starts with."""
 
@@ -99,6 +105,10 @@ class InvalidTokenizerError(ModelError):
 
 class ContextOverflowError(ModelError):
     """More tokens than the model's window holds."""
+
+
+class InvalidOutputError(ModelError):
+    """The model did not manage a reply of the output type that was asked for."""
 
 
 class BankError(MnemosError):

@@ -146,13 +146,16 @@ class ListedCalls:
         _, opened, rest = text.partition(self.opens)
         if not opened:
             return []
-        try:
-            calls = json.loads(rest)
-        except ValueError:
-            return [_unreadable()]
-        if not isinstance(calls, list) or not calls:
-            return [_unreadable()]
-        return [_checked(each, ("arguments", "parameters")) for each in calls]
+        calls: list[Call] = []
+        left = rest.strip().removeprefix("[").lstrip()
+        while left and not left.startswith("]"):
+            try:
+                value, end = json.JSONDecoder().raw_decode(left)
+            except (ValueError, RecursionError):  # it was cut off; those before it were not
+                return calls or [_unreadable()]
+            calls.append(_checked(value, ("arguments", "parameters")))
+            left = left[end:].lstrip(", \n")
+        return calls or [_unreadable()]
 
 
 HERMES, LLAMA3, MISTRAL = TaggedCalls(), BareCall(), ListedCalls()

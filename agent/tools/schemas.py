@@ -4,6 +4,7 @@ A grammar says less than a schema can: what it can't say, pydantic checks afterw
 could make sense of is refused.
 """
 
+import functools
 import inspect
 import json
 import typing
@@ -59,7 +60,7 @@ def parameters_of(
     Raises `InvalidSchemaError`, naming `what`.
     """
     try:
-        hints = typing.get_type_hints(function, include_extras=True)
+        hints = typing.get_type_hints(_hinted(function), include_extras=True)
     except (NameError, TypeError, SyntaxError) as error:
         raise InvalidSchemaError(f"{what}: a type hint can't be resolved ({error})") from error
     fields: dict[str, Any] = {}
@@ -129,6 +130,13 @@ def _walk(schema: Mapping[str, Any], change: Callable[[Mapping[str, Any]], dict[
 
 def _walked(value: Any, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
     return _walk(value, change) if isinstance(value, Mapping) else value
+
+
+def _hinted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the type hints of something callable are."""
+    if isinstance(function, functools.partial):
+        return _hinted(function.func)
+    return function if inspect.isroutine(function) else type(function).__call__
 
 
 def _signature(function: Callable[..., Any], what: str) -> inspect.Signature:

@@ -42,7 +42,8 @@ class Tool(Generic[P, R]):
 
     @property
     def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(self.function)
+        called = getattr(self.function, "__call__", None)  # noqa: B004 - of an object, its own
+        return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(called)
 
     def to_openai(self) -> dict[str, Any]:
         """Name, description and parameters in the form that chat templates take tools in."""

@@ -29,7 +29,7 @@ QWEN = (
     "{%- elif m.role == 'assistant' %}{{- '<|im_start|>assistant' }}"
     "{%- if m.content %}{{- '\n' + m.content }}{%- endif %}"
     "{%- for call in m.tool_calls or [] %}{%- set call = call.function %}"
-    "{{- '\n<tool_call>\n{\"name\": \"' + call.name + '\", \"arguments\": ' }}"
+    '{{- \'\n<tool_call>\n{"name": "\' + call.name + \'", "arguments": \' }}'
     "{{- call.arguments | tojson }}{{- '}\n</tool_call>' }}{%- endfor %}{{- '<|im_end|>\n' }}"
     "{%- elif m.role == 'tool' %}"
     "{%- if loop.index0 == 0 or messages[loop.index0 - 1].role != 'tool' %}"
@@ -50,7 +50,7 @@ LLAMA3 = (
     "{%- if m.content is mapping or m.content is iterable %}{{- m.content | tojson }}{%- else %}"
     "{{- m.content }}{%- endif %}{{- '<|eot_id|>' }}"
     "{%- elif m.tool_calls %}{%- set call = m.tool_calls[0].function %}"
-    "{{- '<|start|>assistant<|stop|>\n\n{\"name\": \"' + call.name + '\", \"parameters\": ' }}"
+    '{{- \'<|start|>assistant<|stop|>\n\n{"name": "\' + call.name + \'", "parameters": \' }}'
     "{{- call.arguments | tojson }}{{- '}<|eot_id|>' }}"
     "{%- else %}{{- '<|start|>' + m.role + '<|stop|>\n\n' + m.content | trim + '<|eot_id|>' }}{%- endif %}"
     "{%- endfor %}{%- if add_generation_prompt %}{{- '<|start|>assistant<|stop|>\n\n' }}{%- endif %}"
@@ -69,7 +69,7 @@ MISTRAL = (
     "{{- ', ' if not loop.last else ']</s>' }}{%- endfor %}"
     "{%- elif m.role == 'assistant' %}{{- ' ' + m.content + '</s>' }}"
     "{%- elif m.role == 'tool' %}{%- if m.tool_call_id | length != 9 %}{{- raise_exception('9') }}{%- endif %}"
-    "{{- '[TOOL_RESULTS] {\"content\": ' + m.content + ', \"call_id\": \"' + m.tool_call_id }}"
+    '{{- \'[TOOL_RESULTS] {"content": \' + m.content + \', "call_id": "\' + m.tool_call_id }}'
     "{{- '\"}[/TOOL_RESULTS]' }}{%- endif %}{%- endfor %}"
 )
 # family: template, control tokens (the first ends a turn), what stands right before a reply, what opens a call
@@ -148,7 +148,9 @@ def _write(
     for layer in range(2):
         start = f"model.layers.{layer}"
         for name, rows in (("q", 4 * dim), ("k", 2 * dim), ("v", 2 * dim)):
-            state[f"{start}.self_attn.{name}_proj.weight"] = torch.randn(rows, size, generator=generator) * 0.1
+            state[f"{start}.self_attn.{name}_proj.weight"] = (
+                torch.randn(rows, size, generator=generator) * 0.1
+            )
         state[f"{start}.self_attn.o_proj.weight"] = weight(size, 4 * dim)
         for name in ("gate", "up"):
             state[f"{start}.mlp.{name}_proj.weight"] = weight(inner, size)

@@ -8,6 +8,7 @@ import json
 import re
 import threading
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import tokenizers
@@ -80,8 +81,7 @@ class Detokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, *, special: bool = False) -> None:
-        self._tokenizer = tokenizer
-        self._special = special
+        self._decode = partial(tokenizer.decode, special=True) if special else tokenizer.decode
         self._context: list[int] = []  # ids whose text is out, decoded again so that spacing rules see them
         self._ids: list[int] = []  # ids that came after those
         self._shown = 0  # characters of the decoded context + ids that are out
@@ -89,19 +89,19 @@ class Detokenizer:
     def push(self, token: int) -> str:
         """The text that `token` completes; empty while a character is still incomplete."""
         self._ids.append(token)
-        text = self._tokenizer.decode(self._context + self._ids, special=self._special)
+        text = self._decode(self._context + self._ids)
         # Only bytes of an unfinished character, shown as trailing U+FFFD, can still change.
         whole = text.rstrip(_REPLACEMENT)
         piece = text[self._shown : len(whole)]
         self._shown += len(piece)
         if len(whole) == len(text):
             self._context, self._ids = self._ids, []
-            self._shown = len(self._tokenizer.decode(self._context, special=self._special))
+            self._shown = len(self._decode(self._context))
         return piece
 
     def finish(self) -> str:
         """What was held back: U+FFFD for a character that never became whole."""
-        text = self._tokenizer.decode(self._context + self._ids, special=self._special)
+        text = self._decode(self._context + self._ids)
         piece = text[self._shown :]
         self._shown = len(text)
         return piece

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 from pydantic.errors import PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
+from pydantic_core import SchemaError
 
 from mnemos.agent.tools.context import ToolContext
 from mnemos.agent.tools.docstrings import Described
@@ -82,7 +83,7 @@ def parameters_of(
         fields[f"argument_{index}"] = (hints[name], field)
     try:
         return create_model("Parameters", __base__=Parameters, **fields), context
-    except (PydanticUserError, TypeError, ValueError, RecursionError) as error:
+    except (PydanticUserError, SchemaError, TypeError, ValueError, RecursionError) as error:
         raise InvalidSchemaError(f"{what}: {_first_line(error)}") from error
 
 
@@ -90,7 +91,7 @@ def schema_of(type_: Any, what: str) -> dict[str, Any]:
     """The JSON schema of a type, without the titles that pydantic makes up. Raises `InvalidSchemaError`."""
     try:
         made = TypeAdapter(type_).json_schema(schema_generator=_Schemas)
-    except (PydanticUserError, TypeError, ValueError, RecursionError) as error:
+    except (PydanticUserError, SchemaError, TypeError, ValueError, RecursionError) as error:
         raise InvalidSchemaError(f"{what}: {_first_line(error)}") from error
     return _walk(made, lambda node: {key: value for key, value in node.items() if key != "title"})
 
@@ -106,6 +107,11 @@ def _for_grammar(node: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in node.items() if key not in _NOT_IN_A_GRAMMAR}
     if kept.get("format") not in _FORMATS:
         kept.pop("format", None)
+    names = node.get("propertyNames", {})
+    named = [names["const"]] if "const" in names else names.get("enum")
+    if named and "properties" not in kept:
+        kept["properties"] = {name: kept.get("additionalProperties", {}) for name in named}
+        kept["additionalProperties"] = False
     if "oneOf" in kept:
         kept["anyOf"] = kept.pop("oneOf")
     if "properties" in kept:

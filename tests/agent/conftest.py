@@ -1,4 +1,4 @@
-"""Small models of several families: random ones, and ones whose next token follows from the last one alone."""
+"""Small models of several families: random ones, and ones whose next token follows from the last alone."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -68,11 +68,12 @@ MISTRAL = (
     "{{- (call.function | tojson)[:-1] + ', \"id\": \"' + call.id + '\"}' }}"
     "{{- ', ' if not loop.last else ']</s>' }}{%- endfor %}"
     "{%- elif m.role == 'assistant' %}{{- ' ' + m.content + '</s>' }}"
-    "{%- elif m.role == 'tool' %}{%- if m.tool_call_id | length != 9 %}{{- raise_exception('9') }}{%- endif %}"
+    "{%- elif m.role == 'tool' %}{%- if m.tool_call_id | length != 9 %}"
+    "{{- raise_exception('9') }}{%- endif %}"
     '{{- \'[TOOL_RESULTS] {"content": \' + m.content + \', "call_id": "\' + m.tool_call_id }}'
     "{{- '\"}[/TOOL_RESULTS]' }}{%- endif %}{%- endfor %}"
 )
-# family: template, control tokens (the first ends a turn), what stands right before a reply, what opens a call
+# family: template, control tokens (the first ends a turn), what stands before a reply, what opens a call
 FAMILIES: dict[str, tuple[str, Sequence[str], str, str]] = {
     "plain": (CHATML, ["<|im_end|>", "<|im_start|>", "<tool_call>"], "\n", "<tool_call>"),
     "hermes": (QWEN, ["<|im_end|>", "<|im_start|>", "<tool_call>", "</tool_call>"], "\n", "<tool_call>"),

@@ -210,7 +210,7 @@ def _named(name: str) -> Callable[[], str]:
         ("One line.", "One line.", {}),
         ("Do.\n\n:param int a: First\n    of all.\n:param b: Second.\n:returns: c", "Do.",
          {"a": "First of all.", "b": "Second."}),
-        ("Do.\n\nArguments:\n    a: First: and best.\n\n    b (str, optional): Second.\n\nRaises:\n    X: no.",
+        ("Do.\n\nArguments:\n    a: First: and best.\n\n    b (str, optional): Second.\n\nRaises:\n    X: y",
          "Do.", {"a": "First: and best.", "b": "Second."}),
     ],
 )  # fmt: skip

@@ -43,11 +43,14 @@ class Answering:
         *,
         sampling: Sampling,
         history: Sequence[int],
+        drafts: Sequence[Sequence[int]] = (),
         should_stop: Callable[[], bool],
         pieces: list[str],
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """`pieces` gets the reply's words as they come. `loop` is where async tools run."""
+        """`pieces` gets the reply's words as they come. `drafts` are what it may quote, `loop` is where async
+        tools run.
+        """
         self.pieces = pieces
         self.output: Any = None
         self.stop_reason = StopReason.EOS
@@ -55,7 +58,7 @@ class Answering:
         self.read_tokens = 0  # prefilled behind the prompt: results and their frames
         self._answerer, self._abilities, self._model = answerer, answerer.abilities, answerer.model
         self._prompts, self._memories = prompts, memories
-        self._sampling, self._history = sampling, history
+        self._sampling, self._history, self._drafts = sampling, history, drafts
         self._should_stop, self._loop = should_stop, loop
         self._budget = Budget(self._abilities.toolbox)
         self._calls = 0
@@ -110,6 +113,7 @@ class Answering:
             eos_ids=self._model.tokenizer.eos_ids,
             history=self._history,
             should_stop=self._should_stop,
+            drafts=self._drafts,
             mask=self._answerer.mask(tools, must_call=must_call),
         )
 

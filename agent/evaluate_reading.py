@@ -18,14 +18,14 @@ from mnemos.attention.memory_codec import TraceBits, decode_kv
 from mnemos.attention.models import LanguageModel
 from mnemos.errors import UsageError
 from mnemos.memory.bank import MemoryBank
-from mnemos.memory.conversations import Conversation, Question, Turn, read_conversations
+from mnemos.memory.conversations import Conversation, Question, Turn, fitting, read_conversations
 from mnemos.memory.layout import MEMORY_HEADER, render_memory
 from mnemos.memory.records import Memory
 from mnemos.store.keys import KeyFile
 
 MIN_GAIN = 0.2  # of loss, from no memory to text: below it there is no gap worth a share
-ANSWER_TOKENS = 256  # of an answer at most: the first ones, where memories matter most
-TEXT_TOKENS = 512  # of one memory at most, in every mode: a longer one is cut
+ANSWER_TOKENS = 128  # of an answer at most: the first ones, where memories matter most
+MEMORY_TOKENS = 192  # of one memory at most, in every mode: a longer one is cut
 MODES = ("none", "text", "paged")
 
 
@@ -45,6 +45,8 @@ def run(
     questions: int | None = None,
     bits: TraceBits = 4,
     reading: ReadingTemperature | None = None,
+    memory_tokens: int = MEMORY_TOKENS,
+    answer_tokens: int = ANSWER_TOKENS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Mean loss per token of the right answers, by mode and number of memories.
@@ -56,7 +58,7 @@ def run(
     cases = {k: list(make_cases(path, k, questions)) for k in ks}
     if not all(cases.values()):
         raise UsageError(f"{path} has no question with an answer and evidence.")
-    reader = Reader(model, bits)
+    reader = Reader(model, bits, memory_tokens, answer_tokens)
     total = sum(len(some) for some in cases.values())
     done = 0
     loss: dict[str, dict[str, float]] = {mode: {} for mode in MODES}
@@ -83,14 +85,18 @@ def run(
         "file": path.name,
         "model": model.name,
         "bits": bits,
-        "answer_tokens": ANSWER_TOKENS,
-        "memory_tokens": TEXT_TOKENS,
+        "answer_tokens": answer_tokens,
+        "memory_tokens": memory_tokens,
     }
 
 
 def make_cases(path: Path, k: int, questions: int | None) -> Iterator[Case]:
     """The gold memories of each question and the best-ranked wrong ones, `k` together, in their order."""
-    conversations = list(read_conversations(path))
+    return cases_of(list(read_conversations(path)), k, questions)
+
+
+def cases_of(conversations: Sequence[Conversation], k: int, questions: int | None) -> Iterator[Case]:
+    """As `make_cases`, of conversations that were read already."""
     asked = [
         (at, question)
         for at, conversation in enumerate(conversations)
@@ -115,10 +121,7 @@ def _remember(bank: MemoryBank, conversation: Conversation, namespace: str) -> d
     """Memory id to turn id."""
     from mnemos.store.records import MemoryDraft
 
-    drafts = [
-        MemoryDraft(turn.text[: 1 << 16] or "-", speaker=turn.speaker or None)
-        for turn in conversation.memories
-    ]
+    drafts = [MemoryDraft(fitting(turn.text), speaker=turn.speaker or None) for turn in conversation.memories]
     made = bank.remember_many(drafts, namespace=namespace)
     return {memory.id: turn.id for memory, turn in zip(made, conversation.memories, strict=True)}
 
@@ -146,8 +149,17 @@ def choose(
 class Reader:
     """Losses of one model, its traces made once each."""
 
-    def __init__(self, model: LanguageModel, bits: TraceBits) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        bits: TraceBits,
+        memory_tokens: int = MEMORY_TOKENS,
+        answer_tokens: int = ANSWER_TOKENS,
+    ) -> None:
+        model.require_full_resolution()
         self._model = model
+        self._memory_tokens = memory_tokens
+        self._answer_tokens = answer_tokens
         self._prompts = PromptBuilder(model, None)
         head = [*self._prompts.turn.system_head, *model.tokenizer.encode(MEMORY_HEADER)]
         self.prefix = encode_prefix(model.decoder, head)
@@ -157,14 +169,20 @@ class Reader:
 
     def losses(self, case: Case, reading: ReadingTemperature | None) -> tuple[float, ...]:
         """Loss per answer token with no memory, with text, and paged."""
-        answer = self._model.tokenizer.encode(case.question.answer)[:ANSWER_TOKENS]
-        question = case.question.question
+        answer, question = self._answer(case), case.question.question
         none = [*self._prompts.without_memories(), *self._asked(question)]
         return (
             self._loss(self._new_cache(len(none)), none, answer),
             self._loss(*self.as_text(case.turns, question), answer),
-            self._loss(*self.as_paged(case.turns, question, reading), answer),
+            self.paged_loss(case, reading),
         )
+
+    def paged_loss(self, case: Case, reading: ReadingTemperature | None) -> float:
+        """Loss per answer token with the memories paged in."""
+        return self._loss(*self.as_paged(case.turns, case.question.question, reading), self._answer(case))
+
+    def _answer(self, case: Case) -> list[int]:
+        return self._model.tokenizer.encode(case.question.answer)[: self._answer_tokens]
 
     def as_text(self, turns: Sequence[Turn], question: str) -> tuple[KVCache, list[int]]:
         """An empty cache, and the prompt with the memories' lines in it."""
@@ -181,14 +199,19 @@ class Reader:
         cache = self._new_cache(self.prefix.tokens + sum(span.tokens for span in spans) + len(tokens))
         chosen = reading or self._model.calibration.reading_for(len(spans))
         cache.load_prefix(self.prefix)
-        cache.page_in(spans, temperature=chosen.temperature, mass_scale=chosen.mass_scale)
+        cache.page_in(
+            spans,
+            temperature=chosen.temperature,
+            mass_scale=chosen.mass_scale,
+            stride=chosen.stride,
+        )
         return cache, tokens
 
     def _asked(self, question: str) -> list[int]:
         return [*self._prompts.message(question), *self._prompts.turn.reply_head]
 
     def _new_cache(self, tokens: int) -> KVCache:
-        return self._model.decoder.new_cache(tokens + ANSWER_TOKENS)
+        return self._model.decoder.new_cache(tokens + self._answer_tokens)
 
     def _line(self, turn: Turn) -> list[int]:
         memory = Memory(
@@ -200,7 +223,7 @@ class Reader:
             created_at=turn.created_at,
         )
         encode = self._model.tokenizer.encode
-        return [token for line in render_memory(memory) for token in encode(line)][:TEXT_TOKENS]
+        return [token for line in render_memory(memory) for token in encode(line)][: self._memory_tokens]
 
     def _spans(self, lines: Sequence[Sequence[int]]) -> list[SpanKV]:
         config, decoder = self._model.config, self._model.decoder

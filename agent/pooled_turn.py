@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 
 from mnemos.agent.citing import cite
-from mnemos.agent.events import Event, Recalled, Reply, TokenDelta, Usage
+from mnemos.agent.events import Event, Recalled, TokenDelta, Usage
 from mnemos.agent.turn import Turn
 from mnemos.attention.generate import StopReason, text_pieces
 from mnemos.attention.interleave import (
@@ -39,14 +39,19 @@ class PooledTurn(Turn):
         started = time.perf_counter()
         recaller = self._working.recaller
         assert isinstance(recaller, PooledRecaller), "the recaller of a model that reads pooled memories"
-        exchange = self._bank.begin_exchange(text, namespace=self._namespace, session_id=self._session_id)
+        exchange = self._record.begin(text)
         done: Memory | None = None
         try:
-            recaller.encode_pending(self._namespace, should_stop=self._stop.is_set)
+            yield self._started(exchange)
+            self._catch_up()
             past = self._past(exchange)
             self._seen, _ = self._working.prompts.fit(past, self._working.budget_tokens)
             shown = frozenset({exchange.id, *(memory.id for memory in self._seen)})
-            documents = recaller.documents(self._namespace, shown) if self._k else recaller.no_documents()
+            documents = (
+                recaller.documents(self._namespace, shown, self._where)
+                if self._k
+                else recaller.no_documents()
+            )
             routing = time.perf_counter()
             answering = _Answering(recaller, self._namespace, documents)
             steps = Interleave(
@@ -72,6 +77,7 @@ class PooledTurn(Turn):
                 route_ms = (time.perf_counter() - routing) * 1e3
                 yield answering.recalled(self._memories, route_ms)
             reply_text = "".join(self._pieces)
+            decoded_ms = (time.perf_counter() - started) * 1e3
             self._memories = cite(tuple(self._memories), text, reply_text)
             is_cut = answering.stop_reason is StopReason.INTERRUPTED
             done = self._keep(exchange, reply_text, is_cut=is_cut)
@@ -79,13 +85,10 @@ class PooledTurn(Turn):
             if done is None:
                 self._leave(exchange, error)
             raise
-        total_ms = (time.perf_counter() - started) * 1e3
-        yield Reply(
-            text=reply_text,
-            memories=tuple(self._memories),
-            exchange_id=done.id,
-            session_id=self._session_id,
-            status="interrupted" if is_cut else "complete",
+        yield self._reply(
+            done,
+            reply_text,
+            is_cut=is_cut,
             stop_reason=str(answering.stop_reason),
             usage=Usage(
                 prefill_tokens=answering.prefill_tokens,
@@ -94,8 +97,9 @@ class PooledTurn(Turn):
                 route_ms=route_ms,
                 page_ms=0.0,
                 prefill_ms=0.0,
-                first_token_ms=first_ms or total_ms,
-                decode_ms=total_ms - (first_ms or total_ms),
+                first_token_ms=first_ms or decoded_ms,
+                decode_ms=decoded_ms - (first_ms or decoded_ms),
+                store_ms=self._record.store_ms,
             ),
         )
         yield from self._remember(done)

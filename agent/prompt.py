@@ -8,11 +8,11 @@ Without memories the frozen prefix is followed by nothing that needs it, so the 
 instructions alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mnemos.attention.models import LanguageModel
-from mnemos.memory.records import Memory
+from mnemos.memory.records import Memory, RecalledMemory
 
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant. Answer briefly and truthfully."
 
@@ -57,6 +57,11 @@ class PromptBuilder:
         self._parts = parts or SystemParts()
         self._tail = self.turn.system_tail if self._parts.tail is None else self._parts.tail
 
+    @property
+    def instructions(self) -> str | None:
+        """As they were given; None for the usual ones."""
+        return self._instructions
+
     def with_memories(self) -> list[int]:
         """What closes the system turn behind paged memories."""
         told = "\n\n".join(words for words in (self._instructions, self._parts.words) if words)
@@ -70,6 +75,11 @@ class PromptBuilder:
         )
         head = self.turn.system_head if self._parts.head is None else self._parts.head
         return [*head, *self._tokenizer.encode(told), *self._tail]
+
+    def words_of(self, memories: Iterable[RecalledMemory]) -> list[list[int]]:
+        """Token ids of what each memory says: a reply may quote them."""
+        said = (words for found in memories for words in (found.memory.text, found.memory.reply) if words)
+        return [self._tokenizer.encode(words) for words in said]
 
     def exchange(self, memory: Memory) -> list[int]:
         """A past exchange as it stands in working memory."""

@@ -3,24 +3,28 @@
 import asyncio
 import time
 from collections.abc import Generator, Sequence
-from threading import Event as Flag
-from typing import Literal
+from typing import Any
 
 from mnemos.agent.abilities import Answerer
 from mnemos.agent.answering import Answering
 from mnemos.agent.citing import cite
-from mnemos.agent.events import Event, Recalled, Reply, Stored, Usage
+from mnemos.agent.events import Event, Recalled, RecallStarted, Reply, Stored, Usage
+from mnemos.agent.recording import TurnRecord
+from mnemos.agent.stopping import Stop
 from mnemos.agent.tools.context import TurnMemories
 from mnemos.agent.working import WorkingMemory
 from mnemos.attention.decoder import Collect
 from mnemos.attention.generate import StopReason
 from mnemos.attention.kv import KVCache
 from mnemos.attention.sampling import Sampling
-from mnemos.errors import BankError, MnemosError, NotFoundError
+from mnemos.errors import BankError, MnemosError, NotFoundError, PolicyError
 from mnemos.memory.bank import FROM_TOOL, MemoryBank, made_with
 from mnemos.memory.recall import Recall
 from mnemos.memory.records import Memory, RecalledMemory
 from mnemos.memory.rounds import recall_in_rounds
+from mnemos.store.selectors import Condition
+
+_PAST = 64  # exchanges that working memory is made from
 
 
 class Turn:
@@ -31,25 +35,28 @@ class Turn:
         bank: MemoryBank,
         working: WorkingMemory,
         *,
-        namespace: str,
-        session_id: str,
+        record: TurnRecord,
         k: int,
         sampling: Sampling,
-        stop: Flag,
+        stop: Stop,
         answerer: Answerer,
-        rounds: int = 1,
         loop: asyncio.AbstractEventLoop | None = None,
+        rounds: int = 1,
+        where: Condition | None = None,
+        may_encode: bool = True,
     ) -> None:
         self._bank = bank
         self._working = working
-        self._namespace = namespace
-        self._session_id = session_id
+        self._record = record
+        self._namespace = record.namespace
+        self._where = where  # what may be recalled
+        self._may_encode = may_encode
         self._k = k
         self._sampling = sampling
         self._stop = stop
         self._rounds = rounds
         self._answerer = answerer
-        self._loop = loop
+        self._loop = loop  # where async tools run
         self._tools: TurnMemories | None = None  # the bank as tools reach it, and what they found and wrote
         self._pieces: list[str] = []
         self._memories: Sequence[RecalledMemory] = ()
@@ -61,12 +68,13 @@ class Turn:
         """
         started = time.perf_counter()
         recaller = self._working.recaller
-        exchange = self._bank.begin_exchange(text, namespace=self._namespace, session_id=self._session_id)
+        exchange = self._record.begin(text)
         done: Memory | None = None
         cache: KVCache | None = None
         is_kept = False
         try:
-            recaller.encode_pending(self._namespace, should_stop=self._stop.is_set)
+            yield self._started(exchange)
+            self._catch_up()
             past = self._past(exchange)
             context, self._seen = self._working.route_context(past)
             shown = {exchange.id, *(memory.id for memory in self._seen)}
@@ -79,6 +87,7 @@ class Turn:
                 rounds=self._rounds,
                 k=self._k,
                 exclude=frozenset(shown),
+                where=self._where,
             )
             self._memories = recall.memories
             yield Recalled(
@@ -93,7 +102,7 @@ class Turn:
             collect = Collect(memory_mass=bool(recall.spans))
             model = recaller.model
             logits = model.decoder.forward(prompt, cache, collect=collect)
-            is_kept = self._working.keep_answer(cache, whole)
+            is_kept = not self._record.is_changed and self._working.keep_answer(cache, whole)
             prefill_ms = (time.perf_counter() - prefilling) * 1e3
             self._tools = self._reach(exchange)
             answering = Answering(
@@ -102,6 +111,7 @@ class Turn:
                 self._tools,
                 sampling=self._sampling,
                 history=self._working.last_reply(self._seen),
+                drafts=[prompt, *self._working.prompts.words_of(recall.memories)],
                 should_stop=self._stop.is_set,
                 pieces=self._pieces,
                 loop=self._loop,
@@ -111,6 +121,7 @@ class Turn:
                 first_ms = first_ms or (time.perf_counter() - started) * 1e3
                 yield event
             reply_text = "".join(self._pieces)
+            decoded_ms = (time.perf_counter() - started) * 1e3
             self._memories = cite(self._with_found(_with_attention(recall, collect)), text, reply_text)
             is_cut = answering.stop_reason is StopReason.INTERRUPTED
             done = self._keep(exchange, reply_text, is_cut=is_cut)
@@ -121,13 +132,10 @@ class Turn:
         finally:
             if cache is not None and not is_kept:
                 cache.zero_()
-        total_ms = (time.perf_counter() - started) * 1e3
-        yield Reply(
-            text=reply_text,
-            memories=tuple(self._memories),
-            exchange_id=done.id,
-            session_id=self._session_id,
-            status="interrupted" if is_cut else "complete",
+        yield self._reply(
+            done,
+            reply_text,
+            is_cut=is_cut,
             stop_reason=str(answering.stop_reason),
             output=answering.output,
             usage=Usage(
@@ -137,50 +145,81 @@ class Turn:
                 route_ms=recall.route_ms,
                 page_ms=recall.page_ms,
                 prefill_ms=prefill_ms,
-                first_token_ms=first_ms or total_ms,
-                decode_ms=total_ms - (first_ms or total_ms),
+                first_token_ms=first_ms or decoded_ms,
+                decode_ms=decoded_ms - (first_ms or decoded_ms),
+                store_ms=self._record.store_ms,
             ),
         )
         yield from self._remember(done)
+
+    def _reply(
+        self, done: Memory, text: str, *, is_cut: bool, stop_reason: str, usage: Usage, output: Any = None
+    ) -> Reply:
+        """The event of a whole reply, and what of the turn is kept."""
+        timed_out = is_cut and self._stop.timed_out
+        return Reply(
+            text=text,
+            memories=tuple(self._memories),
+            exchange_id=self._kept_id(done),
+            session_id=self._record.session_id,
+            status="timeout" if timed_out else "interrupted" if is_cut else "complete",
+            stop_reason="timeout" if timed_out else stop_reason,
+            usage=usage,
+            stored=self._record.stored,
+            output=output,
+        )
+
+    def _started(self, exchange: Memory) -> RecallStarted:
+        return RecallStarted(exchange_id=self._kept_id(exchange), store_ms=self._record.store_ms)
+
+    def _kept_id(self, exchange: Memory) -> str | None:
+        return exchange.id if self._record.is_kept else None
+
+    def _catch_up(self) -> None:
+        """Makes the traces that are missing."""
+        if self._may_encode:
+            self._working.recaller.encode_pending(self._namespace, should_stop=self._stop.is_set)
 
     def _keep(self, exchange: Memory, reply: str, *, is_cut: bool) -> Memory:
         """The exchange with its reply and provenance, durable; without them where the turn itself forgot what
         the reply was made from.
         """
-        status: Literal["complete", "interrupted"] = "interrupted" if is_cut else "complete"
-        if self._tools is not None and self._tools.has_forgotten:
-            return self._bank.complete_exchange(exchange, "", status=status)
-        return self._bank.complete_exchange(
+        has_forgotten = self._tools is not None and self._tools.has_forgotten
+        return self._record.complete(
             exchange,
-            reply,
-            status=status,
-            recalled=self._memories,
-            working=self._seen,
-            tools=self._tools.returned if self._tools is not None else (),
+            "" if has_forgotten else reply,
+            status="interrupted" if is_cut else "complete",
+            recalled=() if has_forgotten else self._memories,
+            working=() if has_forgotten else self._seen,
+            tools=() if has_forgotten or self._tools is None else self._tools.returned,
         )
 
     def _remember(self, done: Memory) -> Generator[Event]:
         """Makes the exchange a memory that can be recalled."""
+        if not self._record.is_kept or self._stop.is_set():
+            return  # the next turn makes the trace
+        started = time.perf_counter()
         try:
-            self._working.recaller.encode_pending(self._namespace, should_stop=self._stop.is_set)
+            self._catch_up()
         except (BankError, NotFoundError):
             return  # the reply is durable; its trace is made at the next turn
-        yield Stored(memory_id=done.id)
+        yield Stored(memory_id=done.id, kind=done.kind, encode_ms=(time.perf_counter() - started) * 1e3)
 
     def _leave(self, exchange: Memory, error: BaseException) -> None:
         """Keep what there is of a turn that `error` ends."""
         try:
             self._memories = self._with_found(self._memories)
             self._keep(exchange, "".join(self._pieces), is_cut=True)
-        except NotFoundError:
-            # What the words were made from was forgotten meanwhile, so they may not stay either.
+        except (NotFoundError, PolicyError):
+            # What the words were made from was forgotten meanwhile, so they may not stay either; nor may what
+            # no policy has seen.
             self._keep_message_only(exchange, error)
         except MnemosError as second:
             error.add_note(f"The message is kept; its turn is closed later ({second})")
 
     def _keep_message_only(self, exchange: Memory, error: BaseException) -> None:
         try:
-            self._bank.complete_exchange(exchange, "", status="interrupted")
+            self._record.complete(exchange, "", status="interrupted")
         except MnemosError as second:
             error.add_note(f"The message may be gone or its turn still open ({second})")
 
@@ -188,12 +227,12 @@ class Turn:
         """The bank as this turn's tools reach it. What they write depends on all that was in view."""
         reach = TurnMemories(
             self._bank,
-            namespace=self._namespace,
-            session_id=self._session_id,
+            self._record,
             exchange_id=exchange.id,
             made_with=lambda: made_with(
                 self._with_found(self._memories), [exchange, *self._seen], reach.returned
             ),
+            where=self._where,
         )
         return reach
 
@@ -212,8 +251,11 @@ class Turn:
 
     def _past(self, exchange: Memory) -> list[Memory]:
         """The session's earlier exchanges, oldest first."""
-        earlier = self._bank.list(self._namespace, session_id=self._session_id, newest_first=True, limit=64)
-        return [m for m in reversed(earlier) if m.kind == "exchange" and m.id != exchange.id and m.reply]
+        session_id = self._record.session_id
+        if session_id is None:
+            return []
+        earlier = self._bank.history(session_id, namespace=self._namespace, limit=_PAST)
+        return [memory for memory in earlier if memory.id != exchange.id and memory.reply]
 
     def _prompt(self, recall: Recall, text: str) -> tuple[KVCache, list[int], list[int]]:
         """A cache with the memories paged in, the tokens that go behind what it holds, and all tokens behind
@@ -229,7 +271,12 @@ class Turn:
             return *self._working.answer_context(prompt, room), prompt
         cache = recaller.new_context(recaller.encoder.prefix.tokens + recall.tokens + room)
         reading = model.calibration.reading_for(len(recall.spans))
-        cache.page_in(recall.spans, temperature=reading.temperature, mass_scale=reading.mass_scale)
+        cache.page_in(
+            recall.spans,
+            temperature=reading.temperature,
+            mass_scale=reading.mass_scale,
+            stride=reading.stride,
+        )
         return cache, prompt, prompt
 
 

@@ -32,7 +32,7 @@ class WorkingMemory:
         self._answer_tokens: list[int] = []
         self._epoch = -1
         self._in_use = Lock()
-        recaller.watchers.add(self)
+        recaller.watch(self)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -116,6 +116,11 @@ class WorkingMemory:
             return False
         self._answer_tokens = list(prompt)
         return True
+
+    def drop(self) -> None:
+        """Overwrite and let go of everything; the next turn reads anew."""
+        with self._in_use:
+            self._clear()
 
     def _clear(self) -> None:
         for cache in (self._cache, self._answer):

@@ -10,6 +10,7 @@ from mnemos.attention.calibration import Calibration
 from mnemos.attention.decoder import Collect, Decoder
 from mnemos.attention.kv import SpanKV
 from mnemos.attention.memory_codec import TraceBits, encode_kv, encode_route
+from mnemos.attention.scheduling import PIECE_TOKENS, pieces
 from mnemos.errors import ContextOverflowError
 
 SPAN_TOKENS = 512  # a longer memory is encoded in spans of at most this many tokens, each alone
@@ -50,16 +51,23 @@ class TraceEncoder:
         Raises ValueError when there are no tokens.
         """
         spans, hidden = [], []
-        for tokens in parts:
-            for start in range(0, len(tokens), self.span_tokens):
-                span, states = self.encode_span(tokens[start : start + self.span_tokens])
-                spans.append(span)
-                hidden.append(states)
+        for tokens in self.cut(parts):
+            span, states = self.encode_span(tokens)
+            spans.append(span)
+            hidden.append(states)
         if not spans:
             raise ValueError("a memory has at least one token")
         keys = [self.route_keys(span) for span in spans]
         count = sum(span.tokens for span in spans)
         return Trace(count, encode_kv(spans, self._bits), encode_route(keys, self._centred(hidden)))
+
+    def cut(self, parts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """The tokens of each span."""
+        return [
+            tokens[start : start + self.span_tokens]
+            for tokens in parts
+            for start in range(0, len(tokens), self.span_tokens)
+        ]
 
     def encode_span(self, tokens: Sequence[int]) -> tuple[SpanKV, Tensor]:
         """KV of one span behind the prefix, and its hidden states `[tokens, hidden]` (empty if not
@@ -69,10 +77,12 @@ class TraceEncoder:
         cache = self._decoder.new_cache(self.prefix.tokens + len(tokens))
         cache.load_prefix(self.prefix)
         layers = () if calibration.hidden_layer is None else (calibration.hidden_layer,)
-        collect = Collect(hidden_layers=layers)
-        self._decoder.prefill(tokens, cache, collect=collect)
-        states = collect.hidden[layers[0]] if layers else torch.empty(len(tokens), 0)
-        return cache.snapshot(self.prefix.tokens, cache.length), states
+        states = []
+        for piece in pieces(tokens, PIECE_TOKENS):  # always the same ones, whoever else uses the model
+            collect = Collect(hidden_layers=layers)
+            self._decoder.prefill(piece, cache, collect=collect)
+            states.append(collect.hidden[layers[0]] if layers else torch.empty(len(piece), 0))
+        return cache.snapshot(self.prefix.tokens, cache.length), torch.cat(states)
 
     def route_keys(self, span: SpanKV) -> Tensor:
         """Token keys of the KV heads that the retrieval heads read, `[key_heads, tokens, head_dim]` in

@@ -6,8 +6,8 @@ them:
     slots   [ prefix | memories ........ | working memory -> ]
     places  0 .. P-1   P .. P+longest-1    P+longest ...
 
-Memories share the places that start right after the prefix ("parallel"); the working memory goes on after
-the longest.
+Memories share the places that start right after the prefix ("parallel"), or each starts a part of its
+length behind the one before ("staggered"); the working memory goes on after the last place taken.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mnemos.attention.config import ModelConfig
+from mnemos.attention.rope import KeyRotation
 from mnemos.errors import ContextOverflowError
 
 
@@ -44,7 +45,11 @@ class SpanKV:
 class KVCache:
     """Preallocated keys and values of every layer, `[layers, kv_heads, capacity, head_dim]` each."""
 
-    def __init__(self, config: ModelConfig, capacity: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: ModelConfig, capacity: int, dtype: torch.dtype, rotation: KeyRotation | None = None
+    ) -> None:
+        """`rotation` is needed where memories are staggered."""
+        self._rotation = rotation
         shape = (config.layers, config.kv_heads, capacity, config.head_dim)
         self.k = torch.empty(shape, dtype=dtype)
         self.v = torch.empty(shape, dtype=dtype)
@@ -98,21 +103,30 @@ class KVCache:
         self._place(prefix)
         self.next_position = self.length
 
-    def page_in(self, spans: Sequence[SpanKV], *, temperature: float = 1.0, mass_scale: float = 1.0) -> None:
+    def page_in(
+        self,
+        spans: Sequence[SpanKV],
+        *,
+        temperature: float = 1.0,
+        mass_scale: float = 1.0,
+        stride: float = 0.0,
+    ) -> None:
         """Put memories behind the prefix, all of them or none. Call once, before any working-memory token.
 
         `temperature` and `mass_scale` are the two constants of adaptive parallel encoding (arXiv
         2502.05431): attention to the memory part is taken at `temperature`, and that part's log-sum-exp is
-        multiplied by `mass_scale`. Raises `ContextOverflowError` when they don't fit.
+        multiplied by `mass_scale`. Each span starts `stride` times the length of the one before behind that
+        one's start: 0 is parallel, 1 one after another. Raises `ContextOverflowError` when they don't fit.
         """
         if self.length != self.next_position:
             raise ValueError("memories are paged in before the working memory")
         start = self.next_position
-        longest = max((span.tokens for span in spans), default=0)
-        if start + longest > self.max_positions:
+        offsets = _offsets(spans, stride)
+        taken = max((offset + span.tokens for offset, span in zip(offsets, spans, strict=True)), default=0)
+        if start + taken > self.max_positions:
             raise ContextOverflowError(
-                f"a memory of {longest} tokens behind a prefix of {start} does not fit the model's window of "
-                f"{self.max_positions} tokens; use a model with a longer window"
+                f"memories over {taken} places behind a prefix of {start} do not fit the model's window of "
+                f"{self.max_positions} tokens; recall fewer memories, or use a model with a longer window"
             )
         total = sum(span.tokens for span in spans)
         if self.length + total > self.capacity:
@@ -121,10 +135,10 @@ class KVCache:
                 "recall fewer memories"
             )
         self.memory_start = self.length
-        for span in spans:
-            self._place(span)
+        for offset, span in zip(offsets, spans, strict=True):
+            self._place(span, offset)
         self.memory_end = self.length
-        self.next_position = start + longest
+        self.next_position = start + taken
         self.temperature, self.mass_scale = temperature, mass_scale
 
     def truncate(self, length: int, next_position: int) -> None:
@@ -145,14 +159,29 @@ class KVCache:
         """A copy of the slots `[start, end)`."""
         return SpanKV(self.k[:, :, start:end].clone(), self.v[:, :, start:end].clone())
 
-    def _place(self, span: SpanKV) -> None:
+    def _place(self, span: SpanKV, offset: int = 0) -> None:
         end = self.length + span.tokens
         if end > self.capacity:
             raise ContextOverflowError(
                 f"{span.tokens} memory tokens do not fit: {self.length} of {self.capacity} slots are taken; "
                 "recall fewer memories"
             )
-        self.k[:, :, self.length : end] = span.k
+        self.k[:, :, self.length : end] = self._moved(span.k, offset)
         self.v[:, :, self.length : end] = span.v
         self.length = end
         self.used = max(self.used, end)
+
+    def _moved(self, keys: Tensor, offset: int) -> Tensor:
+        if offset == 0:
+            return keys
+        if self._rotation is None:
+            raise ValueError("a cache without a rotation holds parallel memories only")
+        return self._rotation(keys, offset)
+
+
+def _offsets(spans: Sequence[SpanKV], stride: float) -> list[int]:
+    """How many places behind the first span's start each one starts."""
+    starts = [0.0]
+    for span in spans:
+        starts.append(starts[-1] + stride * span.tokens)
+    return [round(start) for start in starts[:-1]]

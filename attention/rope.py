@@ -4,6 +4,7 @@ A table grows with the positions that are used: a window of 131,072 tokens costs
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -39,6 +40,25 @@ class Rotary:
             table = torch.polar(torch.full_like(angle, self._magnitude), angle)
             self._table = table  # one assignment: a reader in another thread sees the old table or the new
         return table
+
+
+class KeyRotation:
+    """Moves keys that are rotated already on to later positions: rotations add up."""
+
+    def __init__(self, rotaries: Sequence[Rotary], use: Sequence[int]) -> None:
+        """`use[layer]` is the rotary of each layer, as from `rotaries`."""
+        self._rotaries = rotaries
+        self._use = use
+
+    def __call__(self, keys: Tensor, positions: int) -> Tensor:
+        """`keys [layers, kv_heads, tokens, head_dim]` as they were encoded `positions` further on."""
+        if positions == 0:
+            return keys
+        kinds = [rotary.at(positions) for rotary in self._rotaries]
+        # A magnitude other than 1 is in the keys already.
+        phases = torch.stack([kinds[kind] / kinds[kind].abs() for kind in self._use])[:, None, None]
+        pairs = torch.view_as_complex(torch.unflatten(keys.float(), -1, (-1, 2)))
+        return torch.view_as_real(pairs * phases).flatten(-2).to(keys.dtype)
 
 
 def rotaries(config: ModelConfig) -> tuple[list[Rotary], list[int]]:

@@ -19,6 +19,8 @@ from mnemos.errors import (
     NotFoundError,
     UsageError,
 )
+from mnemos.memory.bank_sessions import DEFAULT_NAMESPACE as DEFAULT_NAMESPACE
+from mnemos.memory.bank_sessions import SessionBank
 from mnemos.memory.convert import (
     audit_from_store,
     plan_from_store,
@@ -36,13 +38,13 @@ from mnemos.memory.records import (
     RecalledMemory,
     Receipt,
     RouterName,
+    TraceParts,
 )
 from mnemos.store.records import (
     CompactReport,
     MemoryDraft,
     RepairReport,
     Selector,
-    SessionRecord,
     UseRecord,
     VerifyReport,
 )
@@ -55,12 +57,12 @@ if TYPE_CHECKING:
     from mnemos.memory.recall import Recaller
     from mnemos.memory.records import LikeMatch
     from mnemos.store.keys import KeyProvider, LockKind
+    from mnemos.store.quotas import Quota
     from mnemos.store.rekeying import Rekeyed
     from mnemos.store.retention import Retention
     from mnemos.store.selectors import Condition
     from mnemos.store.store import Store
 
-DEFAULT_NAMESPACE = "default"
 _IN_WORKING_MEMORY = "working"  # the signal of a use that was no recall
 FROM_TOOL = "tool"  # the signal of what a tool of the same turn returned or found
 MAX_TEXT_BYTES = 64 * 1024  # of one memory: some 16,000 tokens of KV
@@ -97,7 +99,7 @@ def made_with(
     return list({use.memory_id: use for use in uses}.values())
 
 
-class MemoryBank:
+class MemoryBank(SessionBank):
     """A directory of memories, in namespaces. Open it with `MemoryBank.open`; close it, or use it in a
     `with`.
 
@@ -239,14 +241,19 @@ class MemoryBank:
         recalled: Sequence[RecalledMemory] = (),
         working: Sequence[Memory] = (),
         tools: Sequence[Memory] = (),
+        tags: Sequence[str] | None = None,
+        expires_at: datetime | None = None,
     ) -> Memory:
         """Add the reply's words and its provenance to an exchange; durable when this returns.
 
         `working` are the earlier turns that the reply was made with, `tools` what tools returned: forgetting
         one takes the reply with it.
+        Tags and an expiry, where given, take the place of the exchange's own.
         """
         uses = made_with(recalled, working, tools)
-        record = self.store.complete(exchange.namespace, exchange.id, reply, status, uses)
+        record = self.store.complete(
+            exchange.namespace, exchange.id, reply, status, uses, tags=tags, expires_at=expires_at
+        )
         return to_memory(record)
 
     # looking
@@ -317,18 +324,30 @@ class MemoryBank:
         namespace: str = DEFAULT_NAMESPACE,
         limit: int = 10,
         router: RouterName = "full",
+        where: "Condition | str | None" = None,
         model: "LanguageModel | None" = None,
     ) -> Sequence[RecalledMemory]:
-        """The best memories for a query, best first.
+        """The best memories for a query, of those that `where` allows (as in `plan_forget`), best first.
 
         `lexical` needs no model. `full` and `latent` use `model`, or the model this bank was last used with;
         the default model is loaded when there is neither.
         """
         if limit < 1:
             raise UsageError(f"limit must be at least 1, not {limit}")
+        allowed, _ = self._choose(where, namespace, model)
         if router == "lexical":
-            return self._lexical(query, namespace, limit)
-        return self.recaller(model).search(query, namespace=namespace, limit=limit, router=router)
+            return self._lexical(query, namespace, limit, allowed)
+        return self.recaller(model).search(
+            query, namespace=namespace, limit=limit, router=router, where=allowed
+        )
+
+    def trace_parts(
+        self, memory_id: str, *, namespace: str = DEFAULT_NAMESPACE, model: "LanguageModel | None" = None
+    ) -> TraceParts:
+        """How a memory is cut into spans of tokens by a model, and what its trace takes."""
+        from mnemos.memory.trace_parts import trace_parts
+
+        return trace_parts(self.store, self.recaller(model), self.get(memory_id, namespace=namespace))
 
     def why(self, exchange_id: str, *, namespace: str = DEFAULT_NAMESPACE) -> "Sequence[RecalledMemory]":
         """Which memories an exchange's reply was made with, and the scores that led to each."""
@@ -357,9 +376,11 @@ class MemoryBank:
                 found.append(self.get(exchange_id, namespace=namespace))
         return found
 
-    def _lexical(self, query: str, namespace: str, limit: int) -> "Sequence[RecalledMemory]":
+    def _lexical(
+        self, query: str, namespace: str, limit: int, where: "Condition | None"
+    ) -> "Sequence[RecalledMemory]":
         found: list[RecalledMemory] = []
-        for memory_id, score in self.store.lexical(namespace, query, limit):
+        for memory_id, score in self.store.lexical(namespace, query, limit, where=where):
             with suppress(NotFoundError):  # forgotten since the index was read
                 memory = self.get(memory_id, namespace=namespace)
                 signals = {"lexical": score}
@@ -387,24 +408,6 @@ class MemoryBank:
         found = self.store.get(namespace, memory_id)
         self.store.set_flags(namespace, found.id, pinned=pinned, hidden=hidden)
         return to_memory(self.store.get(namespace, found.id))
-
-    # sessions
-
-    def create_session(self, namespace: str = DEFAULT_NAMESPACE, title: str | None = None) -> SessionRecord:
-        return self.store.create_session(namespace, title)
-
-    def sessions(self, namespace: str = DEFAULT_NAMESPACE) -> Sequence[SessionRecord]:
-        return self.store.sessions(namespace)
-
-    def get_session(self, session_id: str, *, namespace: str = DEFAULT_NAMESPACE) -> SessionRecord:
-        return self.store.get_session(namespace, session_id)
-
-    def rename_session(
-        self, session_id: str, title: str, *, namespace: str = DEFAULT_NAMESPACE
-    ) -> SessionRecord:
-        found = self.store.get_session(namespace, session_id)
-        self.store.rename_session(namespace, found.id, title)
-        return self.store.get_session(namespace, found.id)
 
     # forgetting
 
@@ -533,6 +536,29 @@ class MemoryBank:
         self.store.set_retention(namespace, limits)
         return limits
 
+    def quota(self, namespace: str = DEFAULT_NAMESPACE) -> "Quota":
+        """How much the namespace may hold."""
+        return self.store.quota(namespace)
+
+    def set_quota(
+        self,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        memories: int | None = None,
+        text_bytes: int | None = None,
+        turns_per_day: int | None = None,
+    ) -> "Quota":
+        """Set how much a namespace may hold; a limit that is not given is taken away.
+
+        A write that goes beyond raises `QuotaExceededError` and keeps nothing; what is there stays. A turn
+        counts for 24 hours, and its reply is kept even where it takes the namespace over its bytes.
+        """
+        from mnemos.store.quotas import Quota
+
+        limits = Quota(memories, text_bytes, turns_per_day)
+        self.store.set_quota(namespace, limits)
+        return limits
+
     def plan_sweep(
         self, namespace: str = DEFAULT_NAMESPACE, *, limits: "Retention | None" = None
     ) -> ForgetPlan:
@@ -624,9 +650,9 @@ class MemoryBank:
         with self._opening:
             if self._recaller is None or (model is not None and self._recaller.model is not model):
                 if model is None:
-                    from mnemos.attention.models import load
+                    from mnemos.attention.models import load_shared
 
-                    model = load()
+                    model = load_shared()
                 if self._recaller is not None:
                     self._recaller.close()
                 self._recaller = recaller_for(self.store, model)

@@ -53,6 +53,7 @@ def run(
     decrypted and dequantised.
     """
     loaded = load(model, threads=threads)
+    loaded.require_full_resolution()
     with TemporaryDirectory(prefix="mnemos-bench-") as folder:
         place = Path(folder)
         with MemoryBank.open(place / "bank", keys=KeyFile(place / "bank.key")) as bank:
@@ -105,7 +106,12 @@ def _paged_s(recaller: Recaller, model: LanguageModel, memories: int) -> float:
     prompt = [*head, *words, *tail]
     cache = recaller.new_context(recaller.encoder.prefix.tokens + recall.tokens + len(prompt))
     reading = model.calibration.reading_for(len(recall.spans))
-    cache.page_in(recall.spans, temperature=reading.temperature, mass_scale=reading.mass_scale)
+    cache.page_in(
+        recall.spans,
+        temperature=reading.temperature,
+        mass_scale=reading.mass_scale,
+        stride=reading.stride,
+    )
     model.decoder.forward(prompt, cache).argmax()
     return time.perf_counter() - started
 

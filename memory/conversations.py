@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mnemos.errors import NotFoundError, UsageError
+from mnemos.memory.bank import MAX_TEXT_BYTES
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _UNDATED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -65,6 +66,11 @@ class Conversation(_Part):
             if turn.id == question.before:
                 return self.memories[:index]
         return self.memories
+
+
+def fitting(text: str) -> str:
+    """As much of a turn's text as one memory takes; a dash for none."""
+    return text.encode()[:MAX_TEXT_BYTES].decode(errors="ignore") or "-"
 
 
 def read_conversations(path: Path) -> Iterator[Conversation]:

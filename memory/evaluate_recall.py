@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mnemos.errors import UsageError
 from mnemos.memory.bank import MemoryBank
-from mnemos.memory.conversations import Conversation, Question, Turn, read_conversations
-from mnemos.memory.records import RouterName
+from mnemos.memory.conversations import Conversation, Question, Turn, fitting, read_conversations
+from mnemos.memory.records import RecalledMemory, RouterName
+from mnemos.memory.rounds import search_in_rounds
 from mnemos.store.keys import KeyFile
 from mnemos.store.records import MemoryDraft
 
@@ -72,16 +73,21 @@ def run(
     conversations: int | None = None,
     merge: bool = False,
     questions: int | None = None,
+    rounds: int = 1,
     export: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Recall and hit rate at each of `ks`, with rates and latencies.
+
+    With `rounds` above 1, memories are recalled as an agent with so many rounds does, which share one `k`.
 
     `model` is needed unless the router is `lexical`. `conversations` takes the first ones, `questions` that
     many of theirs, spread evenly. `merge` puts all conversations into one namespace. `export` becomes a
     file of JSON lines with ranks by id, never words. Raises NotFoundError, and UsageError when the file
     holds no question with evidence.
     """
+    if rounds > 1 and (len(ks) > 1 or router != "full"):
+        raise UsageError("Rounds of recall share one k and are made by the full router: give one --k.")
     taken = list(islice(read_conversations(path), conversations))
     asked = spread([each for at, one in enumerate(taken) for each in askable(at, one)], questions)
     if not asked:
@@ -97,7 +103,7 @@ def run(
         with TemporaryDirectory(prefix="mnemos-eval-") as folder:
             keys = KeyFile(Path(folder) / "bank.key")
             with MemoryBank.open(Path(folder) / "bank", keys=keys) as bank:
-                held = Held(bank, None if router == "lexical" else model)
+                held = Held(bank, None if router == "lexical" else model, rounds)
                 for at in group:
                     last = max((each.visible for each in of_group if each.conversation == at), default=0)
                     held.write(at, taken[at].memories if merge else taken[at].memories[:last], unit)
@@ -120,6 +126,7 @@ def run(
         "conversations": len(taken),
         "unit": unit,
         "router": router,
+        "rounds": rounds,
         "merged": merge,
         "file": path.name,
         "model": model.name if model is not None and router != "lexical" else None,
@@ -157,22 +164,23 @@ def draft_of(turns: Sequence[Turn]) -> MemoryDraft:
     first, created_at = turns[0], turns[0].created_at
     speaker = first.speaker or None
     if len(turns) == 1:
-        return MemoryDraft(first.text or "-", speaker=speaker, created_at=created_at)
+        return MemoryDraft(fitting(first.text), speaker=speaker, created_at=created_at)
     second = turns[1]
     if second.speaker.casefold() == "assistant":
         return MemoryDraft(
-            first.text or "-", kind="exchange", reply=second.text, speaker=speaker, created_at=created_at
+            fitting(first.text), kind="exchange", reply=second.text, speaker=speaker, created_at=created_at
         )
     line = f"{second.speaker}: {second.text}" if second.speaker else second.text
-    return MemoryDraft(f"{first.text}\n{line}", speaker=speaker, created_at=created_at)
+    return MemoryDraft(fitting(f"{first.text}\n{line}"), speaker=speaker, created_at=created_at)
 
 
 class Held:
     """Conversations as the memories of one namespace."""
 
-    def __init__(self, bank: MemoryBank, model: "LanguageModel | None") -> None:
+    def __init__(self, bank: MemoryBank, model: "LanguageModel | None", rounds: int = 1) -> None:
         self._bank = bank
         self._model = model
+        self._rounds = rounds
         self._turns: dict[str, tuple[int, tuple[str, ...]]] = {}  # memory id -> conversation, turn ids
         self._made: dict[int, list[tuple[str, int]]] = {}  # of each conversation: memory id, turns up to it
 
@@ -211,10 +219,15 @@ class Held:
                 self._bank.unhide(memory_id, namespace=_NAMESPACE)
 
     def _search(self, asked: Asked, limit: int, router: RouterName) -> Ranked:
-        started = time.perf_counter()
-        found = self._bank.search(
-            asked.question.question, namespace=_NAMESPACE, limit=limit, router=router, model=self._model
-        )
+        question, started = asked.question.question, time.perf_counter()
+        found: Sequence[RecalledMemory]
+        if self._rounds > 1:
+            recaller = self._bank.recaller(self._model)
+            found = search_in_rounds(recaller, question, namespace=_NAMESPACE, k=limit, rounds=self._rounds)
+        else:
+            found = self._bank.search(
+                question, namespace=_NAMESPACE, limit=limit, router=router, model=self._model
+            )
         route_ms = (time.perf_counter() - started) * 1e3
         ranks: dict[str, int | None] = dict.fromkeys(asked.evidence)
         for each in found:

@@ -50,6 +50,9 @@ class PooledEncoder(MemoryEncoder):
         """The memory as one document with its number."""
         return [self._words.document(number_of(memory.id), document_text(memory))]
 
+    def spans_of(self, memory: Memory) -> list[Sequence[int]]:
+        return self._segments(self.lines_of(memory)[0])
+
     def encode(self, memories: Sequence[Memory]) -> list[TraceDraft]:
         drafts = []
         for memory in memories:
@@ -59,17 +62,17 @@ class PooledEncoder(MemoryEncoder):
 
     def _pooled(self, tokens: Sequence[int]) -> Trace:
         decoder = self._model.decoder
-        longest = min(SEGMENT_TOKENS, decoder.config.max_positions)
-        parts = [
-            encode_document(decoder, tokens[start : start + longest])
-            for start in range(0, len(tokens), longest)
-        ]
+        parts = [encode_document(decoder, segment) for segment in self._segments(tokens)]
         span = SpanKV(*(torch.cat([getattr(part.kv, name) for part in parts], dim=2) for name in ("k", "v")))
         keys = torch.cat([part.keys for part in parts], dim=2)
         msa = msa_of(decoder)
         return Trace(
             len(tokens), encode_pooled_kv(span, msa, self._bits), encode_pooled_route(keys, msa, self._bits)
         )
+
+    def _segments(self, tokens: Sequence[int]) -> list[Sequence[int]]:
+        longest = min(SEGMENT_TOKENS, self._model.decoder.config.max_positions)
+        return [tokens[start : start + longest] for start in range(0, len(tokens), longest)]
 
 
 def encoder_for(

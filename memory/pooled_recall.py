@@ -19,7 +19,7 @@ from mnemos.attention.msa_router import routing_keys
 from mnemos.attention.pooled import msa_of, new_pooled_cache
 from mnemos.attention.pooled_cache import Choices, PooledKeys
 from mnemos.attention.pooled_codec import decode_pooled_kv, decode_pooled_route
-from mnemos.errors import BankLockedError, InvalidSelectorError, ModelError, NotFoundError
+from mnemos.errors import BankLockedError, InvalidSelectorError, NotFoundError
 from mnemos.memory.convert import to_memory
 from mnemos.memory.pager import Pager
 from mnemos.memory.pooled_encoder import PooledEncoder, document_text, number_of
@@ -27,6 +27,7 @@ from mnemos.memory.recall import DEFAULT_K, Recall, Recaller
 from mnemos.memory.records import LikeHit, LikeMatch, Memory, RecalledMemory, RouterName
 from mnemos.memory.route_index import RouteIndex
 from mnemos.memory.router import standardised
+from mnemos.store.selectors import Condition
 from mnemos.store.store import Store
 
 _EVERY = 1 << 31  # more memories than a namespace holds
@@ -51,10 +52,12 @@ class PooledRecaller(Recaller):
         self.routes = RouteIndex(store.get_routes, lambda payload: decode_pooled_route(payload, config))
         self.words = MsaTokens(model.tokenizer)
 
-    def documents(self, namespace: str, exclude: frozenset[str] = frozenset()) -> Documents:
-        """What a question of the namespace can choose from, without `exclude`."""
+    def documents(
+        self, namespace: str, exclude: frozenset[str] = frozenset(), where: Condition | None = None
+    ) -> Documents:
+        """What a question of the namespace can choose from: what `where` allows, without `exclude`."""
         self.refresh()
-        ids = [i for i in self._store.recent_ids(namespace, _EVERY) if i not in exclude]
+        ids = [i for i in self._store.recent_ids(namespace, _EVERY, where=where) if i not in exclude]
         return self._documents(namespace, self.routes.records(namespace, ids))
 
     def no_documents(self) -> Documents:
@@ -83,18 +86,24 @@ class PooledRecaller(Recaller):
         return [memory_id for memory_id in documents.ids if number_of(memory_id) in wanted]
 
     def search(
-        self, query: str, *, namespace: str, limit: int, router: RouterName = "full"
+        self,
+        query: str,
+        *,
+        namespace: str,
+        limit: int,
+        router: RouterName = "full",
+        where: Condition | None = None,
     ) -> Sequence[RecalledMemory]:
         """The best memories for a query that stands alone: mean over layers of the routing score, with the
         lexical index unless `router` leaves words out.
         """
         self._catch_up(namespace)
-        documents = self.documents(namespace)
+        documents = self.documents(namespace, where=where)
         if not documents.ids or not self.model.tokenizer.encode(query):
             return []
         signals = {"router": self._scores(documents, query)}
         if router == "full":
-            lexical = dict(self._store.lexical(namespace, query, _LEXICAL))
+            lexical = dict(self._store.lexical(namespace, query, _LEXICAL, where=where))
             signals["lexical"] = torch.tensor([lexical.get(i, 0.0) for i in documents.ids])
         fused = torch.stack([standardised(values) for values in signals.values()]).sum(dim=0)
         found: list[RecalledMemory] = []
@@ -146,12 +155,12 @@ class PooledRecaller(Recaller):
         k: int = DEFAULT_K,
         exclude: frozenset[str] = frozenset(),
         selective: bool = True,
+        where: Condition | None = None,
+        as_text: bool = False,
     ) -> Recall:
         """Refused: a pooled memory is chosen by each layer as it prefills, not before."""
-        raise ModelError(
-            f"model {self.model.name} reads pooled memories, chosen layer by layer; this needs a model that "
-            "reads memories in full, such as the default one"
-        )
+        self.model.require_full_resolution()
+        raise AssertionError("a pooled recaller has a model of the pooled read mode")
 
     def _catch_up(self, namespace: str) -> None:
         self.refresh()

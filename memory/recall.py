@@ -21,6 +21,7 @@ from mnemos.memory.pager import Pager
 from mnemos.memory.records import LikeMatch, RecalledMemory, RouterName
 from mnemos.memory.route_index import RouteIndex
 from mnemos.memory.router import Router, Scored
+from mnemos.store.selectors import Condition
 from mnemos.store.store import Store
 
 DEFAULT_K = 4
@@ -64,7 +65,7 @@ class Recaller:
         self._prepare(store, model)
         self._router = Router(store, self.routes, model)
         self.epoch = store.erase_epoch()
-        self.watchers: WeakSet[Watcher] = WeakSet()
+        self._watchers: WeakSet[Watcher] = WeakSet()
         self._guard = RLock()
         _, tail = model.template.parts("system", model.tokenizer)
         user_head, _ = model.template.parts("user", model.tokenizer)
@@ -113,8 +114,15 @@ class Recaller:
                     self.routes.drop(namespace, memory_id)
             self.epoch = epoch
 
+    def watch(self, watcher: Watcher) -> None:
+        """Tell it of every erase from now on, for as long as somebody else holds it."""
+        with self._guard:
+            self._watchers.add(watcher)
+
     def _tell_watchers(self) -> None:
-        for watcher in list(self.watchers):
+        with self._guard:
+            watchers = list(self._watchers)
+        for watcher in watchers:
             watcher.erased()
 
     def encode_pending(
@@ -134,13 +142,19 @@ class Recaller:
         return cache
 
     def search(
-        self, query: str, *, namespace: str, limit: int, router: RouterName = "full"
+        self,
+        query: str,
+        *,
+        namespace: str,
+        limit: int,
+        router: RouterName = "full",
+        where: Condition | None = None,
     ) -> Sequence[RecalledMemory]:
-        """The best memories for a query that stands alone, best first."""
+        """The best memories for a query that stands alone, of those that `where` allows, best first."""
         states = self._states(query, namespace)
         if states is None:
             return []
-        scored = self._router.score(namespace, query, states, limit=limit, router=router)
+        scored = self._router.score(namespace, query, states, limit=limit, router=router, where=where)
         return self._described(namespace, scored)
 
     def like(
@@ -167,14 +181,19 @@ class Recaller:
         self.refresh()
         with suppress(BankLockedError):  # somebody else is writing: search what is encoded already
             self.encode_pending(namespace)
-        words = self.model.tokenizer.encode(query)
-        if not words:
-            return None
+        context, words = self.question(query)
+        return route_query(self.model.decoder, self.model.calibration, context, words) if words else None
+
+    def question(self, query: str, *, room: int = 0) -> tuple[KVCache, list[int]]:
+        """The tokens of a query that stands alone, as far as half the window goes, and a context to route it
+        behind with `room` tokens more than it takes.
+        """
         prefix = self._query_prefix or self._make_query_prefix()
-        words = words[: (self.model.config.max_positions - prefix.tokens) // 2]
-        context = self.model.decoder.new_cache(prefix.tokens + len(words))
+        most = (self.model.config.max_positions - prefix.tokens) // 2
+        words = self.model.tokenizer.encode(query)[:most]
+        context = self.model.decoder.new_cache(prefix.tokens + len(words) + room)
         context.load_prefix(prefix)
-        return route_query(self.model.decoder, self.model.calibration, context, words)
+        return context, words
 
     def _make_query_prefix(self) -> SpanKV:
         """What stands before every query that stands alone: the frozen prefix and the head of a message."""
@@ -193,17 +212,20 @@ class Recaller:
         k: int = DEFAULT_K,
         exclude: frozenset[str] = frozenset(),
         selective: bool = True,
+        where: Condition | None = None,
+        as_text: bool = False,
     ) -> Recall:
         """Up to `k` memories for the message `words` (token ids of `query`) read behind `context`.
 
         Fewer, or none, when the scores say that little matters, unless `selective` is off. `exclude` are
-        memories already in working memory. The context is left as it was.
+        memories already in working memory; only what `where` allows is looked at. With `as_text` no KV is
+        paged in: the memories are for another reader. The context is left as it was.
         """
         self.refresh()
         started = time.perf_counter()
         states: RouteQuery = route_query(self.model.decoder, self.model.calibration, context, words)
         limit = k + _SPARE + len(exclude) if selective else k
-        scored = self._router.score(namespace, query, states, limit=limit)
+        scored = self._router.score(namespace, query, states, limit=limit, where=where)
         if selective:
             left = [each for each in scored if each.id not in exclude]
             repeats = _repeats(self._described(namespace, left), query)
@@ -211,6 +233,8 @@ class Recaller:
             scored = self._router.worth_reading(left[:k])
         described = self._described(namespace, scored)
         routed = time.perf_counter()
+        if as_text:
+            return Recall(_readable(described), (), (), (routed - started) * 1e3, 0.0)
         memories: list[RecalledMemory] = []
         spans: list[SpanKV] = []
         owners: list[int] = []
@@ -241,6 +265,17 @@ class Recaller:
                 rank = len(found) + 1
                 found.append(RecalledMemory(memory=memory, rank=rank, score=each.score, signals=each.signals))
         return found
+
+
+def _readable(described: Sequence[RecalledMemory]) -> tuple[RecalledMemory, ...]:
+    """The best of them, as far as `PAGED_TOKENS` goes."""
+    kept: list[RecalledMemory] = []
+    room_tokens = PAGED_TOKENS
+    for recalled in described:
+        if recalled.memory.tokens <= room_tokens:
+            room_tokens -= recalled.memory.tokens
+            kept.append(recalled.model_copy(update={"rank": len(kept) + 1}))
+    return tuple(kept)
 
 
 def _repeats(found: Sequence[RecalledMemory], query: str) -> set[str]:

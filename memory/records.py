@@ -42,6 +42,27 @@ class Memory(_Frozen):
     trace_bytes: int = Field(default=0, description="bytes of KV and routing keys on disk")
 
 
+class SpanTokens(_Frozen):
+    """A part of a memory that is encoded alone."""
+
+    tokens: int
+    pieces: tuple[str, ...] = Field(description="its tokens as text; one that is no whole character is empty")
+
+
+class TraceParts(_Frozen):
+    """How a memory was cut and stored for one model."""
+
+    id: str
+    model: str
+    fidelity: Fidelity
+    spans: tuple[SpanTokens, ...]
+    tokens: int
+    kv_bytes: int = Field(description="of keys and values, before encryption; 0 while pending")
+    routing_bytes: int
+    text_bytes: int
+    bytes_per_token: float
+
+
 class RecalledMemory(_Frozen):
     """A memory the router found, with every score that led to it."""
 

@@ -10,6 +10,8 @@ from dataclasses import replace
 from mnemos.attention.kv import KVCache
 from mnemos.memory.layout import render_memory
 from mnemos.memory.recall import DEFAULT_K, PAGED_TOKENS, Recall, Recaller
+from mnemos.memory.records import RecalledMemory
+from mnemos.store.selectors import Condition
 
 _JOINED_TOKENS = 256  # most tokens of recalled text that join the question
 
@@ -25,6 +27,8 @@ def recall_in_rounds(
     k: int = DEFAULT_K,
     exclude: frozenset[str] = frozenset(),
     selective: bool = True,
+    where: Condition | None = None,
+    as_text: bool = False,
 ) -> Recall:
     """As `Recaller.recall`, in up to `rounds` rounds that share `k`; stops when one brings nothing new.
 
@@ -43,7 +47,15 @@ def recall_in_rounds(
             exclude |= {recalled.memory.id for recalled in found.memories}
         most = share if selective else share + taken  # what isn't selective finds the excluded ones as well
         fresh = recaller.recall(
-            asked, context, joined, namespace=namespace, k=most, exclude=exclude, selective=selective
+            asked,
+            context,
+            joined,
+            namespace=namespace,
+            k=most,
+            exclude=exclude,
+            selective=selective,
+            where=where,
+            as_text=as_text,
         )
         fresh = _without(fresh, exclude, share) if taken else fresh
         found = fresh if found is None else _together(found, fresh)
@@ -51,6 +63,19 @@ def recall_in_rounds(
             break
     assert found is not None, "there is a first round"
     return found
+
+
+def search_in_rounds(
+    recaller: Recaller, query: str, *, namespace: str, k: int, rounds: int
+) -> Sequence[RecalledMemory]:
+    """The memories that an agent with so many rounds recalls for a query that stands alone."""
+    context, words = recaller.question(query, room=_JOINED_TOKENS)
+    if not words:
+        return []
+    found = recall_in_rounds(
+        recaller, query, context, words, namespace=namespace, rounds=rounds, k=k, selective=False
+    )
+    return found.memories
 
 
 def _joined(

@@ -204,7 +204,8 @@ def remove_memories(connection: Connection, ids: Iterable[str]) -> None:
 def pending_traces(
     connection: Connection, namespace_id: str | None, fingerprint: str
 ) -> list[tuple[str, str]]:
-    """(namespace id, memory id) of finished memories without a trace of that model, oldest first."""
+    """(namespace id, memory id) of finished memories without a trace of that model, oldest first;
+    those that an erase wrote anew come last."""
     c = schema.memories.c
     found: list[Any] = []
     for lacks in (

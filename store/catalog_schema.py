@@ -146,8 +146,13 @@ def _tagged_frames(connection: Connection) -> None:
     """Nothing to change: the number keeps software that can't read frames of version 2 out."""
 
 
+def _branched_sessions(connection: Connection) -> None:
+    """Nothing to change here: the number keeps software out that knows no branches."""
+
+
 MIGRATIONS = (
     Migration(1, "first tables", _first),
     Migration(2, "index of open exchanges", _index_open),
     Migration(3, "frames of version 2", _tagged_frames),
+    Migration(4, "namespaces with branches of sessions", _branched_sessions),
 )

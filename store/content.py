@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from mnemos.store import reading, words
+from mnemos.store import branches, reading, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.words import Filter, to_us
 
@@ -28,12 +28,20 @@ def _lines(core: Core, namespace: Namespace) -> list[Any]:
     with namespace.database.read() as connection:
         rows = words.select_rows(connection, Filter())
         known = {session.id: session.title for session in words.sessions(connection, namespace.name)}
+        branched = branches.shape(connection)
         uses = {row.id: words.uses_of(connection, row.id) for row in rows}
     places = {row.id: index for index, row in enumerate(rows)}
     held = dict.fromkeys(row.session_id for row in rows if row.session_id is not None)
     sessions = {session_id: index for index, session_id in enumerate(held)}
     lines: list[Any] = [[known.get(session_id) for session_id in held]]
     lines.append(sorted(title or "" for session_id, title in known.items() if session_id not in held))
+    if branched:
+        lines.append(
+            sorted(
+                [known.get(each) or "", sessions.get(parent, -1), at]
+                for each, (parent, at) in branched.items()
+            )
+        )
     for record in reading.records(core, namespace, rows):
         kv = reading.read_frames(core, namespace, [record.id], "kv")
         route = reading.read_frames(core, namespace, [record.id], "route")

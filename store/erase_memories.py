@@ -6,7 +6,7 @@ from dataclasses import replace
 from sqlalchemy import Connection, bindparam, text
 
 from mnemos.errors import BankError
-from mnemos.store import catalog, editing, indexing, rewriting, words
+from mnemos.store import branches, catalog, editing, indexing, rewriting, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.intents import Intent, raise_epoch
 from mnemos.store.payload import pack_text
@@ -63,10 +63,11 @@ def bury(core: Core, intent: Intent) -> None:
                 ),
                 {"old": old, "new": new},
             )
-        _on_ids(connection, "DELETE FROM session WHERE id IN :ids", intent.body["ended"])
+        branches.remove_sessions(connection, intent.body["ended"])
         _on_ids(connection, "UPDATE session SET title = NULL WHERE id IN :ids", intent.body["retitled"])
         # In one transaction, or a reader could see scores that what is buried still weighs on.
         indexing.remove_rows(connection, intent.selected)
+        branches.lower_branch_points(connection)
     raise_epoch(core, intent)
 
 

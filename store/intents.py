@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, text, update
 
 from mnemos.errors import StalePlanError
-from mnemos.store import catalog, catalog_schema, editing, words
+from mnemos.store import branches, catalog, catalog_schema, editing, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.ids import new_id
 from mnemos.store.planning import WHOLE, dependants_of, is_made, token
@@ -143,13 +143,17 @@ def _sessions_to_clear(namespace: Namespace, rows: list[Row], dependants: list[R
     retitled: list[str] = []
     with namespace.database.read() as connection:
         count = text("SELECT count(*) FROM memory WHERE session_id = :id AND erased = 0")
+        is_branch = text("SELECT 1 FROM session WHERE id = :id AND parent IS NOT NULL")
         for session_id, taken in gone.items():
+            if connection.execute(is_branch, {"id": session_id}).first() is not None:
+                continue  # it goes on from what is not its own
             if connection.execute(count, {"id": session_id}).scalar_one() <= taken:
                 ended.append(session_id)
         touched = {row.session_id for row in (*rows, *dependants) if row.session_id is not None}
+        touched |= branches.descendants(connection, touched)
         for session_id in touched - set(ended):
-            (record,) = words.sessions(connection, namespace.name, session_id)
-            if record.title and any(repeats(record.title, row) for row in (*rows, *dependants)):
+            titles = [each.title for each in words.sessions(connection, namespace.name, session_id)]
+            if any(title and repeats(title, row) for title in titles for row in (*rows, *dependants)):
                 retitled.append(session_id)
     return {"ended": sorted(ended), "retitled": sorted(retitled)}
 

@@ -1,11 +1,16 @@
 """Word search: BM25 over the FTS5 index of a namespace, stemmed, accents and case aside."""
 
 import re
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
 from mnemos.store import words
 from mnemos.store.catalog import now_us
+from mnemos.store.selector_sql import to_sql
+
+if TYPE_CHECKING:
+    from mnemos.store.selectors import Condition
 
 _TOKEN = re.compile(r"\w+", re.UNICODE)
 _MAX_TERMS = 64
@@ -21,23 +26,32 @@ STOP_WORDS = frozenset(
     """.split()  # noqa: SIM905
 )
 
-_SEARCH = text(
+_SEARCH = (
     "SELECT m.id, bm25(words) FROM words CROSS JOIN memory m ON m.ordinal = words.rowid "
     "WHERE words MATCH :query "
-    f"AND {words.LIVE} AND m.hidden = 0 AND (m.expires_us IS NULL OR m.expires_us > :now) ORDER BY "
-    "bm25(words), m.ordinal LIMIT :limit"
+    f"AND {words.LIVE} AND m.hidden = 0 AND (m.expires_us IS NULL OR m.expires_us > :now)"
 )
+_ORDER = " ORDER BY bm25(words), m.ordinal LIMIT :limit"
 _COUNT = text("SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH :query LIMIT :limit)")
 
 
-def search(connection: Connection, query: str, limit: int) -> list[tuple[str, float]]:
-    """(memory id, BM25) pairs, best first; a higher score is better. Nothing for a query without a word."""
+def search(
+    connection: Connection, query: str, limit: int, where: "Condition | None" = None
+) -> list[tuple[str, float]]:
+    """(memory id, BM25) pairs, best first; a higher score is better. Nothing for a query without a word.
+
+    `where` is as in `words.Filter`; how telling a term is goes by all memories, whatever it allows.
+    """
     terms = list(dict.fromkeys(term.casefold() for term in _TOKEN.findall(query)))[:_MAX_TERMS]
     if not terms or limit <= 0:
         return []
     kept = telling_terms(connection, terms)
     expression = " OR ".join(_quoted(term) for term in kept)
-    rows = connection.execute(_SEARCH, {"query": expression, "now": now_us(), "limit": limit})
+    bound: dict[str, Any] = {"query": expression, "now": now_us(), "limit": limit}
+    allowed = ""
+    if where is not None:
+        allowed = f" AND m.id IN (SELECT id FROM memory WHERE {to_sql(where, bound)})"
+    rows = connection.execute(text(_SEARCH + allowed + _ORDER), bound)
     return [(row[0], -float(row[1])) for row in rows]
 
 

@@ -67,4 +67,23 @@ def _first(connection: Connection) -> None:
     run_script(connection, _FIRST)
 
 
-MIGRATIONS = (Migration(1, "first tables", _first),)
+_BRANCHES = """
+ALTER TABLE session ADD COLUMN parent TEXT
+
+ALTER TABLE session ADD COLUMN branched_at INTEGER
+
+ALTER TABLE session ADD COLUMN is_closed INTEGER NOT NULL DEFAULT 0
+
+CREATE INDEX session_by_parent ON session (parent) WHERE parent IS NOT NULL
+"""
+
+
+def _branches(connection: Connection) -> None:
+    """`branched_at` is the ordinal of the last memory of the parent that counts."""
+    run_script(connection, _BRANCHES)
+
+
+MIGRATIONS = (
+    Migration(1, "first tables", _first),
+    Migration(2, "branches of sessions", _branches),
+)

@@ -19,6 +19,9 @@ from mnemos.store.records import UseRecord
 from mnemos.store.recovery import MENDED, REBUILT, adopt_rebuilt, memory_key
 from mnemos.store.words import Filter, Row
 
+_SESSION_NAMES = ("id", "title", "made", "changed", "parent", "at", "closed")  # an older format has fewer
+_FRESH_SESSION = {"parent": None, "at": None, "closed": 0}
+
 
 def is_sound(namespace: Namespace) -> bool:
     """Whether SQLite finds nothing wrong with the database's pages and every row of words can be read."""
@@ -115,8 +118,11 @@ def _fill(
     with fresh.write() as connection:
         for session in sessions:
             connection.execute(
-                text("INSERT OR IGNORE INTO session VALUES (:id, :title, :made, :changed)"),
-                dict(zip(("id", "title", "made", "changed"), session, strict=True)),
+                text(
+                    "INSERT OR IGNORE INTO session VALUES (:id, :title, :made, :changed, :parent, :at, "
+                    ":closed)"
+                ),
+                _FRESH_SESSION | dict(zip(_SESSION_NAMES, session, strict=False)),
             )
         words.insert_rows(connection, _without_clashes(rows))
         named = {row.session_id for row in rows if row.session_id is not None}

@@ -94,7 +94,8 @@ class SessionRecord:
     title: str | None
     created_at: datetime
     updated_at: datetime
-    turns: int
+    turns: int  # exchanges, with those of what it branched from
+    parent_id: str | None = None  # of a branch
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from mnemos.store import (
     writing,
 )
 from mnemos.store.core import Core
-from mnemos.store.ids import check_namespace, new_id
+from mnemos.store.ids import check_namespace
 from mnemos.store.keys import KeyProvider, LockKind, kind_of
 from mnemos.store.lock import DEFAULT_WAIT_S
 from mnemos.store.migrations import version
@@ -32,7 +32,6 @@ from mnemos.store.receipts import os_user
 from mnemos.store.records import (
     MemoryDraft,
     MemoryRecord,
-    SessionRecord,
     Status,
     UseRecord,
 )
@@ -41,6 +40,7 @@ from mnemos.store.selector_sql import resolved
 from mnemos.store.selectors import Condition
 from mnemos.store.store_care import CareStore
 from mnemos.store.store_erasing import ErasingStore
+from mnemos.store.store_sessions import SessionStore
 from mnemos.store.store_traces import TraceStore
 from mnemos.store.words import Filter
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["Store"]
 
 
-class Store(TraceStore, ErasingStore, CareStore):
+class Store(TraceStore, ErasingStore, SessionStore, CareStore):
     """A bank: memories in namespaces, durable when a call returns, gone when an erase has its receipt.
 
     Safe to call from several threads; several processes may read, one writes at a time.
@@ -208,12 +208,25 @@ class Store(TraceStore, ErasingStore, CareStore):
         reply: str,
         status: Status = "complete",
         uses: Sequence[UseRecord] = (),
+        *,
+        tags: Sequence[str] | None = None,
+        expires_at: datetime | None = None,
     ) -> MemoryRecord:
-        """Adds the model's words to a memory, and which memories they were made with; durable.
+        """Adds the model's words to a memory, and which memories they were made with; durable. Tags and an
+        expiry, where given, take the place of the memory's own.
 
         Raises NotFoundError when the memory, or one of those used, was erased meanwhile.
         """
-        full_id = writing.complete(self._core, namespace, memory_id, reply, status, uses)
+        full_id = writing.complete(
+            self._core,
+            namespace,
+            memory_id,
+            reply,
+            status,
+            uses,
+            tags,
+            None if expires_at is None else words.to_us(expires_at),
+        )
         return reading.by_id(self._core, namespace, [full_id])[0]
 
     def get(self, namespace: str, memory_id: str) -> MemoryRecord:
@@ -297,14 +310,24 @@ class Store(TraceStore, ErasingStore, CareStore):
         with self._core.reading():
             return content_digest(self._core, namespace)
 
-    def recent_ids(self, namespace: str, limit: int) -> builtins.list[str]:
-        """Ids of the latest memories, newest first, of those neither hidden nor expired."""
+    def recent_ids(
+        self,
+        namespace: str,
+        limit: int,
+        *,
+        where: Condition | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> builtins.list[str]:
+        """Ids of the latest memories, newest first, of those neither hidden nor expired; of those that
+        `where` allows, and of `ids`, where they are given.
+        """
         with self._core.reading():
             found = self._core.find(namespace)
             if found is None:
                 return []
             with found.database.read() as connection:
-                return words.recent_ids(connection, limit)
+                allowed = None if where is None else resolved(connection, where)
+                return words.recent_ids(connection, limit, allowed, ids)
 
     def set_flags(
         self, namespace: str, memory_id: str, *, pinned: bool | None = None, hidden: bool | None = None
@@ -333,14 +356,17 @@ class Store(TraceStore, ErasingStore, CareStore):
 
     # -- search and provenance
 
-    def lexical(self, namespace: str, query: str, limit: int) -> builtins.list[tuple[str, float]]:
-        """(memory id, BM25), best first, of memories neither hidden nor expired."""
+    def lexical(
+        self, namespace: str, query: str, limit: int, *, where: Condition | None = None
+    ) -> builtins.list[tuple[str, float]]:
+        """(memory id, BM25), best first, of memories neither hidden nor expired and allowed by `where`."""
         with self._core.reading():
             found = self._core.find(namespace)
             if found is None:
                 return []
             with found.database.read() as connection:
-                return lexical.search(connection, query, limit)
+                allowed = None if where is None else resolved(connection, where)
+                return lexical.search(connection, query, limit, allowed)
 
     def places(self, namespace: str, ids: Sequence[str]) -> builtins.list[nearby.Place]:
         """Speaker and visible neighbours of those memories that are there."""
@@ -364,38 +390,3 @@ class Store(TraceStore, ErasingStore, CareStore):
             found = self._core.get(namespace)
             with found.database.read() as connection:
                 return words.used_in(connection, [words.full_id(connection, memory_id)])
-
-    # -- sessions
-
-    def create_session(self, namespace: str, title: str | None = None) -> SessionRecord:
-        with self._core.writing():
-            found = self._core.ensure(namespace)
-            session_id = new_id()
-            with found.database.write() as connection:
-                words.add_session(connection, session_id, title)
-                return words.sessions(connection, namespace, session_id)[0]
-
-    def sessions(self, namespace: str) -> builtins.list[SessionRecord]:
-        """Latest change first."""
-        with self._core.reading():
-            found = self._core.find(namespace)
-            if found is None:
-                return []
-            with found.database.read() as connection:
-                return words.sessions(connection, namespace)
-
-    def get_session(self, namespace: str, session_id: str) -> SessionRecord:
-        """By id or prefix. NotFoundError, AmbiguousIdError."""
-        with self._core.reading():
-            found = self._core.get(namespace)
-            with found.database.read() as connection:
-                full_id = words.full_session_id(connection, session_id)
-                return words.sessions(connection, namespace, full_id)[0]
-
-    def rename_session(self, namespace: str, session_id: str, title: str | None) -> SessionRecord:
-        with self._core.writing():
-            found = self._core.get(namespace)
-            with found.database.write() as connection:
-                full_id = words.full_session_id(connection, session_id)
-                words.rename_session(connection, full_id, title)
-                return words.sessions(connection, namespace, full_id)[0]

@@ -7,6 +7,7 @@ from typing import Any
 from mnemos.store import erasing, planning, reading, receipts, upkeep
 from mnemos.store.core import Core
 from mnemos.store.ids import check_namespace
+from mnemos.store.quotas import Quota, check_quota, get_quota, set_quota
 from mnemos.store.records import Cascade, ErasePlan, MemoryRecord, Selector
 from mnemos.store.retention import Retention, check_retention, get_retention, set_retention
 
@@ -54,6 +55,22 @@ class ErasingStore:
         check_namespace(namespace)
         with self._core.writing(), self._core.ensure(namespace).database.write() as connection:
             set_retention(connection, limits)
+
+    def quota(self, namespace: str) -> Quota:
+        """How much the namespace may hold; no limits where the bank has no such namespace."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            if found is None:
+                return Quota()
+            with found.database.read() as connection:
+                return get_quota(connection)
+
+    def set_quota(self, namespace: str, limits: Quota) -> None:
+        """Sets every limit of the namespace, which is made if need be. UsageError."""
+        check_quota(limits)
+        check_namespace(namespace)
+        with self._core.writing(), self._core.ensure(namespace).database.write() as connection:
+            set_quota(connection, limits)
 
     def erase(self, plan: ErasePlan, *, on_step: Callable[[str], None] | None = None) -> dict[str, Any]:
         """Carries out a plan; the signed receipt. `on_step` is told each of `erasing.STEPS` when it is done.

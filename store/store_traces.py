@@ -39,7 +39,8 @@ class TraceStore:
             return {} if found is None else reading.read_frames(self._core, found, ids, "route")
 
     def pending_traces(self, namespace: str | None, fingerprint: str) -> builtins.list[tuple[str, str]]:
-        """(namespace, memory id) of finished memories without a trace of that model, oldest first."""
+        """(namespace, memory id) of finished memories without a trace of that model, oldest first; those
+        that an erase wrote anew come last."""
         with self._core.reading():
             found = None if namespace is None else self._core.find(namespace)
             if namespace is not None and found is None:

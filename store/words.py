@@ -128,7 +128,7 @@ def full_ids(connection: Connection, prefixes: Sequence[str]) -> list[str]:
 
 
 def full_session_id(connection: Connection, prefix: str) -> str:
-    return _full_id(connection, prefix, "session", "")
+    return _full_id(connection, prefix, "session", "AND is_closed = 0")
 
 
 def _full_id(connection: Connection, prefix: str, table: str, extra: str) -> str:
@@ -221,13 +221,15 @@ def _where(chosen: Filter, ids: Sequence[str] | None) -> tuple[str, dict[str, An
     return " AND ".join(parts), bound
 
 
-def recent_ids(connection: Connection, limit: int) -> list[str]:
-    """Newest first, of those neither hidden nor expired."""
-    query = text(
-        f"SELECT id FROM memory WHERE {LIVE} AND hidden = 0 AND (expires_us IS NULL OR expires_us > :now) "
-        "ORDER BY ordinal DESC LIMIT :limit"
-    )
-    return list(connection.execute(query, {"now": now_us(), "limit": limit}).scalars())
+def recent_ids(
+    connection: Connection, limit: int, where: "Condition | None" = None, ids: Sequence[str] | None = None
+) -> list[str]:
+    """Newest first, of those neither hidden nor expired; `where` is as in `Filter`."""
+    chosen, bound = _where(Filter(include_hidden=False, where=where), ids)
+    query = text(f"SELECT id FROM memory WHERE {chosen} ORDER BY ordinal DESC LIMIT :limit")
+    if ids is not None:
+        query = query.bindparams(bindparam("ids", expanding=True))
+    return list(connection.execute(query, {**bound, "limit": limit}).scalars())
 
 
 def count(connection: Connection) -> int:
@@ -325,14 +327,17 @@ _SESSIONS = (
     # The time of change follows from the memories that are there, so that none leaves a mark once erased.
     "SELECT s.id, s.title, s.created_us, max(s.created_us, coalesce((SELECT max(m.created_us) FROM memory m "
     f"WHERE m.session_id = s.id AND {LIVE}), 0)) AS updated_us, (SELECT count(*) FROM memory m WHERE "
-    f"m.session_id = s.id AND m.kind = 'exchange' AND {LIVE}) FROM session s"
+    f"m.session_id = s.id AND m.kind = 'exchange' AND {LIVE}), s.parent FROM session s WHERE s.is_closed = 0"
 )
 
 
 def add_session(connection: Connection, session_id: str, title: str | None) -> None:
     now = now_us()
     connection.execute(
-        text("INSERT OR IGNORE INTO session VALUES (:id, :title, :now, :now)"),
+        text(
+            "INSERT OR IGNORE INTO session (id, title, created_us, updated_us) VALUES (:id, :title, :now, "
+            ":now)"
+        ),
         {"id": session_id, "title": title, "now": now},
     )
 
@@ -344,14 +349,26 @@ def touch_sessions(connection: Connection, session_ids: Iterable[str]) -> None:
 
 
 def sessions(connection: Connection, namespace: str, session_id: str | None = None) -> list[SessionRecord]:
-    """Newest change first."""
-    where = "" if session_id is None else " WHERE s.id = :id"
-    rows = connection.execute(
+    """Newest change first. The turns of a branch count those before it."""
+    from mnemos.store.branches import inherited_turns  # late: it reads rows as they are made here
+
+    where = "" if session_id is None else " AND s.id = :id"
+    found = connection.execute(
         text(f"{_SESSIONS}{where} ORDER BY 4 DESC, s.id"),
         {} if session_id is None else {"id": session_id},
-    )
+    ).all()
+    before = inherited_turns(connection, [row[0] for row in found])
     return [
-        SessionRecord(row[0], namespace, row[1], from_us(row[2]), from_us(row[3]), row[4]) for row in rows
+        SessionRecord(
+            row[0],
+            namespace,
+            row[1],
+            from_us(row[2]),
+            from_us(row[3]),
+            row[4] + before.get(row[0], 0),
+            row[5],
+        )
+        for row in found
     ]
 
 

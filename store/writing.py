@@ -5,7 +5,7 @@ What the catalog does not know of was never acknowledged, and recovery takes it 
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from mnemos.errors import BankUnreadableError, InvalidTextError, NotFoundError
-from mnemos.store import catalog, words
+from mnemos.store import branches, catalog, quotas, words
 from mnemos.store.catalog import Placed
 from mnemos.store.core import Core, Namespace
 from mnemos.store.disk import check_room
@@ -112,6 +112,8 @@ def add(core: Core, name: str, drafts: Sequence[MemoryDraft]) -> tuple[list[str]
             if tag is not None:
                 known[tag] = row.id
         if rows:
+            with namespace.database.read() as connection:
+                quotas.check_room(connection, rows, catalog.now_us())
             _write_rows(core, namespace, rows, batch, uses)
         return ids, {row.id: row for row in rows}
 
@@ -129,7 +131,9 @@ def _write_rows(
             words.insert_rows(connection, rows)
             for memory_id, made_with in uses.items():
                 words.set_uses(connection, memory_id, made_with)
-            words.touch_sessions(connection, (row.session_id for row in rows if row.session_id is not None))
+            named = {row.session_id for row in rows if row.session_id is not None}
+            words.touch_sessions(connection, named)
+            branches.reopen(connection, named)
             words.set_batch(connection, batch)
             group.finish_sync()
         with core.catalog.write() as connection:
@@ -143,9 +147,20 @@ def _write_rows(
 
 
 def complete(
-    core: Core, name: str, prefix: str, reply: str, status: Status, uses: Sequence[UseRecord]
+    core: Core,
+    name: str,
+    prefix: str,
+    reply: str,
+    status: Status,
+    uses: Sequence[UseRecord],
+    tags: Sequence[str] | None = None,
+    expires_us: int | None = None,
 ) -> str:
-    """Adds the reply's words and provenance to a memory and drops its trace, which knew nothing of them."""
+    """Adds the reply's words and provenance to a memory and drops its trace, which knew nothing of them.
+
+    Tags and an expiry, where they are given, take the place of the memory's own.
+    """
+    check_names(tags or ())
     _check_text(reply, "reply")
     with core.writing():
         check_room(core.path, 2 * len(reply.encode()) + 4096)
@@ -161,6 +176,8 @@ def complete(
             status=status,
             batch=batch,
             text_bytes=len(row.text.encode()) + len(reply.encode()),
+            tags=row.tags if tags is None else _packed(tags),
+            expires_us=row.expires_us if expires_us is None else expires_us,
         )
         with core.catalog.read() as connection:
             key = data_keys(core, namespace, connection, [memory_id])[memory_id]
@@ -331,7 +348,7 @@ def update_words(connection: Connection, row: Row) -> None:
     connection.execute(
         text(
             "UPDATE memory SET text = :text, reply = :reply, status = :status, text_bytes = :bytes, batch = "
-            ":batch WHERE id = :id"
+            ":batch, tags = :tags, expires_us = :expires WHERE id = :id"
         ),
         {
             "text": row.text,
@@ -339,6 +356,8 @@ def update_words(connection: Connection, row: Row) -> None:
             "status": row.status,
             "bytes": row.text_bytes,
             "batch": row.batch,
+            "tags": row.tags,
+            "expires": row.expires_us,
             "id": row.id,
         },
     )
@@ -350,7 +369,12 @@ def check_draft(draft: MemoryDraft) -> None:
         raise InvalidTextError("A memory needs some text; this one is empty.")
     _check_text(draft.text, "text")
     _check_text(draft.reply or "", "reply")
-    for value in (draft.title, draft.source, draft.speaker, draft.session_id, *draft.tags):
+    check_names((draft.title, draft.source, draft.speaker, draft.session_id, *draft.tags))
+
+
+def check_names(values: Iterable[str | None]) -> None:
+    """Raises InvalidTextError for a title, a source, a speaker or a tag that can't be one."""
+    for value in values:
         if value is not None and len(_utf8(value, "title, source, speaker or tag")) > MAX_NAME_BYTES:
             raise InvalidTextError(
                 f"A title, source, speaker or tag is over {MAX_NAME_BYTES:,} bytes; shorten it."
@@ -388,7 +412,7 @@ def _row(draft: MemoryDraft, memory_id: str, ordinal: int, tag: bytes | None, ba
         session_id=draft.session_id,
         created_us=created_us,
         expires_us=None if draft.expires_at is None else words.to_us(draft.expires_at),
-        tags=json.dumps(list(dict.fromkeys(draft.tags)), ensure_ascii=False),
+        tags=_packed(draft.tags),
         status=draft.status,
         pinned=0,
         hidden=0,
@@ -397,3 +421,7 @@ def _row(draft: MemoryDraft, memory_id: str, ordinal: int, tag: bytes | None, ba
         batch=batch,
         born=batch,
     )
+
+
+def _packed(tags: Sequence[str]) -> str:
+    return json.dumps(list(dict.fromkeys(tags)), ensure_ascii=False)

@@ -20,7 +20,14 @@ def own_keys(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     """Master keys of this test's banks go to a directory of the test's own."""
     directory = tmp_path_factory.mktemp("keys")
     monkeypatch.setenv("MNEMOS_KEY_DIR", str(directory))
-    for name in ("MNEMOS_BANK", "MNEMOS_NAMESPACE", "MNEMOS_MODEL", "MNEMOS_PASSPHRASE"):
+    monkeypatch.setenv("MNEMOS_CONFIG", str(directory / "config.toml"))
+    for name in (
+        "MNEMOS_BANK",
+        "MNEMOS_NAMESPACE",
+        "MNEMOS_MODEL",
+        "MNEMOS_PASSPHRASE",
+        "MNEMOS_CALIBRATION",
+    ):
         monkeypatch.delenv(name, raising=False)
     return directory
 

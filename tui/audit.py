@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from mnemos.tui import output
-from mnemos.tui.options import Bank, Json, Namespace
+from mnemos.tui.options import Bank, Json, Jsonl, Namespace
 
 
 def audit(
@@ -16,6 +16,7 @@ def audit(
     bank: Bank = None,
     namespace: Namespace = "default",
     json: Json = False,
+    jsonl: Jsonl = False,
 ) -> None:
     """Show the audit log, oldest first. `bank verify` checks its chain."""
     from mnemos.tui.opening import open_bank
@@ -24,8 +25,9 @@ def audit(
         lines = list(opened.audit())
     if limit is not None:
         lines = lines[-limit:]
-    if json:
-        output.document({"audit": [line.model_dump(mode="json") for line in lines]})
+    if json or jsonl:
+        forms = [line.model_dump(mode="json") for line in lines]
+        output.lines(forms) if jsonl else output.document({"audit": forms})
         return
     output.table(
         ("line", "when", "actor", "user", "action", "count", "subject"),

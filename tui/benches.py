@@ -62,6 +62,51 @@ def paging(
     _show(bench_paging.run(memories=memories, tokens=tokens, model=model, threads=threads), json=json)
 
 
+def agent(
+    conversations: Annotated[
+        int, typer.Option("--conversations", min=1, metavar="N", help="Conversations at once, against one.")
+    ] = 32,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, metavar="N", help="Tokens of each reply.")] = 48,
+    turns: Annotated[
+        int, typer.Option("--turns", min=10, metavar="N", help="Turns over which memory may grow.")
+    ] = 1000,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--part",
+            metavar="PART",
+            help="Only this one of overhead, concurrency and memory; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Threads = None,
+    model: Model = None,
+    bank: UnusedBank = None,
+    namespace: UnusedNamespace = "default",
+    json: Json = False,
+) -> None:
+    """Measure what the agent costs beside its model, and how many conversations share one."""
+    from mnemos.agent import bench_agent
+
+    with console.progress("taking turns") as on_progress:
+        found = bench_agent.run(
+            model,
+            conversations=conversations,
+            tokens=tokens,
+            turns=turns,
+            parts=part or bench_agent.PARTS,
+            threads=threads,
+            on_progress=on_progress,
+        )
+    if json:
+        output.document(found)
+        return
+    output.fields({name: value for name, value in found.items() if not isinstance(value, dict)})
+    for name in bench_agent.PARTS:
+        if name in found:
+            output.fields({f"{name} {field}": value for field, value in found[name].items()})
+
+
 def erase(
     memories: Annotated[
         int, typer.Option("--memories", min=50, metavar="N", help="Memories in the bank.")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from mnemos.errors import UsageError
+from mnemos.errors import NotFoundError, UsageError
 from mnemos.tui import console, output, when
 from mnemos.tui.forget import forget_matching
 from mnemos.tui.recollections import show_memories, show_recalled
@@ -38,7 +38,10 @@ def why(chat: "Conversation", _rest: str) -> None:
     if chat.last_reply is None:
         raise UsageError("there is no reply to explain yet")
     # Read from the bank, so that what was forgotten since is not shown.
-    found = chat.bank.why(chat.last_reply.exchange_id, namespace=chat.namespace)
+    exchange_id = chat.last_reply.exchange_id
+    if exchange_id is None:
+        raise NotFoundError("the last turn was not kept")
+    found = chat.bank.why(exchange_id, namespace=chat.namespace)
     if not found:
         gone = " that is still there" if chat.last_reply.memories else ""
         console.say(f"no memory was used{gone}")

@@ -6,17 +6,21 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NoReturn
 
 import typer
 
 from mnemos.errors import InvalidTextError, MnemosError, UsageError
+from mnemos.tui import settings
 
 DEBUG_ENV = "MNEMOS_DEBUG"
 INTERRUPTED = 130
 MAX_INPUT_BYTES = 16 * 1024 * 1024  # of one text on standard input; the bank's own limit is lower
+
+is_quiet = False  # set by `--quiet`
+_WITHOUT_SETTINGS = ("config", "help", "-h", "--help", "--version")  # they work beside a broken settings file
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -26,7 +30,8 @@ def run(app: Callable[..., object], args: Sequence[str]) -> int:
     _prepare_process()
     wants_json = "--json" in (args[: args.index("--")] if "--" in args else args)
     try:
-        result = app(args=list(args), prog_name="mnemos", standalone_mode=False)
+        with nullcontext() if not args or args[0] in _WITHOUT_SETTINGS else settings.applied():
+            result = app(args=list(args), prog_name="mnemos", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
@@ -93,7 +98,9 @@ def _reader_is_gone() -> int:
 
 
 def say(line: str) -> None:
-    """One line for people, control characters escaped."""
+    """One line for people, control characters escaped; with `--quiet` errors alone."""
+    if is_quiet and not line.startswith("error: "):
+        return
     with suppress(BrokenPipeError):
         print(visible(line), file=sys.stderr, flush=True)
 
@@ -178,6 +185,9 @@ def require_person(what_instead: str) -> None:
 @contextmanager
 def progress(label: str, *, in_bytes: bool = False) -> Iterator[Progress]:
     """A progress bar on stderr, shown once there is progress; one quiet line where it is no terminal."""
+    if is_quiet:
+        yield lambda _done, _total: None
+        return
     if not sys.stderr.isatty():
         told = False
 

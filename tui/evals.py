@@ -41,6 +41,10 @@ def recall(
         int | None,
         typer.Option("--questions", min=1, metavar="N", help="How many, spread evenly; all without."),
     ] = None,
+    rounds: Annotated[
+        int,
+        typer.Option("--rounds", min=1, metavar="N", help="Of recall; each asks with what the last found."),
+    ] = 1,
     export: Annotated[
         Path | None,
         typer.Option("--export", metavar="PATH", help="Write each question's ranks there, JSON lines."),
@@ -68,6 +72,7 @@ def recall(
             conversations=conversations,
             merge=merge,
             questions=questions,
+            rounds=rounds,
             export=export,
             on_progress=on_progress,
         )
@@ -84,6 +89,12 @@ def read(
         int | None,
         typer.Option("--questions", min=1, metavar="N", help="How many, spread over the file; all without."),
     ] = None,
+    memory_tokens: Annotated[
+        int, typer.Option("--memory-tokens", min=1, metavar="N", help="Of one memory at most.")
+    ] = 192,
+    answer_tokens: Annotated[
+        int, typer.Option("--answer-tokens", min=1, metavar="N", help="Of an answer at most.")
+    ] = 128,
     model: Model = None,
     bank: UnusedBank = None,
     namespace: UnusedNamespace = "default",
@@ -96,7 +107,15 @@ def read(
 
     loaded = load_model(model)
     with progress("reading") as on_progress:
-        measured = evaluate_reading.run(loaded, file, ks=ks, questions=questions, on_progress=on_progress)
+        measured = evaluate_reading.run(
+            loaded,
+            file,
+            ks=ks,
+            questions=questions,
+            memory_tokens=memory_tokens,
+            answer_tokens=answer_tokens,
+            on_progress=on_progress,
+        )
     if json:
         output.document(measured)
     else:

@@ -29,6 +29,7 @@ def reply(value: "Reply") -> Form:
         "exchange": value.exchange_id,
         "status": value.status,
         "stop_reason": value.stop_reason,
+        "stored": [each.model_dump(mode="json", exclude={"type"}) for each in value.stored],
         "usage": value.usage.model_dump(mode="json", exclude={"type"}),
     }
 

@@ -12,17 +12,23 @@ from mnemos.tui import (
     banks,
     benches,
     browse,
+    calibrate,
     chat,
+    config,
+    console,
     demo,
     edits,
     evals,
     forget,
+    help,
     keeping,
     models,
     notes,
+    quotas,
     receipts,
     recollections,
     rekey,
+    sessions,
 )
 from mnemos.tui.console import run
 
@@ -56,8 +62,12 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors and questions.")
+    ] = False,
 ) -> None:
     """An agent that remembers, shows what it remembers, and forgets for good."""
+    console.is_quiet = quiet
 
 
 app.command("chat")(chat.chat)
@@ -65,6 +75,7 @@ app.command("ask")(ask.ask)
 app.command("remember")(notes.remember)
 app.command("ingest")(notes.ingest)
 app.command("demo")(demo.demo)
+app.command("help")(help.help_)
 
 memory = _group("memory", "Look into the memory, and take things out of it.")
 memory.command("list")(recollections.list_memories)
@@ -76,6 +87,7 @@ memory.command("edit")(edits.edit)
 memory.command("expire")(edits.expire)
 memory.command("retention")(keeping.retention)
 memory.command("sweep")(keeping.sweep)
+memory.command("quota")(quotas.quota)
 memory.command("hide")(recollections.hide)
 memory.command("unhide")(recollections.unhide)
 memory.command("pin")(recollections.pin)
@@ -84,6 +96,12 @@ memory.command("browse")(browse.browse)
 memory.command("stats")(recollections.stats)
 memory.command("export")(archive.export)
 memory.command("import")(archive.import_)
+
+session = _group("session", "Conversations: list, name, branch and delete them.")
+session.command("list")(sessions.list_sessions)
+session.command("rename")(sessions.rename)
+session.command("branch")(sessions.branch)
+session.command("delete")(sessions.delete)
 
 receipt = _group("receipt", "Proofs of what was forgotten.", memory)
 receipt.command("list")(receipts.list_receipts)
@@ -102,10 +120,18 @@ model = _group("model", "The language models.")
 model.command("list")(models.list_models)
 model.command("pull")(models.pull)
 model.command("show")(models.show)
+model.command("calibrate")(calibrate.calibrate)
+
+settings = _group("config", "Settings that stand for options and variables that are not given.")
+settings.command("show")(config.show)
+settings.command("set")(config.set_)
+settings.command("unset")(config.unset)
+settings.command("path")(config.path)
 
 bench = _group("bench", "Measure this machine.")
 bench.command("decode")(benches.decode)
 bench.command("paging")(benches.paging)
+bench.command("agent")(benches.agent)
 bench.command("erase")(benches.erase)
 bench.command("ingest")(benches.ingest)
 bench.command("soak")(benches.soak)

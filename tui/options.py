@@ -19,6 +19,7 @@ Namespace = Annotated[
     str, typer.Option("--namespace", envvar="MNEMOS_NAMESPACE", metavar="NAME", help="Whose memory it is.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Jsonl = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -31,7 +32,14 @@ Model = Annotated[
 ]
 MaxTokens = Annotated[
     int | None,
-    typer.Option("--max-tokens", min=1, metavar="N", help="A reply's longest length.", show_default=False),
+    typer.Option(
+        "--max-tokens",
+        envvar="MNEMOS_MAX_TOKENS",
+        min=1,
+        metavar="N",
+        help="A reply's longest length.",
+        show_default=False,
+    ),
 ]
 Session = Annotated[
     str | None,

@@ -16,6 +16,12 @@ def document(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=sys.stdout.isatty(), indent=2 if sys.stdout.isatty() else None))
 
 
+def lines(values: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line."""
+    for value in values:
+        print(json.dumps(value, ensure_ascii=sys.stdout.isatty()))
+
+
 def table(
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],

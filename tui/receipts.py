@@ -12,17 +12,19 @@ import typer
 
 from mnemos.errors import NotFoundError, UsageError
 from mnemos.tui import console, output
-from mnemos.tui.options import Bank, Json, Namespace
+from mnemos.tui.options import Bank, Json, Jsonl, Namespace
 
 
-def list_receipts(bank: Bank = None, namespace: Namespace = "default", json: Json = False) -> None:
+def list_receipts(
+    bank: Bank = None, namespace: Namespace = "default", json: Json = False, jsonl: Jsonl = False
+) -> None:
     """List the receipts of the whole bank, oldest first."""
     from mnemos.tui.opening import open_bank
 
     with open_bank(bank, namespace) as opened:
         found = [dict(receipt.document) for receipt in opened.receipts()]
-    if json:
-        output.document({"receipts": found})
+    if json or jsonl:
+        output.lines(found) if jsonl else output.document({"receipts": found})
         return
     columns = ("id", "finished", "memories", "bytes", "what")
     output.table(

@@ -10,6 +10,7 @@ from mnemos.tui import console, forms, output, when
 from mnemos.tui.options import (
     Bank,
     Json,
+    Jsonl,
     Limit,
     MemoryId,
     Model,
@@ -23,7 +24,7 @@ from mnemos.tui.options import (
 )
 
 if TYPE_CHECKING:
-    from mnemos.memory.records import Memory, RecalledMemory
+    from mnemos.memory.records import Memory, RecalledMemory, TraceParts
 
 TEXT_CHARS = 200  # of a memory's text in a table
 
@@ -56,6 +57,7 @@ def list_memories(
     bank: Bank = None,
     namespace: Namespace = "default",
     json: Json = False,
+    jsonl: Jsonl = False,
 ) -> None:
     """List memories, newest first."""
     from mnemos.tui import selecting
@@ -77,7 +79,9 @@ def list_memories(
             newest_first=not oldest,
             limit=limit,
         )
-    if json:
+    if jsonl:
+        output.lines(forms.memory(memory) for memory in found)
+    elif json:
         output.document({"memories": [forms.memory(memory) for memory in found]})
     else:
         show_memories(found)
@@ -119,19 +123,40 @@ def marks(memory: "Memory") -> str:
 
 
 def show(
-    memory_id: MemoryId, bank: Bank = None, namespace: Namespace = "default", json: Json = False
+    memory_id: MemoryId,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="How the model cut it, and what its trace takes.")
+    ] = False,
+    model: Model = None,
+    bank: Bank = None,
+    namespace: Namespace = "default",
+    json: Json = False,
 ) -> None:
     """Show one memory, whole."""
-    from mnemos.tui.opening import open_bank
+    from mnemos.tui.opening import load_model, open_bank
 
     with open_bank(bank, namespace) as opened:
         memory = opened.get(memory_id, namespace=namespace)
+        if tokens:
+            parts = opened.trace_parts(memory.id, namespace=namespace, model=load_model(model))
+            _show_parts(parts, json=json)
+            return
     if json:
         output.document({"memory": forms.memory(memory)})
         return
     values = {name: value for name, value in forms.memory(memory).items() if value not in (None, [], "")}
     words = {name: values.pop(name) for name in ("text", "reply") if name in values}
     output.fields(values | words)
+
+
+def _show_parts(parts: "TraceParts", *, json: bool) -> None:
+    if json:
+        output.document(parts.model_dump(mode="json"))
+        return
+    values = parts.model_dump(mode="json", exclude={"spans"})
+    output.fields(values)
+    rows = [(at, span.tokens, "·".join(span.pieces)) for at, span in enumerate(parts.spans, 1)]
+    output.table(("span", "tokens", "pieces"), rows, right=("span", "tokens"))
 
 
 def search(
@@ -147,6 +172,7 @@ def search(
     bank: Bank = None,
     namespace: Namespace = "default",
     json: Json = False,
+    jsonl: Jsonl = False,
 ) -> None:
     """Find the memories that answer a query best, as a turn would."""
     from contextlib import suppress
@@ -161,7 +187,9 @@ def search(
             with suppress(BankLockedError):  # somebody is writing: what is encoded already is searched
                 catch_up(opened, loaded, namespace)
         found = opened.search(words, namespace=namespace, limit=limit, router=router.value, model=loaded)
-    if json:
+    if jsonl:
+        output.lines(forms.recalled(found))
+    elif json:
         output.document({"results": forms.recalled(found)})
     else:
         show_recalled(found, explain=explain)
@@ -196,6 +224,7 @@ def why(
     bank: Bank = None,
     namespace: Namespace = "default",
     json: Json = False,
+    jsonl: Jsonl = False,
 ) -> None:
     """Show which memories a reply was made with, and the scores that led to each."""
     from mnemos.errors import NotFoundError
@@ -210,7 +239,9 @@ def why(
             if exchange is None:
                 raise NotFoundError(f"there is no exchange in '{namespace}' yet; ask something first")
         found = opened.why(exchange.id, namespace=namespace)
-    if json:
+    if jsonl:
+        output.lines(forms.recalled(found))
+    elif json:
         output.document({"id": exchange.id, "memories": forms.recalled(found)})
     else:
         show_recalled(found)

@@ -6,11 +6,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from mnemos.agent.recording import TurnRecord
 from mnemos.agent.tools.results import cut, storable
 from mnemos.errors import NotFoundError, UsageError
 from mnemos.memory.bank import MemoryBank
 from mnemos.memory.records import ForgetPlan, Kind, Memory, RecalledMemory, Receipt
 from mnemos.store.records import MemoryDraft, UseRecord
+from mnemos.store.selectors import Condition
 
 _ARGUMENT_CHARS = 2000  # most of a call's arguments that its memory repeats
 _SHORTEST = 3  # characters of words to forget by: fewer match too much
@@ -25,38 +27,47 @@ class TurnMemories:
     def __init__(
         self,
         bank: MemoryBank,
+        record: TurnRecord,
         *,
-        namespace: str,
-        session_id: str,
         exchange_id: str,
         made_with: Callable[[], Sequence[UseRecord]],
+        where: Condition | None = None,
     ) -> None:
-        self.namespace = namespace
-        self.session_id = session_id
+        """`where` says what may be recalled."""
+        self.namespace = record.namespace
         self.recalled: dict[str, RecalledMemory] = {}  # by id, what tools found in this turn
         self.erased: set[str] = set()  # ids that tools erased or rewrote in this turn
-        self._bank = bank
+        self._bank, self._record, self._where = bank, record, where
         self._exchange_id = exchange_id
         self._made_with = made_with
         self.returned: list[Memory] = []  # results that became memories
 
-    def remember(self, text: str) -> Memory:
-        """A note in the model's words; forgetting what it was made from takes it, too."""
+    @property
+    def session_id(self) -> str | None:
+        return self._record.session_id
+
+    def remember(self, text: str) -> Memory | None:
+        """A note in the model's words; forgetting what it was made from takes it, too. None where the turn is
+        not kept or a policy drops it.
+        """
         if self.has_forgotten:
             raise UsageError("this turn forgot what it was made from, so nothing more of it is kept")
         return self._write(text, kind="note", title=None, source="tool:remember")
 
     def keep_result(self, name: str, arguments: Mapping[str, Any], result: str) -> Memory | None:
-        """What a tool returned, as a memory of its own; None where this turn forgot what it was made from."""
+        """What a tool returned, as a memory of its own; None where the turn is not kept, a policy drops it,
+        or the turn forgot what it was made from.
+        """
         if self.has_forgotten:
             return None
         told = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items())
         text = storable(f"{name}({cut(told, _ARGUMENT_CHARS)}) returned: {result}")
         kept = self._write(text, kind="tool", title=name, source=f"tool:{name}")
-        self.returned.append(kept)
+        if kept is not None:
+            self.returned.append(kept)
         return kept
 
-    def _write(self, text: str, *, kind: Kind, title: str | None, source: str) -> Memory:
+    def _write(self, text: str, *, kind: Kind, title: str | None, source: str) -> Memory | None:
         draft = MemoryDraft(
             text=text,
             kind=kind,
@@ -66,8 +77,7 @@ class TurnMemories:
             session_id=self.session_id,
             uses=tuple(self._made_with()),
         )
-        (memory,) = self._bank.remember_many([draft], namespace=self.namespace)
-        return memory
+        return self._record.remember(draft)
 
     @property
     def has_forgotten(self) -> bool:
@@ -76,7 +86,7 @@ class TurnMemories:
 
     def recall(self, query: str, limit: int) -> Sequence[RecalledMemory]:
         """The best memories for a query; the reply depends on them from now on."""
-        found = self._bank.search(query, namespace=self.namespace, limit=limit + 1)
+        found = self._bank.search(query, namespace=self.namespace, limit=limit + 1, where=self._where)
         found = [recalled for recalled in found if recalled.memory.id != self._exchange_id][:limit]
         self.recalled |= {recalled.memory.id: recalled for recalled in found}
         return found
@@ -84,8 +94,10 @@ class TurnMemories:
     def plan_forget(self, what: str) -> ForgetPlan | None:
         """What forgetting a memory by its id, or all that hold these words, would erase; None for nothing.
 
-        The message of this turn is never among them.
+        The message of this turn is never among them. Raises `UsageError` in a turn that keeps nothing.
         """
+        if not self._record.is_kept:
+            raise UsageError("this turn changes nothing in memory")
         ids = self._ids_of(what.strip())
         return self._bank.plan_forget(namespace=self.namespace, ids=ids) if ids else None
 
@@ -116,5 +128,5 @@ class ToolContext:
         return self.memories.namespace
 
     @property
-    def session_id(self) -> str:
+    def session_id(self) -> str | None:
         return self.memories.session_id

@@ -32,7 +32,8 @@ def remember(text: Annotated[str, Field(min_length=1, max_length=2000)], context
     Args:
         text: One fact in one sentence, which can be understood on its own.
     """
-    return f"Remembered as {context.memories.remember(text).id[:_ID_CHARS]}."
+    note = context.memories.remember(text)
+    return "Nothing is kept of this." if note is None else f"Remembered as {note.id[:_ID_CHARS]}."
 
 
 def recall(

@@ -9,8 +9,16 @@
     │   ├── InvalidSchemaError            a tool or output type that JSON can't express
     │   └── AmbiguousIdError
     ├── StalePlanError                    the bank moved on since the plan was made
+    ├── QuotaExceededError                the namespace may hold no more
+    ├── PolicyError                       a write policy failed
+    ├── GeneratorError                    a remote generator
+    │   ├── GeneratorUnreachableError
+    │   ├── GeneratorTimeoutError
+    │   ├── GeneratorRefusedError         an HTTP error; `status` has its number
+    │   └── GeneratorResponseError        what came back can't be read
     ├── ArchiveError                      cut off, damaged, newer, or another passphrase
     ├── InterruptedTurnError (130)
+    ├── BusyError                         as many turns at once as there may be
     ├── ModelError
     │   ├── UnknownModelError
     │   ├── ModelDownloadError
@@ -73,6 +81,38 @@ class StalePlanError(MnemosError):
     """The bank changed since the plan was shown; plan again."""
 
 
+class QuotaExceededError(MnemosError):
+    """The namespace's quota allows no more; nothing of the write was kept."""
+
+
+class PolicyError(MnemosError):
+    """A write policy raised, or returned what is no draft; what it was given was not written."""
+
+
+class GeneratorError(MnemosError):
+    """A remote generator gave no reply. The message is kept, and may be sent again."""
+
+
+class GeneratorUnreachableError(GeneratorError):
+    """Nobody answers at the address, or the connection broke."""
+
+
+class GeneratorTimeoutError(GeneratorError):
+    """The server was silent for too long."""
+
+
+class GeneratorRefusedError(GeneratorError):
+    """The server answered with an HTTP error."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class GeneratorResponseError(GeneratorError):
+    """What the server sent is not what the protocol says."""
+
+
 class ArchiveError(MnemosError):
     """An archive, or an export of another program, that can't be read as what it should be."""
 
@@ -81,6 +121,10 @@ class InterruptedTurnError(MnemosError):
     """The person or the program stopped a turn half-way."""
 
     exit_code = 130
+
+
+class BusyError(MnemosError):
+    """As many turns run and wait as may; the request can be made again later."""
 
 
 class ModelError(MnemosError):

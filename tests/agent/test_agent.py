@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mnemos import Agent, MemoryBank
-from mnemos.agent.events import Recalled, Reply, Stored, TokenDelta
+from mnemos.agent.events import Recalled, RecallStarted, Reply, Stored, TokenDelta
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.sampling import Sampling
 from mnemos.errors import ContextOverflowError, InvalidTextError, NotFoundError, UsageError
@@ -35,10 +35,15 @@ def agent_of(bank: MemoryBank, model: LanguageModel, **settings: object) -> Agen
 def test_events_come_in_order_and_join_to_the_reply(bank: MemoryBank, language_model: LanguageModel) -> None:
     bank.remember(FACT)
     events = list(agent_of(bank, language_model).stream_sync(QUESTION))
+    started, events = events[0], events[1:]
+    assert isinstance(started, RecallStarted)
     assert isinstance(events[0], Recalled)
     assert isinstance(events[-2], Reply)
     assert isinstance(events[-1], Stored)
     reply = events[-2]
+    assert started.exchange_id == reply.exchange_id
+    assert [(each.memory_id, each.kind) for each in reply.stored] == [(reply.exchange_id, "exchange")]
+    assert reply.usage.store_ms > 0
     assert "".join(e.text for e in events if isinstance(e, TokenDelta)) == reply.text
     assert [r.memory.text for r in reply.memories] == [FACT]
     assert reply.memories[0].attention == pytest.approx(1.0)

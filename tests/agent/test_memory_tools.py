@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mnemos import Agent, MemoryBank, ToolContext, memory_tools, tool
+from mnemos.agent.recording import TurnRecord
 from mnemos.agent.tools.context import TurnMemories
 from mnemos.agent.tools.memory_tools import Confirm
 from mnemos.attention.models import LanguageModel
@@ -27,11 +28,10 @@ def bank(tmp_path: Path) -> Iterator[MemoryBank]:
 def reach(bank: MemoryBank, namespace: str = "alice", uses: Sequence[Memory] = ()) -> ToolContext:
     """What a tool gets in a turn of a namespace, whose message is 'Forget Clara.'"""
     session = bank.create_session(namespace)
-    exchange = bank.begin_exchange("Forget Clara.", namespace=namespace, session_id=session.id)
+    record = TurnRecord(bank, namespace=namespace, session=lambda: session.id)
+    exchange = record.begin("Forget Clara.")
     used = [UseRecord(each.id, 1, 1.0) for each in (exchange, *uses)]
-    memories = TurnMemories(
-        bank, namespace=namespace, session_id=session.id, exchange_id=exchange.id, made_with=lambda: used
-    )
+    memories = TurnMemories(bank, record, exchange_id=exchange.id, made_with=lambda: used)
     return ToolContext("call00001", memories)
 
 
@@ -94,8 +94,7 @@ def test_no_argument_reaches_another_namespace(bank: MemoryBank) -> None:
     with pytest.raises(NotFoundError):
         TurnMemories(
             bank,
-            namespace="alice",
-            session_id=context.session_id,
+            TurnRecord(bank, namespace="alice", session=lambda: context.session_id or ""),
             exchange_id="x",
             made_with=lambda: [UseRecord(theirs.id, 1, 1.0)],
         ).remember("from another's memory")

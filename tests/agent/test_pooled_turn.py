@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from mnemos import Agent, MemoryBank
-from mnemos.agent.events import Recalled, Reply, Stored, TokenDelta
+from mnemos.agent import evaluate_facts
+from mnemos.agent.events import Recalled, RecallStarted, Reply, Stored, TokenDelta
 from mnemos.attention.interleave import END_OF_RETRIEVE
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.sampling import Sampling
 from mnemos.errors import InvalidSelectorError, ModelError, ModelMismatchError
 from mnemos.memory.pooled_encoder import number_of
 from mnemos.memory.pooled_recall import PooledRecaller
+from mnemos.memory.rounds import recall_in_rounds
 
 Scripted = Callable[[Mapping[str, str]], LanguageModel]
 SAMPLING = Sampling(max_tokens=8)
@@ -54,6 +56,7 @@ def test_a_turn_names_reads_answers_and_remembers(bank: MemoryBank, scripted_msa
     named = remember_distinct(bank, "My sister Clara works as a nurse in Leeds.")
     model = scripted_msa(naming(number_of(named)))
     events = list(Agent(bank, model=model, sampling=SAMPLING).stream_sync("What does Clara do?"))
+    events = [event for event in events if not isinstance(event, RecallStarted)]
     assert isinstance(events[0], Recalled)
     assert isinstance(events[-2], Reply)
     assert isinstance(events[-1], Stored)
@@ -144,3 +147,12 @@ def test_closing_the_stream_keeps_the_message(bank: MemoryBank, scripted_msa: Sc
         "Stop?"
     )
     assert (stopped.text, stopped.stop_reason) == ("o", "text")
+
+
+def test_what_reads_memories_in_full_is_refused_by_name(bank: MemoryBank, scripted_msa: Scripted) -> None:
+    model = scripted_msa({})
+    with pytest.raises(ModelError, match=r"scripted-msa.*reads pooled memories"):
+        evaluate_facts.run(model, ks=[1])
+    recaller = bank.recaller(model)
+    with pytest.raises(ModelError, match="reads pooled memories"):
+        recall_in_rounds(recaller, "a", recaller.new_context(8), [1], namespace="default", rounds=2)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mnemos import Agent, MemoryBank, Reply, TokenDelta, ToolCall, ToolContext, ToolResult, tool
-from mnemos.agent.events import Event, Recalled, Stored
+from mnemos.agent.events import Event, Recalled, RecallStarted, Stored
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.sampling import Sampling
 from mnemos.errors import UsageError
@@ -44,7 +44,7 @@ def test_a_turn_calls_and_goes_on_in_each_family(bank: MemoryBank, scripted: Scr
     events = list(agent_of(bank, scripted(family), weather).stream_sync(QUESTION))
     kinds = [type(event) for event in events if not isinstance(event, TokenDelta)]
     many = kinds.count(ToolCall)
-    assert kinds == [Recalled, *[ToolCall, ToolResult] * many, Reply, Stored]
+    assert kinds == [RecallStarted, Recalled, *[ToolCall, ToolResult] * many, Reply, Stored]
     assert many >= 1
     call, result = (next(e for e in events if isinstance(e, kind)) for kind in (ToolCall, ToolResult))
     assert isinstance(call, ToolCall)

@@ -4,6 +4,7 @@ and without.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from mnemos.attention.encode import TraceEncoder, encode_prefix
 from mnemos.attention.hf_loader import load_directory
 from mnemos.attention.kv import KVCache
 from mnemos.attention.memory_codec import decode_kv
+from mnemos.attention.rope import KeyRotation, rotaries
 from mnemos.attention.routing import route_query, span_mass
+from mnemos.errors import ContextOverflowError
 
 FAMILIES = ("llama2", "llama3", "mistral", "qwen2", "qwen3", "gemma3", "smollm3")
 WITH_WINDOW = {"mistral": (0, 1, 2, 3), "qwen2": (2, 3), "gemma3": (0, 1, 3)}
@@ -201,6 +204,47 @@ def test_a_step_equals_a_pass_whatever_the_temperature(name: str, loaded: Callab
         else:
             outputs.append(decoder.forward_all(QUERY, cache))
     assert (outputs[0] - outputs[1]).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_keys_that_are_moved_are_keys_encoded_further_on(name: str, loaded: Callable[[str], Any]) -> None:
+    decoder, _ = loaded(name)
+    tables, use = rotaries(decoder.config)
+    generator = torch.Generator().manual_seed(3)
+    shape = (decoder.config.layers, decoder.config.kv_heads, 9, decoder.config.head_dim // 2)
+    raw = torch.randn(shape, dtype=torch.complex64, generator=generator)
+
+    def encoded_at(start: int) -> Tensor:
+        turned = torch.stack([raw[layer] * tables[kind].span(start, 9) for layer, kind in enumerate(use)])
+        return torch.view_as_real(turned).flatten(-2)
+
+    for start, by in ((0, 0), (6, 1), (6, 37), (50, 300)):
+        moved = KeyRotation(tables, use)(encoded_at(start), by)
+        assert (moved - encoded_at(start + by)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("stride", [0.0, 0.25, 1.0])
+def test_staggered_memories_start_a_part_of_a_length_apart(
+    stride: float, loaded: Callable[[str], Any]
+) -> None:
+    decoder, _ = loaded("llama3")
+    prefix, spans = memories_of(decoder, PREFIX, [*MEMORIES, MEMORIES[0]])
+    cache = poisoned(decoder, 80)
+    cache.load_prefix(prefix)
+    cache.page_in(spans, stride=stride)
+    offsets = {0.0: [0, 0, 0], 0.25: [0, 2, 7], 1.0: [0, 10, 27]}[stride]
+    assert cache.next_position == len(PREFIX) + max(
+        at + span.tokens for at, span in zip(offsets, spans, strict=True)
+    )
+    rotation = KeyRotation(*rotaries(decoder.config))
+    expected = torch.cat(
+        [prefix.k, *(rotation(span.k, at) for at, span in zip(offsets, spans, strict=True))], dim=2
+    )
+    assert (cache.k[:, :, : cache.length] - expected).abs().max() < 1e-5
+    with pytest.raises(ContextOverflowError, match="window"):
+        tight = KVCache(replace(decoder.config, max_positions=len(PREFIX) + 17), 80, torch.float32)
+        tight.load_prefix(prefix)
+        tight.page_in(spans, stride=1.0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -115,6 +115,42 @@ def test_the_model_finds_what_the_words_find(
     assert measured["encode_tokens_per_s"] > 0 and measured["model"] == language_model.name
 
 
+@pytest.mark.model
+def test_a_second_round_finds_the_second_link(tmp_path: Path, language_model: LanguageModel) -> None:
+    texts = [
+        "My dentist is Dr. Novak.",
+        "Novak has moved to 14 Elm Street.",
+        "The car park in the high street is full on market days.",
+        "The train was late by forty minutes.",
+        "I walked along the street by the canal for an hour.",
+        "The soup needs more salt.",
+    ]
+    talk = {
+        "memories": [{"id": str(number), "text": text} for number, text in enumerate(texts)],
+        "questions": [{"question": "In which street is my dentist?", "evidence": ["0", "1"]}],
+    }
+    path = tmp_path / "hops.jsonl"
+    path.write_text(json.dumps(talk) + "\n", encoding="utf-8")
+    found = {
+        rounds: evaluate_recall.run(path, model=language_model, ks=[2], rounds=rounds) for rounds in (1, 2)
+    }
+    assert found[1]["recall"] == {"2": 0.5} and found[2]["recall"] == {"2": 1.0}
+    for options in ({"ks": [1, 2]}, {"ks": [2], "router": "latent"}):
+        with pytest.raises(UsageError, match="one --k"):
+            evaluate_recall.run(path, model=language_model, rounds=2, **options)
+
+
+def test_a_turn_too_long_for_a_memory_is_cut(tmp_path: Path) -> None:
+    talk = {
+        "memories": [{"id": "long", "text": "kettle " + "ü" * 40_000}, {"id": "none", "text": ""}],
+        "questions": [{"question": "Where is the kettle?", "evidence": ["long"]}],
+    }
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps(talk) + "\n", encoding="utf-8")
+    for unit in evaluate_recall.UNITS:
+        assert lexical(path, ks=[1], unit=unit)["recall"] == {"1": 1.0}
+
+
 def test_files_that_hold_nothing(tmp_path: Path) -> None:
     path = tmp_path / "none.jsonl"
     with pytest.raises(NotFoundError):

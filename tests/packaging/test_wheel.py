@@ -53,6 +53,11 @@ def test_the_wheel_holds_its_data(wheel: Path) -> None:
     assert any(name.startswith("mnemos/attention/calibrations/") and name.endswith(".json") for name in names)
 
 
+def test_the_wheel_holds_the_manual_itself(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    assert archive.read("mnemos/tui/manual.md") == (ROOT / "docs" / "cli.md").read_bytes()
+
+
 def test_the_wheel_names_its_command_and_licence(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (info,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}

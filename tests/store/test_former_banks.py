@@ -62,6 +62,18 @@ def test_it_goes_on_after_the_upgrade(former: Path) -> None:
         assert store.verify(deep=True).problems == ()
 
 
+def test_its_sessions_can_be_branched(former: Path) -> None:
+    keys = KeyFile(former / "bank.key")
+    with Store.open(former / "bank", keys=keys) as store:
+        (session,) = store.sessions("alice")
+        assert (session.title, session.turns, session.parent_id) == ("Spring", 1, None)
+        branch = store.branch_session("alice", session.id)
+    with Store.open(former / "bank", keys=keys) as store:
+        assert [each.text for each in store.history("alice", branch.id)] == ["What does Clara do?"]
+        assert store.get_session("alice", branch.id).turns == 1
+        assert store.verify(deep=True).problems == ()
+
+
 def test_read_only_it_asks_for_the_upgrade(former: Path) -> None:
     from mnemos.errors import BankReadOnlyError
 

@@ -22,7 +22,7 @@ def add(store: Store, text: str, **fields: Any) -> MemoryRecord:
 
 
 def chain(store: Store) -> dict[str, MemoryRecord]:
-    """A fact, an exchange that read it, what a tool returned in it, a note made from that, and a bystander."""
+    """A fact, an exchange that read it, what a tool returned in it, a note made from that, another."""
     fact = add(store, "Clara is a nurse.")
     asked = add(store, "Where does she work?", kind="exchange", status="open")
     result = add(store, "look_up() returned: Leeds", kind="tool", uses=uses(fact, asked))

@@ -162,7 +162,12 @@ def command_on(folder: Path) -> Command:
     unset = {"MNEMOS_BANK", "MNEMOS_NAMESPACE", "MNEMOS_MODEL", "MNEMOS_PASSPHRASE", "COLUMNS", "NO_COLOR"}
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     bank = folder / "bank"
-    own = {"MNEMOS_BANK": str(bank), "MNEMOS_KEY_DIR": str(folder / "keys"), "HOME": str(folder / "home")}
+    own = {
+        "MNEMOS_CONFIG": str(folder / "config.toml"),
+        "MNEMOS_BANK": str(bank),
+        "MNEMOS_KEY_DIR": str(folder / "keys"),
+        "HOME": str(folder / "home"),
+    }
     # The weights are looked for where they are kept, not below the temporary home.
     cache = environment.get("MNEMOS_CACHE_DIR") or str(Path.home() / ".cache" / "mnemos")
     return Command(bank, {**environment, **own, "MNEMOS_CACHE_DIR": cache})

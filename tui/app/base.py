@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.message import Message
+from textual.theme import Theme
 
 from mnemos.errors import MnemosError
+from mnemos.tui.app.appearance import dress, keep_theme
 from mnemos.tui.app.dialogs import HelpScreen, TextDialog
 from mnemos.tui.app.engine import Opener, Stopped
 from mnemos.tui.app.forget_dialog import ForgetDialog
@@ -73,9 +75,7 @@ class MemoryApp(App[int]):
         self._opener = opener
         self._bank: MemoryBank | None = None
         self._interrupted_at = float("-inf")
-        self.register_theme(DARK)
-        self.register_theme(LIGHT)
-        self.theme = DARK.name
+        self._notes = dress(self)
 
     # beginning and end
 
@@ -96,6 +96,15 @@ class MemoryApp(App[int]):
             with suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, and tests in threads
                 loop.add_signal_handler(number, self._end_by_signal, code)
         self.call_after_refresh(self._start)
+        self.theme_changed_signal.subscribe(self, self._keep_theme)
+        for note in self._notes:
+            self._tell(note)
+
+    def _keep_theme(self, theme: Theme) -> None:
+        try:
+            keep_theme(theme.name)
+        except (MnemosError, OSError) as error:
+            self.notify(f"the theme is not kept: {words_of(error)}", severity="warning", markup=False)
 
     def _start(self) -> None:
         threading.Thread(target=self._open, name="bank", daemon=True).start()

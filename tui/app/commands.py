@@ -4,6 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from mnemos.errors import UsageError
+from mnemos.tui.app.appearance import SHORT_NAMES
 from mnemos.tui.app.conversation import Card
 from mnemos.tui.app.slash import HELP, read
 
@@ -72,11 +73,10 @@ async def _session(app: "ChatApp", rest: str) -> None:
 
 
 def _theme(app: "ChatApp", rest: str) -> None:
-    names = {"dark": "mnemos-dark", "light": "mnemos-light"}
     if not rest:
         app.action_change_theme()
         return
-    name = names.get(rest, rest)
+    name = SHORT_NAMES.get(rest, rest)
     if name not in app.available_themes:
         raise UsageError(f"there is no theme {rest}; /theme shows them")
     app.theme = name

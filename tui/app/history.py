@@ -18,8 +18,7 @@ _TITLE_CHARS = 60
 
 def exchanges(bank: "MemoryBank", namespace: str, session_id: str) -> "list[Memory]":
     """The latest turns of a session, oldest first."""
-    found = bank.list(namespace, session_id=session_id, include_hidden=True, limit=TURNS)
-    return [memory for memory in reversed(found) if memory.kind == "exchange"]
+    return bank.history(session_id, namespace=namespace, include_hidden=True, limit=TURNS)
 
 
 def lines(bank: "MemoryBank", namespace: str) -> list[SessionLine]:
@@ -30,6 +29,7 @@ def lines(bank: "MemoryBank", namespace: str) -> list[SessionLine]:
         title = each.title
         if not title:
             first = bank.list(namespace, session_id=each.id, newest_first=False, include_hidden=True, limit=1)
+            first = first or bank.history(each.id, namespace=namespace, include_hidden=True, limit=1)
             title = " ".join(first[0].text.split())[:_TITLE_CHARS] if first else "(empty)"
         found.append(SessionLine(each.id, title, each.turns, each.updated_at))
     return found

@@ -109,7 +109,8 @@ class Runtime:
         if waiter is None:
             return
         try:
-            await asyncio.wait_for(told, wait_s)
+            async with asyncio.timeout(wait_s):
+                await told
         except TimeoutError:
             if not self._step_out(waiter):
                 raise self._too_long(wait_s) from None
@@ -131,7 +132,7 @@ class Runtime:
                 waiter.tell()
                 return
             except RuntimeError:  # its event loop is closed: nobody waits there any more
-                continue
+                waiter.has_place = False
 
     async def in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
         """Runs a step of a turn in a thread: there are enough for all that have a place."""

@@ -164,7 +164,7 @@ def make_decoder(
     """The decoder that `load` makes: conversations may share it."""
     from mnemos.attention.shared_decoder import SharedDecoder
 
-    name = _decode_name(dtype, decode_weights)
+    name = decode_name(dtype, decode_weights)
     prefill_dtype, _ = pick_dtypes(dtype)
     if name in PACKED and fits(config, prefill_dtype) and (library := kernels(compile)) is not None:
         return SharedDecoder(config, weights, dtype=prefill_dtype, library=library, packed=PACKED[name])
@@ -181,7 +181,7 @@ def pick_formats(
     nothing is compiled.
     """
     prefill_dtype, decode_dtype = pick_dtypes(dtype)
-    name = _decode_name(dtype, decode_weights)
+    name = decode_name(dtype, decode_weights)
     if name is None:
         return prefill_dtype, decode_dtype, "plain"
     if name == "bf16":
@@ -192,11 +192,11 @@ def pick_formats(
 def _check_formats(dtype: str, decode_weights: str | None, compile: bool | None) -> None:
     """Raises UsageError for a name that means nothing or has no kernels, before anything is fetched."""
     pick_dtypes(dtype)
-    if _decode_name(dtype, decode_weights) not in PACKED or kernels(compile) is None:
+    if decode_name(dtype, decode_weights) not in PACKED or kernels(compile) is None:
         pick_formats(dtype, decode_weights)
 
 
-def _decode_name(dtype: str, decode_weights: str | None) -> str | None:
+def decode_name(dtype: str, decode_weights: str | None) -> str | None:
     """The name of the decode weights; None means those of prefill."""
     if decode_weights is not None:
         return decode_weights

@@ -32,6 +32,23 @@ def decode(
             show_default=False,
         ),
     ] = None,
+    rival: Annotated[
+        str | None,
+        typer.Option(
+            "--rival",
+            metavar="NAME",
+            help="Compare with llamacpp too, on the same GGUF file.",
+            show_default=False,
+        ),
+    ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Demand kernels compiled on this machine, or do without.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Threads = None,
     bank: UnusedBank = None,
     namespace: UnusedNamespace = "default",
@@ -41,7 +58,8 @@ def decode(
     from mnemos.attention import bench_decode
 
     console.say("measuring prefill and decode ...")
-    _show(bench_decode.run(model, weights=weights, threads=threads), json=json)
+    measured = bench_decode.run(model, weights=weights, compile=compile, rival=rival, threads=threads)
+    _show(measured, json=json)
 
 
 def paging(

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests.agent.serving import says, serving
+from tests.memory.conftest import tiny_model
 
 from mnemos import Agent, MemoryBank
 from mnemos.agent.events import Reply, TokenDelta
@@ -26,6 +27,8 @@ from mnemos.agent.redaction import Redactor
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.sampling import Sampling
 from mnemos.errors import GeneratorUnreachableError, PolicyError
+
+__all__ = ["tiny_model"]
 
 SHORT = Sampling(max_tokens=8)
 NAME = "clarissa-namespace"
@@ -77,6 +80,12 @@ def exporter(provider: InMemorySpanExporter) -> InMemorySpanExporter:
 
 
 @pytest.fixture
+def language_model(tiny_model: LanguageModel) -> LanguageModel:
+    """What is tested here is the same for every model."""
+    return tiny_model
+
+
+@pytest.fixture
 def bank(tmp_path: Path) -> Iterator[MemoryBank]:
     with MemoryBank.open(tmp_path / "bank") as opened:
         opened.remember(FACT, namespace=NAME)
@@ -94,7 +103,6 @@ def agent_of(bank: MemoryBank, model: LanguageModel, **settings: Any) -> Agent:
     return Agent(bank, model=model, namespace=NAME, **{"sampling": SHORT, **settings})
 
 
-@pytest.mark.model
 def test_a_turn_tells_its_times_and_counts_and_no_words(
     bank: MemoryBank, language_model: LanguageModel, lines: Lines, exporter: InMemorySpanExporter
 ) -> None:
@@ -124,7 +132,6 @@ def test_a_turn_tells_its_times_and_counts_and_no_words(
     assert_wordless(lines, exporter, *(word for word in reply.text.casefold().split() if len(word) > 6))
 
 
-@pytest.mark.model
 def test_turns_that_fail_tell_the_kind_of_error_alone(
     bank: MemoryBank, language_model: LanguageModel, lines: Lines, exporter: InMemorySpanExporter
 ) -> None:
@@ -158,7 +165,6 @@ def test_turns_that_fail_tell_the_kind_of_error_alone(
     assert_wordless(lines, exporter)
 
 
-@pytest.mark.model
 def test_incognito_and_asynchronous_turns_are_observed_the_same_way(
     bank: MemoryBank, language_model: LanguageModel, lines: Lines, exporter: InMemorySpanExporter
 ) -> None:
@@ -176,7 +182,6 @@ def test_incognito_and_asynchronous_turns_are_observed_the_same_way(
     assert_wordless(lines, exporter)
 
 
-@pytest.mark.model
 def test_a_turn_as_text_is_no_more_talkative(
     bank: MemoryBank, language_model: LanguageModel, lines: Lines, exporter: InMemorySpanExporter
 ) -> None:

@@ -1,4 +1,4 @@
-"""Turns whose reply a server writes, on the default model and a real HTTP server."""
+"""Turns whose reply a server writes, on a small random model and a real HTTP server."""
 
 import asyncio
 import time
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.agent import serving as server
+from tests.memory.conftest import tiny_model
 
 from mnemos import Agent, MemoryBank
 from mnemos.agent.events import Recalled, Reply, Stored, TokenDelta
@@ -23,9 +24,16 @@ from mnemos.errors import (
     ModelError,
 )
 
-pytestmark = pytest.mark.model
+__all__ = ["tiny_model"]
+
 FACT = "My sister Clara works as a nurse in Leeds."
 QUESTION = "What does my sister Clara do for a living?"
+
+
+@pytest.fixture
+def language_model(tiny_model: LanguageModel) -> LanguageModel:
+    """What is tested here is the same for every model."""
+    return tiny_model
 
 
 @pytest.fixture

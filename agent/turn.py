@@ -38,6 +38,8 @@ class Turn:
         rounds: int = 1,
         where: Condition | None = None,
         may_encode: bool = True,
+        exclude: frozenset[str] = frozenset(),
+        past: Sequence[Memory] | None = None,
     ) -> None:
         self._bank = bank
         self._working = working
@@ -45,6 +47,8 @@ class Turn:
         self._namespace = record.namespace
         self._where = where  # what may be recalled
         self._may_encode = may_encode
+        self._exclude = exclude  # memories that are neither recalled nor in view
+        self._given_past = past  # the exchanges before; None: the session's
         self._k = k
         self._sampling = sampling
         self._stop = stop
@@ -68,7 +72,6 @@ class Turn:
             self._catch_up()
             past = self._past(exchange)
             context, self._seen = self._working.route_context(past)
-            shown = {exchange.id, *(memory.id for memory in self._seen)}
             recall = recall_in_rounds(
                 recaller,
                 text,
@@ -77,7 +80,7 @@ class Turn:
                 namespace=self._namespace,
                 rounds=self._rounds,
                 k=self._k,
-                exclude=frozenset(shown),
+                exclude=self._not_recalled(exchange),
                 where=self._where,
             )
             self._memories = recall.memories
@@ -212,10 +215,15 @@ class Turn:
     def _past(self, exchange: Memory) -> list[Memory]:
         """The session's earlier exchanges, oldest first."""
         session_id = self._record.session_id
-        if session_id is None:
-            return []
-        earlier = self._bank.history(session_id, namespace=self._namespace, limit=_PAST)
-        return [memory for memory in earlier if memory.id != exchange.id and memory.reply]
+        earlier: Sequence[Memory] = self._given_past or ()
+        if self._given_past is None and session_id is not None:
+            earlier = self._bank.history(session_id, namespace=self._namespace, limit=_PAST)
+        hidden = {exchange.id, *self._exclude}
+        return [memory for memory in earlier if memory.id not in hidden and memory.reply]
+
+    def _not_recalled(self, exchange: Memory) -> frozenset[str]:
+        """What is in view already, and what may not be."""
+        return self._exclude | {exchange.id, *(memory.id for memory in self._seen)}
 
     def _prompt(self, recall: Recall, text: str) -> tuple[KVCache, list[int], list[int]]:
         """A cache with the memories paged in, the tokens that go behind what it holds, and all tokens behind

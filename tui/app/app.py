@@ -15,9 +15,9 @@ from textual.message import Message
 from textual.widgets import Footer, Static
 
 from mnemos.errors import MnemosError
-from mnemos.tui.app import commands, history, slash
+from mnemos.tui.app import branching, commands, history, keeping, slash
 from mnemos.tui.app.base import BankReady, MemoryApp, words_of
-from mnemos.tui.app.conversation import Answer, Card, Conversation, Entry
+from mnemos.tui.app.conversation import Answer, Card, Conversation, Entry, Said
 from mnemos.tui.app.dialogs import TextDialog
 from mnemos.tui.app.engine import Loaded, Loader, Opener, Stopped, Talker
 from mnemos.tui.app.inspector import Inspector
@@ -66,6 +66,7 @@ class ChatApp(MemoryApp):
         Binding("f3", "inspect", "Inspector", id="app.inspect"),
         Binding("ctrl+b", "sessions", "Sessions", id="app.sessions"),
         Binding("ctrl+n", "new_session", "New", show=False, id="app.new_session"),
+        Binding("ctrl+r", "regenerate", "Again", show=False, id="app.regenerate"),
         Binding("ctrl+y", "copy_reply", "Copy reply", show=False, id="app.copy_reply"),
         Binding("escape", "escape", "Stop", id="app.stop"),
     ]
@@ -82,6 +83,7 @@ class ChatApp(MemoryApp):
         super().__init__(opener, namespace)
         self.loaded: Loaded | None = None
         self.session_id: str | None = None
+        self.incognito = False  # nothing of the messages from now on is stored
         self.turns = Turns(self)
         self._loader, self._model, self._wanted_session = loader, model, session
         self._is_loading = True
@@ -172,7 +174,7 @@ class ChatApp(MemoryApp):
     def on_model_ready(self, event: ModelReady) -> None:
         self._is_loading, self.loaded, self._talker = False, event.loaded, None
         self.status.idle()
-        self.status.right(event.loaded.name)
+        self.show_model()
         if event.loaded.note:
             self.notify(event.loaded.note, markup=False)
         self.turns.go_on()
@@ -204,7 +206,7 @@ class ChatApp(MemoryApp):
         """The agent of the session."""
         assert self.loaded is not None, "turns wait for the model"
         if self._talker is None:
-            self._talker = self.loaded.agents(self.session_id)
+            self._talker = self.loaded.agents(self.namespace, self.session_id)
         return self._talker
 
     def note_session(self, talker: Talker) -> None:
@@ -216,11 +218,20 @@ class ChatApp(MemoryApp):
         ):
             self.session_id = talker.session_id
             self.show_title()
+        else:
+            self.run_worker(branching.show_ways(self), exclusive=True, group="ways")
 
     # the conversation
 
+    def show_model(self) -> None:
+        """At the end of the status line: the model, and whether what is said is stored."""
+        model = self.loaded.name if self.loaded else ""
+        self.status.right(model, mark="incognito" if self.incognito else "")
+
     async def on_prompt_sent(self, event: Prompt.Sent) -> None:
-        if slash.read(event.text) is None:
+        if event.instead_of is not None:
+            self._resend(event.instead_of, event.text)
+        elif slash.read(event.text) is None:
             if self.loaded is None and not self._is_loading:
                 self.prompt.restore(event.text)
                 await self.conversation.put(Card("there is no model yet; /model tries again", error=True))
@@ -246,8 +257,41 @@ class ChatApp(MemoryApp):
     async def on_prompt_left(self) -> None:
         await self.action_escape()
 
-    def on_entry_again(self, event: Entry.Again) -> None:
-        self.prompt.write(event.words)
+    @work(group="command")
+    async def _resend(self, said: Said, text: str) -> None:
+        try:
+            await branching.resend(self, said, text)
+        except MnemosError as error:
+            self.prompt.restore(text)
+            await self.conversation.put(Card(str(error), error=True))
+
+    @work(group="command")
+    async def on_entry_asked(self, event: Entry.Asked) -> None:
+        try:
+            await branching.act(self, event)
+        except MnemosError as error:
+            self.tell_error(error)
+
+    @work(group="command")
+    async def action_regenerate(self) -> None:
+        try:
+            await branching.regenerate(self)
+        except MnemosError as error:
+            self.tell_error(error)
+
+    @work(group="command")
+    async def action_branch(self) -> None:
+        try:
+            await branching.branch(self, None)
+        except MnemosError as error:
+            self.tell_error(error)
+
+    async def action_incognito(self) -> None:
+        await keeping.toggle_incognito(self)
+
+    @work(exclusive=True, group="namespace")
+    async def action_namespace(self) -> None:
+        await keeping.choose_namespace(self)
 
     def action_page(self, by: int) -> None:
         if by < 0:
@@ -258,6 +302,9 @@ class ChatApp(MemoryApp):
     def action_walk(self, by: int) -> None:
         if not self.conversation.walk(by) and by > 0:
             self.prompt.area.focus()
+
+    def action_walk_to(self, at: int) -> None:
+        self.conversation.walk_to(at)
 
     def action_copy_reply(self) -> None:
         words = [answer.words for answer in self.conversation.answers if answer.words]
@@ -286,7 +333,7 @@ class ChatApp(MemoryApp):
 
     async def action_escape(self) -> None:
         """Close what is open, stop the turn, or take back what waits; then the prompt has the focus."""
-        if self.prompt.close_completions():
+        if self.prompt.close_completions() or self.prompt.stop_editing():
             return
         if self.panel.display or self.sidebar.display:
             self.panel.display = self.sidebar.display = False
@@ -327,6 +374,7 @@ class ChatApp(MemoryApp):
             self.sidebar.show(lines, self.session_id)
         whose = "" if self.namespace == "default" else f"  ·  {self.namespace}"
         self.screen_stack[0].query_one("#top", Static).update(f"mnemos  ·  {name}{whose}")
+        await branching.show_ways(self)
 
     async def action_sessions(self, show: bool = False) -> None:
         if self.sidebar.display and not show:
@@ -357,6 +405,10 @@ class ChatApp(MemoryApp):
             await self.rename(event.session.id, title.strip())
             await self.action_sessions(show=True)
 
+    @work(exclusive=True, group="delete")
+    async def on_sidebar_deleting(self, event: Sidebar.Deleting) -> None:
+        await keeping.delete_session(self, event.session)
+
     async def rename(self, session_id: str, title: str) -> None:
         try:
             await asyncio.to_thread(self.bank.rename_session, session_id, title, namespace=self.namespace)
@@ -371,7 +423,7 @@ class ChatApp(MemoryApp):
 
     async def action_why(self) -> None:
         """The memories of the latest reply."""
-        answer = next((each for each in reversed(self.conversation.answers) if each.exchange_id), None)
+        answer = next((each for each in reversed(self.conversation.answers) if each.count is not None), None)
         if answer is None:
             self.notify("there is no reply to explain yet")
         elif not answer.has_memories:
@@ -379,16 +431,15 @@ class ChatApp(MemoryApp):
         else:
             await self._show_memories(answer)
 
-    async def on_answer_asked(self, event: Answer.Asked) -> None:
+    async def on_answer_opened(self, event: Answer.Opened) -> None:
         await self._show_memories(event.answer)
 
     async def _show_memories(self, answer: Answer) -> None:
-        assert answer.exchange_id is not None
         made_with = answer.count or 0
         try:
             # Read from the bank, so that what was forgotten since is not shown.
             found, titles = await asyncio.to_thread(
-                history.why, self.bank, self.namespace, answer.exchange_id
+                history.why, self.bank, self.namespace, answer.exchange_id or answer.memories
             )
         except MnemosError:
             await answer.forget_words("forgotten since")
@@ -459,6 +510,10 @@ class ChatApp(MemoryApp):
             "Sessions": ("Show or hide the list of sessions", "sessions"),
             "New session": ("Begin a conversation", "new_session"),
             "Stop": ("Stop the reply", "escape"),
+            "Make the last reply again": ("In a branch; the earlier one is kept", "regenerate"),
+            "Branch": ("Go on from here in a session of its own", "branch"),
+            "Incognito": ("Store nothing of what is said, or all again", "incognito"),
+            "Namespace": ("Go on with other memories", "namespace"),
             "Copy the last reply": ("To the clipboard", "copy_reply"),
             **super().actions(),
         }

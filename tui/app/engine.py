@@ -1,7 +1,7 @@
 """What the app talks to: a bank that is opened and a model that is loaded behind the screen."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +25,21 @@ class Talker(Protocol):
     @property
     def session_id(self) -> str: ...
 
-    def stream(self, text: str) -> "AsyncIterator[Event]": ...
+    def stream(
+        self, text: str, *, incognito: bool = False, exclude: Collection[str] = ()
+    ) -> "AsyncIterator[Event]": ...
+
+    def what_if(self, exchange_id: str, *, without: Collection[str]) -> "AsyncIterator[Event]": ...
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is ready: its name, agents by session (None: a new one), and what there is to say."""
+    """A model that is ready: its name, agents by namespace and session (None: a new one), and what there is
+    to say.
+    """
 
     name: str
-    agents: "Callable[[str | None], Talker]"
+    agents: "Callable[[str, str | None], Talker]"
     note: str | None = None
 
 
@@ -77,7 +83,7 @@ def loader_of(namespace: str, max_tokens: int | None) -> Loader:
             else f"{model.name} is not calibrated; it reads with safe defaults"
         )
         return Loaded(
-            model.name, lambda session: make_agent(bank, namespace, model, session, max_tokens), note
+            model.name, lambda name, session: make_agent(bank, name, model, session, max_tokens), note
         )
 
     return load

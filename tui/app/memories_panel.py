@@ -95,7 +95,7 @@ class MemoriesPanel(Vertical):
         yield VerticalScroll(can_focus=False)
 
     async def show(
-        self, exchange_id: str, found: "Sequence[RecalledMemory]", sessions: Mapping[str, str], made_with: int
+        self, exchange_id: str | None, found: "Sequence[RecalledMemory]", sessions: Mapping[str, str], made_with: int
     ) -> None:
         """The memories of one reply; `sessions` are titles by id."""
         self.exchange_id = exchange_id

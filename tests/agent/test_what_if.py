@@ -47,12 +47,14 @@ def test_a_reply_is_made_again_without_a_memory_and_nothing_is_stored(
 
     recalled, reply = asyncio.run(replayed())
     seen = {each.memory.id for each in recalled.memories}
-    assert seen.isdisjoint({fact.id, asked.exchange_id, later.id}), "neither it, nor itself, nor what came later"
+    assert seen.isdisjoint({fact.id, asked.exchange_id, later.id}), (
+        "neither it, nor itself, nor what came later"
+    )
     assert "nurse" in asked.text and "nurse" not in reply.text
     assert reply.exchange_id is None and reply.stored == ()
     assert [(memory.id, memory.reply) for memory in bank.list()] == held
 
-    same = [event for event in agent.what_if_sync(asked.exchange_id or "", without=[])]
+    same = list(agent.what_if_sync(asked.exchange_id or "", without=[]))
     assert [e.text for e in same if isinstance(e, Reply)] == [asked.text], "with all of them, it is the same"
     assert before.exchange_id is not None
 

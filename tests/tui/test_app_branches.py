@@ -46,13 +46,13 @@ def test_a_reply_is_made_again_in_a_branch_and_both_are_a_key_apart(place: Path)
         assert said(app) == ["hello there", "who is Clara"]
         again = app.conversation.answers[-1]
         assert replaced not in {each.memory.id for each in again.memories}, "it does not answer from itself"
-        await until(pilot, lambda: "‹ 2 of 2 ›" in screen_text(app))
+        await until(pilot, lambda: "◂ 2 of 2 ▸" in screen_text(app))
         assert first is not None and app.session_id is not None
         assert app.bank.get_session(app.session_id).parent_id == first
         assert app.bank.get_session(first).turns == 2, "the earlier way is there as it was"
         await pilot.press("ctrl+up", "left")
         await until(pilot, lambda: app.session_id == first)
-        await until(pilot, lambda: "‹ 1 of 2 ›" in screen_text(app))
+        await until(pilot, lambda: "◂ 1 of 2 ▸" in screen_text(app))
         assert app.conversation.answers[-1].exchange_id == replaced
 
     drive(app, script)

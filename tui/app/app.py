@@ -26,10 +26,11 @@ from mnemos.tui.app.prompt import Prompt
 from mnemos.tui.app.sidebar import Sidebar
 from mnemos.tui.app.status import Status
 from mnemos.tui.app.turns import Turns
+from mnemos.tui.app.what_if import WhatIf
 
 if TYPE_CHECKING:
     from mnemos.memory.bank import MemoryBank
-    from mnemos.memory.records import ForgetPlan, Receipt
+    from mnemos.memory.records import ForgetPlan, Memory, Receipt
 
 _PROGRESS_S = 0.1
 
@@ -462,8 +463,26 @@ class ChatApp(MemoryApp):
                     self.panel.current.refresh_with(changed)
             case "copy":
                 self.copy(memory.text)
+            case "without":
+                await self._without(memory)
             case "inspect":
                 self.inspect(f"id:{memory.id}")
+
+    async def _without(self, memory: "Memory") -> None:
+        """Show the reply of the panel as it would be without a memory."""
+        exchange_id = self.panel.exchange_id
+        if exchange_id is None:
+            self.notify("this reply was made incognito, so there is nothing stored to make it again from")
+        elif self.loaded is None or self.turns.is_running:
+            self.notify("a reply can be made again once the model is free")
+        else:
+            try:
+                exchange = await asyncio.to_thread(self.bank.get, exchange_id, namespace=self.namespace)
+                talker = await asyncio.to_thread(self.talker)
+            except MnemosError as error:
+                self.tell_error(error)
+                return
+            await self.push_screen_wait(WhatIf(talker, exchange, memory, len(self.panel.cards)))
 
     async def on_forgotten(self, plan: "ForgetPlan", receipt: "Receipt") -> None:
         ids = frozenset(receipt.forgotten) | {memory.id for memory in plan.selected}

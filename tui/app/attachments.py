@@ -45,8 +45,8 @@ def size_of(text: str) -> str:
 
 def read_file(named: str) -> Attachment:
     """A text file. NotFoundError, InvalidTextError: what is no text or too large is not attached."""
-    path = Path(named).expanduser()
     try:
+        path = Path(named).expanduser()
         if path.is_dir():
             raise InvalidTextError(f"{named} is a folder; /ingest {named} remembers its text files")
         if not path.is_file():
@@ -54,12 +54,13 @@ def read_file(named: str) -> Attachment:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise InvalidTextError(
-                f"{named} has {size / 1024:,.0f} KiB, more than the {MAX_BYTES // 1024} that a message takes; "
+                f"{named} has {size / 1024:,.0f} KiB, and a message takes {MAX_BYTES // 1024}; "
                 f"/ingest {named} remembers it as a document"
             )
         data = path.read_bytes()
-    except OSError as error:
-        raise NotFoundError(f"{named} can't be read ({error.strerror}); nothing was attached") from error
+    except (OSError, ValueError, RuntimeError) as error:  # no such home, or a character that no path has
+        reason = getattr(error, "strerror", None) or "it is no path"
+        raise NotFoundError(f"{named} can't be read ({reason}); nothing was attached") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -84,15 +85,15 @@ def reference_at(text: str, column: int) -> str | None:
 def matching_paths(written: str) -> Iterator[str]:
     """Paths that go on as written, folders with a slash at their end; hidden ones only where asked for."""
     folder, slash, name = written.rpartition("/")
-    place = Path(f"{folder}{slash}" or ".").expanduser()
     found: list[tuple[bool, str]] = []
     try:
+        place = Path(f"{folder}{slash}" or ".").expanduser()
         with os.scandir(place) as entries:
             for _, entry in zip(range(_SCANNED), entries, strict=False):
                 fits = entry.name.casefold().startswith(name.casefold())
                 if fits and (name.startswith(".") or not entry.name.startswith(".")):
                     found.append((entry.is_dir(), entry.name))
-    except OSError:
+    except (OSError, ValueError, RuntimeError):  # nothing there that could be named
         return
     for is_folder, each in sorted(found, key=lambda item: (not item[0], item[1].casefold()))[:COMPLETED]:
         yield f"{folder}{slash}{each}{'/' if is_folder else ''}"

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from textual import work
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.message import Message
@@ -192,8 +193,15 @@ class MemoryApp(App[int]):
         self.notify(words_of(error), severity="error", markup=False, timeout=10)
 
     def copy(self, text: str) -> None:
-        self.copy_to_clipboard(text)
-        self.notify("copied", timeout=1.5)
+        self.copy_to_clipboard(text)  # OSC 52, to the terminal
+        self._copy_to_system(text)
+
+    @work(exclusive=True, group="clipboard")
+    async def _copy_to_system(self, text: str) -> None:
+        from mnemos.tui.app.clipboard import copy_to_system
+
+        reached = await asyncio.to_thread(copy_to_system, text)
+        self.notify("copied" if reached else "copied, if the terminal lets programs copy", timeout=1.5)
 
     async def forget(self, **selector: Any) -> "Receipt | None":
         """Plan, dialog, erase; None when nothing was forgotten. Call it in a worker."""

@@ -63,7 +63,7 @@ async def branch(app: "ChatApp", exchange_id: str | None) -> None:
         app.bank.branch_session, app.session_id, at=exchange_id, namespace=app.namespace
     )
     await app.switch(made.id)
-    await app.conversation.put(Card("a branch: what you say from here on goes its own way; Ctrl+B shows both"))
+    await app.conversation.put(Card("a branch: what you say now goes its own way; Ctrl+B shows both"))
 
 
 async def other_way(app: "ChatApp", entry: Entry, session_id: str) -> None:

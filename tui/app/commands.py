@@ -47,6 +47,10 @@ async def execute(app: "ChatApp", line: str) -> None:
             await _pin(app, rest)
         case "session":
             await _session(app, rest)
+        case "export":
+            await keeping.export(app, rest)
+        case "ingest":
+            await keeping.ingest(app, rest)
         case "model":
             app.change_model(rest or None)
         case "theme":

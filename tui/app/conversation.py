@@ -159,9 +159,7 @@ class Answer(Entry):
             super().__init__()
             self.answer = answer
 
-    def __init__(
-        self, words: str = "", exchange_id: str | None = None, *, incognito: bool = False
-    ) -> None:
+    def __init__(self, words: str = "", exchange_id: str | None = None, *, incognito: bool = False) -> None:
         super().__init__(words, exchange_id, incognito=incognito, classes="answer")
         self.memories: Sequence[RecalledMemory] = ()
         self.count: int | None = None  # memories it was made with; None: not known yet
@@ -227,7 +225,7 @@ class Answer(Entry):
             parts += [f"{cited} cited"] if cited else []
         parts += [self.mark] if self.mark else []
         parts += ["incognito, not stored"] if self.incognito else []
-        parts += [f"‹ {self.way + 1} of {len(self.ways)} ›"] if len(self.ways) > 1 else []
+        parts += [f"◂ {self.way + 1} of {len(self.ways)} ▸"] if len(self.ways) > 1 else []
         chip.update("  ·  ".join(parts))
         chip.display = bool(parts)
         chip.set_class(bool(self.count), "-some")
@@ -341,7 +339,7 @@ class Conversation(VerticalScroll, can_focus=False):
         for answer in self.answers:
             left = [each for each in answer.memories if each.memory.id not in ids]
             if len(left) < len(answer.memories):
-                if answer.incognito:  # nothing of it is in the bank, so nothing but the screen holds its words
+                if answer.incognito:  # only the screen holds its words
                     await answer.forget_words("reply forgotten with the memory it was made from")
                     continue
                 gone = len(answer.memories) - len(left)

@@ -110,9 +110,7 @@ def why(
     return found, {line.id: line.title for line in lines(bank, namespace) if line.id in wanted}
 
 
-def _left(
-    bank: "MemoryBank", namespace: str, recalled: "Sequence[RecalledMemory]"
-) -> "list[RecalledMemory]":
+def _left(bank: "MemoryBank", namespace: str, recalled: "Sequence[RecalledMemory]") -> "list[RecalledMemory]":
     found = []
     for each in recalled:
         with suppress(NotFoundError):

@@ -14,6 +14,8 @@ HELP: Mapping[str, tuple[str, str]] = {
     "incognito": ("/incognito", "store nothing of what is said, or all again"),
     "namespace": ("/namespace [NAME]", "go on with other memories, without a restart"),
     "session": ("/session [new|list|ID|title TEXT]", "begin, list, change or name sessions"),
+    "export": ("/export [FILE]", "the session as a file: .md or .json, not encrypted"),
+    "ingest": ("/ingest PATH", "remember a file or a folder of texts"),
     "model": ("/model [NAME|PATH]", "show or change the model"),
     "theme": ("/theme [NAME]", "light, dark, or another theme"),
     "quit": ("/quit", "leave"),

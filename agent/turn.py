@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 
 from mnemos.agent.citing import cite
 from mnemos.agent.events import Event, Recalled, RecallStarted, Reply, Stored, TokenDelta, Usage
@@ -13,7 +14,14 @@ from mnemos.attention.generate import StopReason, generate, text_pieces
 from mnemos.attention.kv import KVCache
 from mnemos.attention.sampling import Sampling
 from mnemos.attention.tokenizer import Detokenizer
-from mnemos.errors import BankError, MnemosError, NotFoundError, PolicyError
+from mnemos.errors import (
+    BankError,
+    BankLockedError,
+    BankReadOnlyError,
+    MnemosError,
+    NotFoundError,
+    PolicyError,
+)
 from mnemos.memory.bank import MemoryBank
 from mnemos.memory.recall import Recall
 from mnemos.memory.records import Memory, RecalledMemory
@@ -165,7 +173,10 @@ class Turn:
 
     def _catch_up(self) -> None:
         """Makes the traces that are missing."""
-        if self._may_encode:
+        if not self._may_encode:
+            return
+        # A turn that keeps nothing need not wait for who is writing: it recalls what is encoded already.
+        with suppress(*(() if self._record.is_kept else (BankLockedError, BankReadOnlyError))):
             self._working.recaller.encode_pending(self._namespace, should_stop=self._stop.is_set)
 
     def _keep(self, exchange: Memory, reply: str, *, is_cut: bool) -> Memory:

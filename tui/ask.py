@@ -47,7 +47,14 @@ def make_agent(
     from mnemos.agent.agent import DEFAULT_SAMPLING, Agent
 
     sampling = replace(DEFAULT_SAMPLING, max_tokens=max_tokens) if max_tokens else DEFAULT_SAMPLING
-    return Agent(bank, namespace=namespace, model=model, session=session, sampling=sampling)
+    return Agent(
+        bank,
+        namespace=namespace,
+        model=model,
+        session=session,
+        sampling=sampling,
+        read_only=bank.read_only,
+    )
 
 
 def stream_reply(

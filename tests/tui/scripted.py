@@ -96,8 +96,8 @@ class ScriptedAgent:
 
 
 def opener_at(path: Path) -> Opener:
-    def opened(_ask: Ask, _tell: Tell) -> AbstractContextManager[MemoryBank]:
-        return MemoryBank.open(path)
+    def opened(ask: Ask, tell: Tell, *, read_only: bool = False) -> AbstractContextManager[MemoryBank]:
+        return MemoryBank.open(path, read_only=read_only)
 
     return opened
 

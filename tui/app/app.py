@@ -149,6 +149,10 @@ class ChatApp(MemoryApp):
             self.post_message(ModelProgress(what, done, total))
 
     async def on_bank_ready(self, _event: BankReady) -> None:
+        if self.bank.read_only:
+            self.incognito = True
+            self.prompt.set_incognito(True)
+            self.show_model()
         if self._is_loading:
             self.status.working("loading the model")
         if self._wanted_session is None:
@@ -227,7 +231,8 @@ class ChatApp(MemoryApp):
     def show_model(self) -> None:
         """At the end of the status line: the model, and whether what is said is stored."""
         model = self.loaded.name if self.loaded else ""
-        self.status.right(model, mark="incognito" if self.incognito else "")
+        mark = "read-only" if self.is_open and self.bank.read_only else "incognito" if self.incognito else ""
+        self.status.right(model, mark=mark)
 
     async def on_prompt_sent(self, event: Prompt.Sent) -> None:
         if event.instead_of is not None:
@@ -288,7 +293,10 @@ class ChatApp(MemoryApp):
             self.tell_error(error)
 
     async def action_incognito(self) -> None:
-        await keeping.toggle_incognito(self)
+        try:
+            await keeping.toggle_incognito(self)
+        except MnemosError as error:
+            self.tell_error(error)
 
     @work(exclusive=True, group="namespace")
     async def action_namespace(self) -> None:
@@ -327,6 +335,9 @@ class ChatApp(MemoryApp):
         return True
 
     def interrupt(self) -> bool:
+        if self.turns.waiting and not self.turns.is_running:  # the model loads: the message is not lost
+            self.run_worker(self.turns.take_back())
+            return True
         return self.turns.stop()
 
     async def stop_turn(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mnemos.errors import BankLockedError
+from mnemos.errors import BankLockedError, BankReadOnlyError
 
 if TYPE_CHECKING:
     from mnemos.agent.events import Event
@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 Ask = Callable[[], str]  # a passphrase, from the person
 Tell = Callable[[str], None]
 Progress = Callable[[str, int, int], None]  # (what is done, done, total); raises to give up
-Opener = Callable[[Ask, Tell], "AbstractContextManager[MemoryBank]"]
+
+
+class Opener(Protocol):
+    """Opens the app's bank."""
+
+    def __call__(
+        self, ask: Ask, tell: Tell, *, read_only: bool = False
+    ) -> "AbstractContextManager[MemoryBank]": ...
 
 
 class Talker(Protocol):
@@ -53,10 +60,12 @@ class Stopped(Exception):
 def opener_of(path: Path | None, namespace: str, *, create: bool) -> Opener:
     """How the app opens its bank."""
 
-    def opened(ask: Ask, tell: Tell) -> "AbstractContextManager[MemoryBank]":
+    def opened(ask: Ask, tell: Tell, *, read_only: bool = False) -> "AbstractContextManager[MemoryBank]":
         from mnemos.tui.opening import open_bank
 
-        return open_bank(path, namespace, create=create, ask=ask, tell=tell)
+        return open_bank(
+            path, namespace, create=create and not read_only, read_only=read_only, ask=ask, tell=tell
+        )
 
     return opened
 
@@ -71,7 +80,7 @@ def loader_of(namespace: str, max_tokens: int | None) -> Loader:
 
         model = models.load(name, on_progress=lambda done, total: progress("fetching the model", done, total))
         progress("encoding what is new", 0, 0)
-        with suppress(BankLockedError):  # somebody is writing: the next turn catches up
+        with suppress(BankLockedError, BankReadOnlyError):  # nobody waits for it: the next turn catches up
             bank.encode_pending(
                 model,
                 namespace=namespace,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TURNS = 100  # of a session that are shown; the inspector has the rest
 SESSIONS = 200
 _TITLE_CHARS = 60
+_ALL_SHARES = 0.99  # of the attention on memories, for rounding
 _FAMILY = 40  # branches that are looked at for other replies in the same place
 
 
@@ -132,12 +133,23 @@ def provenance(
     return found
 
 
+def missing(found: "Sequence[RecalledMemory]") -> int:
+    """How many memories of a reply are gone, as far as those that are left tell: their ranks have gaps, or
+    their shares of the attention fall short of all of it.
+    """
+    if not found:
+        return 0
+    gaps = max(each.rank for each in found) - len(found)
+    shares = [each.attention for each in found if each.attention is not None]
+    return max(gaps, int(bool(shares) and sum(shares) < _ALL_SHARES))
+
+
 async def mark(answer: Answer, found: "Sequence[RecalledMemory] | None") -> None:
     """Show what a reply on the screen was made with, and what of that is gone."""
     if found is None:
         await answer.forget_words("forgotten since")
     elif answer.words:
-        gone = (answer.count or 0) - len(found)
+        gone = missing(found) if answer.count is None else answer.count - len(found)
         answer.show_memories(found)
         if gone > 0:
             answer.set_mark(f"{count_of(gone)} forgotten since")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 async def toggle_incognito(app: "ChatApp") -> None:
     """From the next message on, nothing is stored; or all is again."""
+    if app.bank.read_only:
+        raise UsageError("the bank is open read-only, so nothing of this conversation can be stored")
     app.incognito = not app.incognito
     app.prompt.set_incognito(app.incognito)
     app.show_model()

@@ -177,6 +177,12 @@ class Prompt(Vertical):
         if self.editing is not None:
             mode.update("Editing an earlier message. Enter sends it in a branch, Esc leaves it as it was")
 
+    def _warn(self, text: str) -> None:
+        """Say something beside the prompt until it is written in."""
+        mode = self.query_one("#mode", Static)
+        mode.display = True
+        mode.update(visible(text))
+
     def restore(self, text: str) -> None:
         """Put a text back that could not be sent, in front of what was written since."""
         if is_large(text):
@@ -204,7 +210,7 @@ class Prompt(Vertical):
         event.stop()
         text = event.chip.attachment.text
         if event.action == "expand" and len(text) > EXPANDED_CHARS:
-            self.notify("it is too large to be shown as text", markup=False)
+            self._warn("it is too large to be shown as text; it is sent as it is")
             return
         if event.action != "leave":
             self.query_one(Attachments).drop(event.chip)
@@ -292,7 +298,7 @@ class Prompt(Vertical):
             attachment = read_file(path)
         except MnemosError as error:
             self.completions.display = False
-            self.notify(str(error), severity="warning", markup=False, timeout=8)
+            self._warn(str(error))
             return
         self.area.replace("", start, (row, column))
         self.attach(attachment)
@@ -303,6 +309,7 @@ class Prompt(Vertical):
 
     def on_text_area_changed(self) -> None:
         text = self.area.text
+        self._show_mode()
         if self._at is not None:
             self._offer(())
         elif text.startswith("/"):

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from textual.worker import Worker, WorkerCancelled, WorkerFailed
 
-from mnemos.agent.events import Recalled, RecallStarted, Reply, TokenDelta
 from mnemos.errors import MnemosError, NotFoundError
 from mnemos.tui.app.base import words_of
 from mnemos.tui.app.conversation import Answer, Card, Said, count_of
 from mnemos.tui.app.status import Speed
 
 if TYPE_CHECKING:
+    from mnemos.agent.events import Recalled, Reply
     from mnemos.memory.records import Memory
     from mnemos.tui.app.app import ChatApp
     from mnemos.tui.app.engine import Talker
@@ -109,6 +109,8 @@ class Turns:
 
     async def _stream(self, talker: "Talker", said: Said, answer: Answer) -> str:
         """Show a turn's events as they come; what to say of it afterwards."""
+        from mnemos.agent.events import Recalled, RecallStarted, Reply, TokenDelta  # late: pydantic is slow
+
         app, speed, line = self._app, Speed(), ""
         stream = talker.stream(said.words, incognito=said.incognito, exclude=said.exclude)
         async with aclosing(stream) as events:  # type: ignore[type-var]
@@ -171,7 +173,7 @@ class Turns:
         return next(mine, None)
 
 
-def line_of(event: Recalled) -> str:
+def line_of(event: "Recalled") -> str:
     """What was recalled and paged, and how long that took."""
     words = f"recall {event.route_ms:.0f} ms"
     if event.memories:
@@ -181,6 +183,6 @@ def line_of(event: Recalled) -> str:
     return words
 
 
-def speed_of(reply: Reply) -> str:
+def speed_of(reply: "Reply") -> str:
     seconds = max(reply.usage.decode_ms, 1.0) / 1e3
     return f"{reply.usage.decoded_tokens / seconds:.0f} tokens/s"

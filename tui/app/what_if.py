@@ -10,7 +10,6 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Markdown, Static
 
-from mnemos.agent.events import Recalled, Reply, TokenDelta
 from mnemos.tui.app.base import words_of
 from mnemos.tui.app.conversation import count_of
 from mnemos.tui.console import visible
@@ -49,6 +48,8 @@ class WhatIf(ModalScreen[None]):
 
     @work(exclusive=True)
     async def _run(self) -> None:
+        from mnemos.agent.events import Recalled, Reply, TokenDelta  # late: pydantic is slow
+
         how, again = self.query_one("#how", Static), self.query_one("#again", Markdown)
         stream = Markdown.get_stream(again)
         events = self._talker.what_if(self._exchange.id, without=[self._memory.id])

@@ -126,8 +126,8 @@ def test_namespaces_are_switched_without_a_restart(place: Path) -> None:
         (recalled,) = app.conversation.answers[0].memories
         assert recalled.memory.text == "The cellar door sticks."
         assert app.bank.count("work") == 2 and app.bank.count("default") == 2
-        await say(pilot, "/namespace not/good")
-        await until(pilot, lambda: app.prompt.text == "/namespace not/good")
+        await say(pilot, "/namespace no good")
+        await until(pilot, lambda: app.prompt.text == "/namespace no good")
         assert app.namespace == "work"
         app.prompt.write("")
         await say(pilot, "/namespace fresh")

@@ -90,6 +90,7 @@ class ChatApp(MemoryApp):
         self._is_loading = True
         self._talker: Talker | None = None
         self._reported_at = 0.0
+        self._is_named = False  # whether the session's own title is at the top
 
     def compose(self) -> ComposeResult:
         yield Static(id="top", markup=False)
@@ -223,6 +224,8 @@ class ChatApp(MemoryApp):
         ):
             self.session_id = talker.session_id
             self.show_title()
+        elif not self._is_named:
+            self.show_title()  # a branch that began without turns
         else:
             self.run_worker(branching.show_ways(self), exclusive=True, group="ways")
 
@@ -379,10 +382,12 @@ class ChatApp(MemoryApp):
     @work(exclusive=True, group="title")
     async def show_title(self) -> None:
         """The line at the top: the session's name, and whose memory it is."""
-        name = "new conversation"
+        name, self._is_named = "new conversation", False
         if self.session_id is not None and self.is_open:
             lines = await asyncio.to_thread(history.lines, self.bank, self.namespace)
-            name = next((line.title for line in lines if line.id == self.session_id), name)
+            titles = {line.id: line.title for line in lines}
+            self._is_named = self.session_id in titles
+            name = titles.get(self.session_id, name)
             self.sidebar.show(lines, self.session_id)
         whose = "" if self.namespace == "default" else f"  ·  {self.namespace}"
         self.screen_stack[0].query_one("#top", Static).update(f"mnemos  ·  {name}{whose}")

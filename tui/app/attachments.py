@@ -143,7 +143,8 @@ class Attachments(Horizontal):
 
     def add(self, attachment: Attachment) -> None:
         self.items.append(attachment)
-        self.mount(Chip(attachment))
+        if self.is_attached:  # not while the app closes
+            self.mount(Chip(attachment))
         self.display = True
 
     def drop(self, chip: Chip | None = None) -> bool:

@@ -1,7 +1,7 @@
 """Questions with more than one answer: what becomes of a session, which namespace."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -12,8 +12,6 @@ from textual.widgets import Button, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from mnemos.tui.console import visible
-
-Fate = Literal["session", "memories"]  # what is deleted: the session alone, or what was said in it as well
 
 
 class Question(ModalScreen[str | None]):
@@ -52,14 +50,14 @@ class Question(ModalScreen[str | None]):
 
 
 def deleting(title: str, memories: int, turns: int) -> Question:
-    """What becomes of a session: `session` or `memories`; None keeps it."""
+    """What becomes of a session: it goes `alone` or as a `whole`, with its memories; None keeps it."""
     what = "1 memory was" if memories == 1 else f"{memories:,} memories were"
     text = (
         f"{what} made in it, of {turns} turn{'' if turns == 1 else 's'}.\n\n"
         "Without them only the session goes: what was said in it is recalled as before. With them they are "
         "forgotten for good, and so are replies elsewhere that were made with them; the plan is shown first."
     )
-    answers = [("no", "No, keep"), ("session", "Only the session"), ("memories", "With its memories")]
+    answers = [("no", "No, keep"), ("alone", "Only the session"), ("whole", "With its memories")]
     return Question(f"Delete “{title}”?", text, *(answers if memories else answers[:2]))
 
 

@@ -254,8 +254,19 @@ class Conversation(VerticalScroll, can_focus=False):
     def __init__(self) -> None:
         super().__init__(id="conversation")
 
-    def on_mount(self) -> None:
-        self.anchor()
+    def watch_virtual_size(self) -> None:
+        self._follow()
+
+    def on_resize(self) -> None:
+        self._follow()
+
+    def _follow(self) -> None:
+        """Keep the end in view once there is more than the screen holds: what is short stays at the top."""
+        is_long = self.virtual_size.height > self.container_size.height
+        if is_long != self.is_anchored:
+            self.anchor(is_long)
+            if not is_long:
+                self.scroll_target_y = self.scroll_y = 0
 
     @property
     def entries(self) -> list[Entry]:
@@ -298,7 +309,8 @@ class Conversation(VerticalScroll, can_focus=False):
             if memory.reply or answer.mark:
                 widgets.append(answer)
         await self.mount(*widgets)
-        self.anchor()
+        self._follow()
+        self.scroll_end(animate=False)
 
     def walk(self, by: int) -> bool:
         """Move to the entry before or behind the one in focus; False where there is none."""

@@ -45,14 +45,14 @@ async def delete_session(app: "ChatApp", session: "SessionLine") -> None:
             return
         if session.id == app.session_id:
             await app.turns.stopped()
-        if answer == "memories" and await app.forget(session_id=session.id) is None:
+        if answer == "whole" and await app.forget(session_id=session.id) is None:
             app.notify("the session is kept", markup=False)
             return
         with suppress(NotFoundError):  # it went with its last memory
             await asyncio.to_thread(
                 app.bank.delete_session,
                 session.id,
-                with_memories=answer == "memories",
+                with_memories=answer == "whole",
                 namespace=app.namespace,
             )
     except MnemosError as error:

@@ -16,6 +16,7 @@ from mnemos.agent.pooled_turn import PooledTurn
 from mnemos.agent.prompt import PromptBuilder
 from mnemos.agent.recall_filter import recall_filter
 from mnemos.agent.recording import TurnRecord
+from mnemos.agent.runtime import Runtime
 from mnemos.agent.stopping import Stop
 from mnemos.agent.text_turn import TextTurn
 from mnemos.agent.turn import Turn
@@ -33,7 +34,8 @@ from mnemos.errors import (
 from mnemos.memory.bank import DEFAULT_NAMESPACE, MemoryBank, check_size
 from mnemos.memory.recall import DEFAULT_K
 from mnemos.memory.records import Kind, Memory
-from mnemos.store.ids import check_namespace
+from mnemos.store.ids import check_namespace, new_id
+from mnemos.store.records import MemoryDraft
 from mnemos.store.selectors import Condition
 
 DEFAULT_SAMPLING = Sampling(max_tokens=256, repetition_penalty=1.1)
@@ -47,6 +49,9 @@ class Agent:
     `model` is a loaded model, a name or path to load, or None for the default one. `session` continues an
     earlier session. `k` is the most memories read for a reply. With `rounds` above 1, what was
     recalled joins the question of another round of recall. One turn runs at a time; a second caller waits.
+
+    Agents of one model and one bank may run at once, in threads or in tasks: their replies are decoded
+    together. `runtime` bounds how many; without one, all agents of a model share its own.
 
     `policies` see all that is about to be written, in their order. `recall` says which memories may be
     recalled, as a condition of `mnemos.store.selectors` or its text (`tag:work and since:30d`); the session's
@@ -67,6 +72,7 @@ class Agent:
         sampling: Sampling = DEFAULT_SAMPLING,
         working_tokens: int = WORKING_TOKENS,
         rounds: int = 1,
+        runtime: Runtime | None = None,
         policies: Sequence[WritePolicy] = (),
         recall: Condition | str | None = None,
         read_only: bool = False,
@@ -87,6 +93,7 @@ class Agent:
         self._sampling = sampling
         self._working_tokens = working_tokens
         self._rounds = rounds
+        self._runtime = runtime
         self._policies = tuple(policies)
         self._where = recall_filter(recall)
         self._read_only = read_only
@@ -103,17 +110,27 @@ class Agent:
             self._session_id = self.bank.create_session(self.namespace).id
         return self._session_id
 
+    def _begin_session(self) -> str:
+        """The id of the session; the write that first names it makes it."""
+        self._session_id = self._session_id or new_id()
+        return self._session_id
+
     @property
     def model(self) -> LanguageModel:
         """The model; loaded when first asked for."""
         if isinstance(self._named_model, LanguageModel):
             return self._named_model
-        from mnemos.attention.models import load
+        from mnemos.attention.models import load_shared
 
         named = self._named_model
-        loaded = self.bank.recaller().model if named is None else load(named)
+        loaded = self.bank.recaller().model if named is None else load_shared(named)
         self._named_model = loaded
         return loaded
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where this agent's turns get their places; loads the model."""
+        return self._runtime or Runtime.of(self.model)
 
     def run_sync(
         self,
@@ -196,14 +213,20 @@ class Agent:
             if stop.timed_out:
                 raise _never_begun()
             await asyncio.sleep(_POLL_S)
+        try:
+            runtime = await asyncio.to_thread(lambda: self.runtime)  # it may load the model
+            await runtime.enter_async(stop.left_s())
+        except BaseException:
+            self._lock.release()
+            raise
         self._busy_in = get_ident()
         turn = observed(self._turn(text, stop, scope))
         try:
-            while (event := await asyncio.to_thread(next, turn, None)) is not None:
+            while (event := await runtime.in_thread(next, turn, None)) is not None:
                 yield event
         finally:
             stop.set()  # a step still running in its thread ends at the next token
-            await asyncio.shield(asyncio.to_thread(self._finish, turn))
+            await asyncio.shield(runtime.in_thread(self._finish, turn, runtime))
 
     def stream_sync(
         self,
@@ -227,8 +250,9 @@ class Agent:
         if not self._lock.acquire(timeout=-1 if timeout_s is None else timeout_s):
             raise _never_begun()
         try:
-            self._busy_in = get_ident()
-            yield from observed(self._turn(text, stop, scope))
+            with self.runtime.turn(stop.left_s()):
+                self._busy_in = get_ident()
+                yield from observed(self._turn(text, stop, scope))
         finally:
             self._busy_in = None
             self._lock.release()
@@ -246,11 +270,13 @@ class Agent:
         if self._read_only or self._incognito:
             raise BankReadOnlyError("this agent keeps nothing; remember it with another one")
         record = TurnRecord(
-            self.bank, namespace=self.namespace, session=lambda: self.session_id, policies=self._policies
+            self.bank, namespace=self.namespace, session=self._begin_session, policies=self._policies
         )
-        return record.remember(text, kind=kind, title=title, source=source, tags=tags)
+        return record.remember(
+            MemoryDraft(text, kind=kind, speaker="User", title=title, source=source, tags=tuple(tags))
+        )
 
-    def _finish(self, turn: Generator[Event]) -> None:
+    def _finish(self, turn: Generator[Event], runtime: Runtime) -> None:
         """Close a turn, waiting for a step that still runs in another thread, and let the next one begin."""
         try:
             while True:
@@ -263,6 +289,7 @@ class Agent:
                     time.sleep(_POLL_S)
         finally:
             self._busy_in = None
+            runtime.leave()
             self._lock.release()
 
     def _turn(self, text: str, stop: Stop, scope: Scope) -> Generator[Event]:
@@ -282,7 +309,7 @@ class Agent:
         record = TurnRecord(
             self.bank,
             namespace=self.namespace,
-            session=lambda: self.session_id,
+            session=self._begin_session,
             known_session=self._session_id,
             policies=self._policies,
             is_kept=is_kept,

@@ -8,11 +8,11 @@ Without memories the frozen prefix is followed by nothing that needs it, so the 
 instructions alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mnemos.attention.models import LanguageModel
-from mnemos.memory.records import Memory
+from mnemos.memory.records import Memory, RecalledMemory
 
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant. Answer briefly and truthfully."
 
@@ -57,6 +57,11 @@ class PromptBuilder:
         """A whole system turn, for a reply that no memory matters to."""
         words = self._tokenizer.encode(self._instructions or DEFAULT_INSTRUCTIONS)
         return [*self.turn.system_head, *words, *self.turn.system_tail]
+
+    def words_of(self, memories: Iterable[RecalledMemory]) -> list[list[int]]:
+        """Token ids of what each memory says: a reply may quote them."""
+        said = (words for found in memories for words in (found.memory.text, found.memory.reply) if words)
+        return [self._tokenizer.encode(words) for words in said]
 
     def exchange(self, memory: Memory) -> list[int]:
         """A past exchange as it stands in working memory."""

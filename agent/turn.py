@@ -114,6 +114,7 @@ class Turn:
                 eos_ids=model.tokenizer.eos_ids,
                 history=self._working.last_reply(self._seen),
                 should_stop=self._stop.is_set,
+                drafts=[prompt, *self._working.prompts.words_of(recall.memories)],
             )
             first_ms = 0.0
             for piece in text_pieces(generation, Detokenizer(model.tokenizer), self._sampling.stop):
@@ -191,8 +192,8 @@ class Turn:
 
     def _remember(self, done: Memory) -> Generator[Event]:
         """Makes the exchange a memory that can be recalled."""
-        if not self._record.is_kept:
-            return
+        if not self._record.is_kept or self._stop.is_set():
+            return  # the next turn makes the trace
         started = time.perf_counter()
         try:
             self._catch_up()

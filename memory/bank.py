@@ -640,9 +640,9 @@ class MemoryBank(SessionBank):
         with self._opening:
             if self._recaller is None or (model is not None and self._recaller.model is not model):
                 if model is None:
-                    from mnemos.attention.models import load
+                    from mnemos.attention.models import load_shared
 
-                    model = load()
+                    model = load_shared()
                 if self._recaller is not None:
                     self._recaller.close()
                 self._recaller = recaller_for(self.store, model)

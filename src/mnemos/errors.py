@@ -17,6 +17,7 @@
     │   └── GeneratorResponseError        what came back can't be read
     ├── ArchiveError                      cut off, damaged, newer, or another passphrase
     ├── InterruptedTurnError (130)
+    ├── BusyError                         as many turns at once as there may be
     ├── ModelError
     │   ├── UnknownModelError
     │   ├── ModelDownloadError
@@ -114,6 +115,10 @@ class InterruptedTurnError(MnemosError):
     """The person or the program stopped a turn half-way."""
 
     exit_code = 130
+
+
+class BusyError(MnemosError):
+    """As many turns run and wait as may; the request can be made again later."""
 
 
 class ModelError(MnemosError):

@@ -4,7 +4,8 @@ remembered.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterable, Sequence
+from contextlib import aclosing
 from threading import Lock, get_ident
 from typing import Any
 
@@ -24,6 +25,7 @@ from mnemos.agent.text_turn import TextTurn
 from mnemos.agent.tools.tool import Tool
 from mnemos.agent.tools.toolbox import Toolbox
 from mnemos.agent.turn import Turn
+from mnemos.agent.what_if import Scope, asked_again
 from mnemos.agent.working import WorkingMemory
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.sampling import Sampling
@@ -152,34 +154,82 @@ class Agent:
         """Where this agent's turns get their places; loads the model."""
         return self._runtime or Runtime.of(self.model)
 
-    def run_sync(self, text: str, *, incognito: bool = False, timeout_s: float | None = None) -> Reply:
+    def run_sync(
+        self,
+        text: str,
+        *,
+        incognito: bool = False,
+        timeout_s: float | None = None,
+        exclude: Collection[str] = (),
+    ) -> Reply:
         """One turn; its reply, once the exchange is stored.
 
-        An `incognito` turn recalls and keeps nothing. After `timeout_s` the turn ends with the reply as far
+        An `incognito` turn recalls and keeps nothing. Memories whose whole ids are in `exclude` are neither
+        recalled nor in view. After `timeout_s` the turn ends with the reply as far
         as it came, kept as an interrupted one; its status says `timeout`.
         """
         reply = None
-        for event in self.stream_sync(text, incognito=incognito, timeout_s=timeout_s):
+        for event in self.stream_sync(text, incognito=incognito, timeout_s=timeout_s, exclude=exclude):
             if isinstance(event, Reply):
                 reply = event
         assert reply is not None, "a turn that ends without an error has a reply"
         return reply
 
-    async def run(self, text: str, *, incognito: bool = False, timeout_s: float | None = None) -> Reply:
+    async def run(
+        self,
+        text: str,
+        *,
+        incognito: bool = False,
+        timeout_s: float | None = None,
+        exclude: Collection[str] = (),
+    ) -> Reply:
         """As `run_sync`, without blocking the event loop."""
         reply = None
-        async for event in self.stream(text, incognito=incognito, timeout_s=timeout_s):
+        async for event in self.stream(text, incognito=incognito, timeout_s=timeout_s, exclude=exclude):
             if isinstance(event, Reply):
                 reply = event
         assert reply is not None, "a turn that ends without an error has a reply"
         return reply
 
     async def stream(
-        self, text: str, *, incognito: bool = False, timeout_s: float | None = None
+        self,
+        text: str,
+        *,
+        incognito: bool = False,
+        timeout_s: float | None = None,
+        exclude: Collection[str] = (),
     ) -> AsyncIterator[Event]:
         """The turn's events as they come. Cancelling keeps the message and marks the partial reply as
-        interrupted.
+        interrupted. Memories whose whole ids are in `exclude` are neither recalled nor in view.
         """
+        async with aclosing(self._stream(text, Scope(incognito, frozenset(exclude)), timeout_s)) as events:
+            async for event in events:
+                yield event
+
+    async def what_if(
+        self, exchange_id: str, *, without: Collection[str], timeout_s: float | None = None
+    ) -> AsyncIterator[Event]:
+        """The events of an earlier exchange, answered again as if some memories (ids, or prefixes) had not
+        been there.
+
+        It sees what was remembered before the exchange, and the turns before it. Nothing is stored.
+        Raises `NotFoundError`, `AmbiguousIdError`, and `UsageError` for a memory that is no exchange.
+        """
+        text, scope = await asyncio.to_thread(
+            asked_again, self.bank, self.namespace, exchange_id, without, self._where
+        )
+        async with aclosing(self._stream(text, scope, timeout_s)) as events:
+            async for event in events:
+                yield event
+
+    def what_if_sync(
+        self, exchange_id: str, *, without: Collection[str], timeout_s: float | None = None
+    ) -> Generator[Event]:
+        """As `what_if`."""
+        text, scope = asked_again(self.bank, self.namespace, exchange_id, without, self._where)
+        yield from self._stream_sync(text, scope, timeout_s)
+
+    async def _stream(self, text: str, scope: Scope, timeout_s: float | None) -> AsyncGenerator[Event]:
         stop = Stop(timeout_s)
         while not self._lock.acquire(blocking=False):  # waiting in a thread could starve the turn that runs
             if stop.timed_out:
@@ -192,7 +242,7 @@ class Agent:
             self._lock.release()
             raise
         self._busy_in = get_ident()
-        turn = observed(self._turn(text, stop, incognito, asyncio.get_running_loop()))
+        turn = observed(self._turn(text, stop, scope, asyncio.get_running_loop()))
         try:
             while (event := await runtime.in_thread(next, turn, None)) is not None:
                 yield event
@@ -201,11 +251,19 @@ class Agent:
             await asyncio.shield(runtime.in_thread(self._finish, turn, runtime))
 
     def stream_sync(
-        self, text: str, *, incognito: bool = False, timeout_s: float | None = None
+        self,
+        text: str,
+        *,
+        incognito: bool = False,
+        timeout_s: float | None = None,
+        exclude: Collection[str] = (),
     ) -> Generator[Event]:
         """The turn's events as they come. Closing the iterator early marks the partial reply as
-        interrupted.
+        interrupted. Memories whose whole ids are in `exclude` are neither recalled nor in view.
         """
+        yield from self._stream_sync(text, Scope(incognito, frozenset(exclude)), timeout_s)
+
+    def _stream_sync(self, text: str, scope: Scope, timeout_s: float | None) -> Generator[Event]:
         if self._busy_in == get_ident():
             raise UsageError(
                 "a turn of this agent is still open in this thread; read it to its end or close it"
@@ -216,7 +274,7 @@ class Agent:
         try:
             with self.runtime.turn(stop.left_s()):
                 self._busy_in = get_ident()
-                yield from observed(self._turn(text, stop, incognito))
+                yield from observed(self._turn(text, stop, scope))
         finally:
             self._busy_in = None
             self._lock.release()
@@ -257,7 +315,7 @@ class Agent:
             self._lock.release()
 
     def _turn(
-        self, text: str, stop: Stop, incognito: bool, loop: asyncio.AbstractEventLoop | None = None
+        self, text: str, stop: Stop, scope: Scope, loop: asyncio.AbstractEventLoop | None = None
     ) -> Generator[Event]:
         check_size(text)
         if not text.strip():
@@ -275,7 +333,7 @@ class Agent:
         words = recaller.model.tokenizer.encode(text)
         self._working.check_fits(words)
         working = self._working
-        is_kept = not (incognito or self._incognito or self._read_only)
+        is_kept = not (scope.incognito or self._incognito or self._read_only)
         if not is_kept:  # its KV is this turn's alone
             working = WorkingMemory(recaller, working.prompts, self._working_tokens)
         record = TurnRecord(
@@ -286,6 +344,9 @@ class Agent:
             policies=self._policies,
             is_kept=is_kept,
         )
+        answerer = self._answerer
+        if scope.past is not None:  # asked again, a turn acts on nothing
+            answerer = Answerer(recaller.model, Abilities(Toolbox([]), self._abilities.output))
         turn = self._kind(recaller.model)(
             self.bank,
             working,
@@ -293,11 +354,13 @@ class Agent:
             k=self._k,
             sampling=self._sampling,
             stop=stop,
-            answerer=self._answerer,
+            answerer=answerer,
             loop=loop,
             rounds=self._rounds,
-            where=self._where,
+            where=self._where if scope.where is None else scope.where,
             may_encode=not self._read_only,
+            exclude=scope.exclude,
+            past=scope.past,
         )
         if isinstance(turn, TextTurn):
             assert self._generator is not None, "a turn as text has a generator"

@@ -46,9 +46,8 @@ class PooledTurn(Turn):
             self._catch_up()
             past = self._past(exchange)
             self._seen, _ = self._working.prompts.fit(past, self._working.budget_tokens)
-            shown = frozenset({exchange.id, *(memory.id for memory in self._seen)})
             documents = (
-                recaller.documents(self._namespace, shown, self._where)
+                recaller.documents(self._namespace, self._not_recalled(exchange), self._where)
                 if self._k
                 else recaller.no_documents()
             )

@@ -34,7 +34,6 @@ class TextTurn(Turn):
             yield self._started(exchange)
             self._catch_up()
             context, self._seen = self._working.route_context(self._past(exchange))
-            shown = {exchange.id, *(memory.id for memory in self._seen)}
             recall = recall_in_rounds(
                 recaller,
                 text,
@@ -43,7 +42,7 @@ class TextTurn(Turn):
                 namespace=self._namespace,
                 rounds=self._rounds,
                 k=self._k,
-                exclude=frozenset(shown),
+                exclude=self._not_recalled(exchange),
                 where=self._where,
                 as_text=True,
             )

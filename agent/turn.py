@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mnemos.agent.abilities import Answerer
@@ -17,7 +18,14 @@ from mnemos.attention.decoder import Collect
 from mnemos.attention.generate import StopReason
 from mnemos.attention.kv import KVCache
 from mnemos.attention.sampling import Sampling
-from mnemos.errors import BankError, MnemosError, NotFoundError, PolicyError
+from mnemos.errors import (
+    BankError,
+    BankLockedError,
+    BankReadOnlyError,
+    MnemosError,
+    NotFoundError,
+    PolicyError,
+)
 from mnemos.memory.bank import FROM_TOOL, MemoryBank, made_with
 from mnemos.memory.recall import Recall
 from mnemos.memory.records import Memory, RecalledMemory
@@ -44,6 +52,8 @@ class Turn:
         rounds: int = 1,
         where: Condition | None = None,
         may_encode: bool = True,
+        exclude: frozenset[str] = frozenset(),
+        past: Sequence[Memory] | None = None,
     ) -> None:
         self._bank = bank
         self._working = working
@@ -51,6 +61,8 @@ class Turn:
         self._namespace = record.namespace
         self._where = where  # what may be recalled
         self._may_encode = may_encode
+        self._exclude = exclude  # memories that are neither recalled nor in view
+        self._given_past = past  # the exchanges before; None: the session's
         self._k = k
         self._sampling = sampling
         self._stop = stop
@@ -77,7 +89,6 @@ class Turn:
             self._catch_up()
             past = self._past(exchange)
             context, self._seen = self._working.route_context(past)
-            shown = {exchange.id, *(memory.id for memory in self._seen)}
             recall = recall_in_rounds(
                 recaller,
                 text,
@@ -86,7 +97,7 @@ class Turn:
                 namespace=self._namespace,
                 rounds=self._rounds,
                 k=self._k,
-                exclude=frozenset(shown),
+                exclude=self._not_recalled(exchange),
                 where=self._where,
             )
             self._memories = recall.memories
@@ -177,7 +188,10 @@ class Turn:
 
     def _catch_up(self) -> None:
         """Makes the traces that are missing."""
-        if self._may_encode:
+        if not self._may_encode:
+            return
+        # A turn that keeps nothing need not wait for who is writing: it recalls what is encoded already.
+        with suppress(*(() if self._record.is_kept else (BankLockedError, BankReadOnlyError))):
             self._working.recaller.encode_pending(self._namespace, should_stop=self._stop.is_set)
 
     def _keep(self, exchange: Memory, reply: str, *, is_cut: bool) -> Memory:
@@ -252,10 +266,15 @@ class Turn:
     def _past(self, exchange: Memory) -> list[Memory]:
         """The session's earlier exchanges, oldest first."""
         session_id = self._record.session_id
-        if session_id is None:
-            return []
-        earlier = self._bank.history(session_id, namespace=self._namespace, limit=_PAST)
-        return [memory for memory in earlier if memory.id != exchange.id and memory.reply]
+        earlier: Sequence[Memory] = self._given_past or ()
+        if self._given_past is None and session_id is not None:
+            earlier = self._bank.history(session_id, namespace=self._namespace, limit=_PAST)
+        hidden = {exchange.id, *self._exclude}
+        return [memory for memory in earlier if memory.id not in hidden and memory.reply]
+
+    def _not_recalled(self, exchange: Memory) -> frozenset[str]:
+        """What is in view already, and what may not be."""
+        return self._exclude | {exchange.id, *(memory.id for memory in self._seen)}
 
     def _prompt(self, recall: Recall, text: str) -> tuple[KVCache, list[int], list[int]]:
         """A cache with the memories paged in, the tokens that go behind what it holds, and all tokens behind

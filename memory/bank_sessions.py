@@ -55,15 +55,19 @@ class SessionBank:
         session_id: str,
         *,
         at: str | None = None,
+        before: str | None = None,
         title: str | None = None,
         namespace: str = DEFAULT_NAMESPACE,
     ) -> SessionRecord:
-        """A new session that goes on from another as it was at the exchange `at`, or as it is now.
+        """A new session that goes on from another as it was at the exchange `at`, as it was before the
+        exchange `before`, or as it is now.
 
         Nothing is copied: an exchange of the parent that is forgotten is gone from the branch, too. Raises
-        `UsageError` for an exchange that is not of the session.
+        `UsageError` for an exchange that is not of the session, and for both.
         """
-        return self.store.branch_session(namespace, session_id, at=at, title=title)
+        if at is not None and before is not None:
+            raise UsageError("a branch begins at an exchange or before one; name one of the two")
+        return self.store.branch_session(namespace, session_id, at=at, before=before, title=title)
 
     def delete_session(
         self,

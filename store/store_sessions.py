@@ -63,9 +63,16 @@ class SessionStore:
             return reading.records(self._core, found, rows)
 
     def branch_session(
-        self, namespace: str, session_id: str, *, at: str | None = None, title: str | None = None
+        self,
+        namespace: str,
+        session_id: str,
+        *,
+        at: str | None = None,
+        before: str | None = None,
+        title: str | None = None,
     ) -> SessionRecord:
-        """A new session whose past is the session's own up to the exchange `at`, or up to now.
+        """A new session whose past is the session's own up to the exchange `at`, up to the one that stands
+        before `before`, or up to now.
 
         NotFoundError, AmbiguousIdError; UsageError for an exchange that isn't of the session.
         """
@@ -74,14 +81,17 @@ class SessionStore:
             with found.database.write() as connection:
                 parent = words.full_session_id(connection, session_id)
                 past = branches.history(connection, parent, None, include_hidden=True)
-                if at is not None:
-                    (row,) = words.select_rows(connection, Filter(ids=[words.full_id(connection, at)]))
+                named = at if before is None else before
+                if named is not None:
+                    (row,) = words.select_rows(connection, Filter(ids=[words.full_id(connection, named)]))
                     if row.ordinal not in {each.ordinal for each in past}:
                         raise UsageError(
                             f"memory {row.id} is no exchange of session {parent}; a branch begins at one of "
                             "its own. `mnemos memory list --session` shows them."
                         )
                     ordinal = row.ordinal
+                    if before is not None:
+                        ordinal = max((each.ordinal for each in past if each.ordinal < ordinal), default=0)
                 else:
                     ordinal = past[-1].ordinal if past else 0
                 new = new_id()

@@ -1,6 +1,6 @@
 """`mnemos ask`: one message, one reply, with the memories it was made with."""
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,15 +47,29 @@ def make_agent(
     from mnemos.agent.agent import DEFAULT_SAMPLING, Agent
 
     sampling = replace(DEFAULT_SAMPLING, max_tokens=max_tokens) if max_tokens else DEFAULT_SAMPLING
-    return Agent(bank, namespace=namespace, model=model, session=session, sampling=sampling)
+    return Agent(
+        bank,
+        namespace=namespace,
+        model=model,
+        session=session,
+        sampling=sampling,
+        read_only=bank.read_only,
+    )
 
 
-def stream_reply(agent: "Agent", text: str, *, quietly: bool = False) -> "Reply":
+def stream_reply(
+    agent: "Agent",
+    text: str,
+    *,
+    quietly: bool = False,
+    incognito: bool = False,
+    exclude: Collection[str] = (),
+) -> "Reply":
     """One turn; its words go to stdout as they come, unless `quietly`. An interrupted one is kept as such."""
     from mnemos.agent.events import Reply, TokenDelta
 
     reply: Reply | None = None
-    events = agent.stream_sync(text)
+    events = agent.stream_sync(text, incognito=incognito, exclude=exclude)
     try:
         for event in events:
             if isinstance(event, TokenDelta) and not quietly:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -78,6 +78,8 @@ class Conversation:
         self.json = json  # each reply as one JSON document on a line of its own
         self.session_id: str | None = None
         self.last_reply: Reply | None = None
+        self.last_text = ""  # of the last message
+        self.incognito = False  # nothing of the messages from now on is stored
         self.is_over = False
         self.exit_code = 0  # of the last turn that failed, where nobody was there to see it
         self._model = model
@@ -113,14 +115,19 @@ class Conversation:
             return
         self.send(line.removeprefix("/") if line.startswith("//") else line)
 
-    def send(self, text: str) -> None:
-        """One turn with the agent."""
+    def send(self, text: str, *, exclude: Collection[str] = ()) -> None:
+        """One turn with the agent, which does not recall `exclude`."""
         from mnemos.tui import forms, output
         from mnemos.tui.ask import stream_reply
 
         agent = self.agent()
-        self.last_reply = reply = stream_reply(agent, text, quietly=self.json)
-        self.session_id = reply.session_id
+        self.last_text = text
+        self.last_reply = reply = stream_reply(
+            agent, text, quietly=self.json, incognito=self.incognito, exclude=exclude
+        )
+        self.session_id = reply.session_id or self.session_id
+        if self.incognito:
+            console.say("[incognito: nothing of this is stored]")
         if self.json:
             output.document(forms.reply(reply))
         elif reply.memories and console.is_interactive():
@@ -142,7 +149,22 @@ class Conversation:
         """Go on with another session; None starts a new one at the next message."""
         if self._agent is not None:
             self._agent = self._new_agent(self._agent.model, session_id)
-        self.session_id, self.last_reply = session_id, None
+        self.session_id, self.last_reply, self.last_text = session_id, None, ""
+
+    def enter_namespace(self, name: str) -> None:
+        """Go on with other memories, in a new session. InvalidNamespaceError."""
+        from mnemos.store.ids import check_namespace
+
+        check_namespace(name)
+        self.namespace = name
+        self.switch(None)
+
+    def change_model(self, name: str) -> None:
+        """Load another model and go on with it. ModelError: the one there is stays."""
+        from mnemos.tui.opening import load_model
+
+        self._agent = self._new_agent(load_model(name), self.session_id)
+        self._model = name
 
     def _new_agent(self, model: "LanguageModel", session_id: str | None) -> "Agent":
         from mnemos.tui.ask import make_agent

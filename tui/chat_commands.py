@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from mnemos.errors import NotFoundError, UsageError
-from mnemos.tui import console, output, when
+from mnemos.tui import console, output, transcripts, when
 from mnemos.tui.forget import forget_matching
 from mnemos.tui.recollections import show_memories, show_recalled
 
@@ -71,8 +71,81 @@ def pin(chat: "Conversation", rest: str) -> None:
 
 def model(chat: "Conversation", rest: str) -> None:
     if rest:
-        raise UsageError("the plain chat keeps its model; `mnemos chat --model NAME` takes another")
+        chat.change_model(rest)
     console.say(f"the model is {chat.agent().model.name}")
+
+
+def regenerate(chat: "Conversation", _rest: str) -> None:
+    if not chat.last_text:
+        raise UsageError("there is no reply to make again yet")
+    replaced = chat.last_reply.exchange_id if chat.last_reply else None
+    text = chat.last_text
+    if replaced is None or chat.session_id is None:  # nothing of it is stored, so nothing is branched
+        chat.send(text)
+        return
+    made = chat.bank.branch_session(chat.session_id, before=replaced, namespace=chat.namespace)
+    chat.switch(made.id)
+    console.say("a branch; the earlier reply is kept where it was")
+    chat.send(text, exclude=[replaced])
+
+
+def branch(chat: "Conversation", rest: str) -> None:
+    if chat.session_id is None:
+        raise UsageError("there is nothing to branch from yet")
+    made = chat.bank.branch_session(chat.session_id, at=rest or None, namespace=chat.namespace)
+    chat.switch(made.id)
+    console.say(f"a branch: session {made.id[: output.SHORT_ID]}, with {made.turns} turns before it")
+
+
+def incognito(chat: "Conversation", _rest: str) -> None:
+    chat.incognito = not chat.incognito
+    if chat.incognito:
+        console.say("incognito: nothing of what you say now is stored; /incognito ends it")
+    else:
+        console.say("incognito is over: what you say now is remembered again")
+
+
+def namespace(chat: "Conversation", rest: str) -> None:
+    if rest:
+        chat.enter_namespace(rest)
+        console.say(f"namespace {rest}")
+        return
+    names = sorted({*chat.bank.namespaces(), chat.namespace})
+    rows = [("*" if name == chat.namespace else "", name, chat.bank.count(name)) for name in names]
+    output.table(("", "namespace", "memories"), rows, right=("memories",))
+
+
+def export(chat: "Conversation", rest: str) -> None:
+    if chat.session_id is None:
+        raise UsageError("there is no session to export yet; say something first")
+    first, _, others = rest.partition(" ")
+    yes = first == "--yes"
+    path = transcripts.path_of(others.strip() if yes else rest, chat.session_id)
+    if path.exists() and not yes:
+        console.require_person("add --yes to overwrite the file: /export --yes FILE")
+        if not console.confirm(f"Overwrite {path}?"):
+            raise NotFoundError("nothing was written")
+    try:
+        turns = transcripts.write(chat.bank, chat.namespace, chat.session_id, path, replace=path.exists())
+    except OSError as error:
+        raise UsageError(f"{path} can't be written ({error.strerror or error}); name another file") from error
+    console.say(f"{turns} turns written to {path}, readable by you alone and not encrypted")
+
+
+def ingest(chat: "Conversation", rest: str) -> None:
+    from mnemos.memory import ingest as ingesting
+
+    if not rest:
+        raise UsageError("say what: /ingest FILE, or a folder")
+    with console.progress("ingesting", in_bytes=True) as on_progress:
+        report = ingesting.ingest(chat.bank, rest, namespace=chat.namespace, on_progress=on_progress)
+    for problem in report.problems:
+        console.say(f"left out: {problem.reason}")
+    console.say(f"{report.added} memories added, {report.skipped} known already, from {report.files} files")
+
+
+def no_theme(_chat: "Conversation", _rest: str) -> None:
+    console.say("the plain chat has no colours of its own; your terminal's settings hold")
 
 
 def session(chat: "Conversation", rest: str) -> None:
@@ -114,7 +187,14 @@ COMMANDS: Mapping[str, Callable[["Conversation", str], None]] = {
     "forget": forget,
     "remember": remember,
     "pin": pin,
+    "regenerate": regenerate,
+    "branch": branch,
+    "incognito": incognito,
+    "namespace": namespace,
     "session": session,
+    "export": export,
+    "ingest": ingest,
+    "theme": no_theme,
     "model": model,
     "quit": leave,
 }
@@ -124,8 +204,14 @@ HELP: Mapping[str, str] = {
     "/remember TEXT": "remember something without a reply",
     "/forget [--yes] TEXT": "forget, for good, all memories that contain the text",
     "/pin ID": "keep a memory in full",
+    "/regenerate": "make the last reply again, in a branch; both are kept",
+    "/branch [ID]": "go on from here, or from an exchange, in a session of its own",
+    "/incognito": "store nothing of what is said, or all again",
+    "/namespace [NAME]": "the namespaces there are, or go on with another's memories",
     "/session [new|list|ID|title TEXT]": "show, begin, list, change or name the session",
-    "/model": "show the model",
+    "/export [--yes] [FILE]": "the session as a file, .md or .json, not encrypted",
+    "/ingest PATH": "remember a file or a folder of texts",
+    "/model [NAME|PATH]": "show or change the model",
     "/quit": "leave (Ctrl+D does, too)",
     "//...": "a message that starts with a slash",
 }

@@ -29,6 +29,7 @@ from mnemos.tui import (
     recollections,
     rekey,
     sessions,
+    whatif,
 )
 from mnemos.tui.console import run
 
@@ -82,6 +83,7 @@ memory.command("list")(recollections.list_memories)
 memory.command("show")(recollections.show)
 memory.command("search")(recollections.search)
 memory.command("why")(recollections.why)
+memory.command("whatif")(whatif.whatif)
 memory.command("forget")(forget.forget)
 memory.command("edit")(edits.edit)
 memory.command("expire")(edits.expire)

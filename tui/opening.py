@@ -22,6 +22,7 @@ def open_bank(
     *,
     create: bool = False,
     sweep: bool = True,
+    read_only: bool = False,
     ask: Callable[[], str] | None = None,
     tell: Callable[[str], None] = say,
 ) -> "Iterator[MemoryBank]":
@@ -37,7 +38,9 @@ def open_bank(
     place = (path or default_path()).expanduser()
     is_new = create and not (place.is_dir() and any(place.iterdir()))
     try:
-        opened = MemoryBank.open(place, create=create, sweep=sweep, keys=keys(ask), actor="cli")
+        opened = MemoryBank.open(
+            place, create=create, sweep=sweep, read_only=read_only, keys=keys(ask), actor="cli"
+        )
     except OSError as error:
         raise BankUnreadableError(
             f"no bank can be at {place} ({error.strerror}); name another place"

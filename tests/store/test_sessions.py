@@ -214,3 +214,14 @@ def test_histories_are_those_of_plain_lists(
                     continue
         for session, texts in twin.items():
             assert told(store, session) == [each for each in texts if each in ids]
+
+
+def test_a_branch_may_begin_before_any_exchange(store: Store) -> None:
+    parent = store.create_session("a")
+    one, two = say(store, parent.id, "one", "two")
+    branch = store.branch_session("a", parent.id, before=two.id[:8])
+    assert told(store, branch.id) == ["one"]
+    empty = store.branch_session("a", parent.id, before=one.id)
+    assert (empty.parent_id, empty.turns, told(store, empty.id)) == (parent.id, 0, [])
+    say(store, empty.id, "another one")
+    assert told(store, empty.id) == ["another one"]

@@ -13,12 +13,15 @@ from mnemos.tui.app.base import MemoryApp
 Script = Callable[[Pilot[Any]], Awaitable[None]]
 
 
-def drive(app: MemoryApp, script: Script, size: tuple[int, int] = (100, 30)) -> None:
-    """Runs the script with the app on a screen of this size, then closes the bank."""
+def drive(app: MemoryApp, script: Script, size: tuple[int, int] = (100, 30), *, opened: bool = True) -> None:
+    """Runs the script with the app on a screen of this size, then closes the bank. Unless `opened` is off,
+    the bank is open when the script begins.
+    """
 
     async def run() -> None:
         async with app.run_test(size=size) as pilot:
-            await until(pilot, lambda: app.is_open)
+            if opened:
+                await until(pilot, lambda: app.is_open)
             await script(pilot)
             await app.stop_turn()
 

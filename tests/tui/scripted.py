@@ -1,12 +1,12 @@
 """An agent whose words are written down beforehand. The bank beneath it is a real one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mnemos import MemoryBank
-from mnemos.agent.events import Event, Recalled, Reply, Stored, TokenDelta, Usage
+from mnemos.agent.events import Event, Recalled, RecallStarted, Reply, Stored, TokenDelta, Usage
 from mnemos.errors import MnemosError
 from mnemos.tui.app.engine import Ask, Loaded, Opener, Progress, Tell
 
@@ -33,14 +33,24 @@ class ScriptedAgent:
             self._session = self.bank.create_session(self.namespace).id
         return self._session
 
-    async def stream(self, text: str) -> AsyncIterator[Event]:
+    def what_if(self, exchange_id: str, *, without: Collection[str]) -> AsyncIterator[Event]:
+        text = self.bank.get(exchange_id, namespace=self.namespace).text
+        return self.stream(text, incognito=True, exclude=[exchange_id, *without])
+
+    async def stream(
+        self, text: str, *, incognito: bool = False, exclude: Collection[str] = ()
+    ) -> AsyncIterator[Event]:
         if self.error is not None:
             raise self.error
         whole = self._replies[self._turns % len(self._replies)]
         self._turns += 1
-        exchange = self.bank.begin_exchange(text, namespace=self.namespace, session_id=self.session_id)
+        exchange = None
+        if not incognito:
+            exchange = self.bank.begin_exchange(text, namespace=self.namespace, session_id=self.session_id)
+        yield RecallStarted(exchange_id=exchange and exchange.id)
         found = self.bank.search(text, namespace=self.namespace, limit=3, router="lexical")
-        found = [each for each in found if each.memory.id != exchange.id]
+        hidden = {*exclude, exchange and exchange.id}
+        found = [each for each in found if each.memory.id not in hidden]
         share = [0.6, 0.3, 0.1][: len(found)]
         found = [
             each.model_copy(update={"attention": part / sum(share), "cited": part == 0.6, "rank": at + 1})
@@ -58,14 +68,16 @@ class ScriptedAgent:
                 said.append(piece)
                 yield TokenDelta(text=piece)
         except BaseException:
-            self.bank.complete_exchange(exchange, "".join(said), status="interrupted", recalled=found)
+            if exchange is not None:
+                self.bank.complete_exchange(exchange, "".join(said), status="interrupted", recalled=found)
             raise
-        self.bank.complete_exchange(exchange, whole, recalled=found)
+        if exchange is not None:
+            self.bank.complete_exchange(exchange, whole, recalled=found)
         yield Reply(
             text=whole,
             memories=tuple(found),
-            exchange_id=exchange.id,
-            session_id=self.session_id,
+            exchange_id=exchange and exchange.id,
+            session_id=self._session,
             status="complete",
             stop_reason="eos",
             usage=Usage(
@@ -79,12 +91,13 @@ class ScriptedAgent:
                 decode_ms=25.0 * len(said),
             ),
         )
-        yield Stored(memory_id=exchange.id)
+        if exchange is not None:
+            yield Stored(memory_id=exchange.id)
 
 
 def opener_at(path: Path) -> Opener:
-    def opened(_ask: Ask, _tell: Tell) -> AbstractContextManager[MemoryBank]:
-        return MemoryBank.open(path)
+    def opened(ask: Ask, tell: Tell, *, read_only: bool = False) -> AbstractContextManager[MemoryBank]:
+        return MemoryBank.open(path, read_only=read_only)
 
     return opened
 
@@ -102,8 +115,13 @@ def loader_with(
         progress("loading the model", 1, 1)
         return Loaded(
             name or "scripted",
-            lambda session: ScriptedAgent(
-                bank, session, replies or ("All right.",), pause_s=pause_s, error=error
+            lambda namespace, session: ScriptedAgent(
+                bank,
+                session,
+                replies or ("All right.",),
+                namespace=namespace,
+                pause_s=pause_s,
+                error=error,
             ),
         )
 

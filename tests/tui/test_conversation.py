@@ -1,6 +1,7 @@
 """`ask` and `chat` on the real default model: what is told in one process is known in the next."""
 
 import json
+from pathlib import Path
 
 import pytest
 from tests.tui.conftest import Command, OpenTerminal
@@ -154,3 +155,44 @@ def test_ctrl_c_ends_ask_with_130(mnemos: Command, open_terminal: OpenTerminal) 
     terminal.interrupt()
     assert terminal.end() == 130
     assert [status for _, status in exchanges(mnemos)] == ["interrupted"]
+
+
+def test_the_plain_chat_has_the_commands_of_the_app(
+    mnemos: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mnemos.tui import chat_commands
+    from mnemos.tui.app import slash
+
+    assert set(slash.HELP) <= set(chat_commands.COMMANDS)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.md").write_text("The pear tree is old.\n")
+    lines = (
+        FACT,
+        "/regenerate",
+        "/branch",
+        "/incognito",
+        "What do you know of Clara?",
+        "/incognito",
+        "/ingest notes.md",
+        "/export talk.json",
+        "/export talk.json",
+        "/namespace",
+        "/namespace work",
+        "/session list",
+    )
+    ran = mnemos("chat", *SHORT, stdin="\n".join(lines))
+    assert ran.code == 2, "a file is not overwritten without a yes"
+    assert "the earlier reply is kept" in ran.err and "nothing of this is stored" in ran.err
+    assert "1 memories added" in ran.err and "namespace work" in ran.err
+    sessions = mnemos("session", "list", "--json").json["sessions"]
+    assert len(sessions) == 3 and sum(each["parent_id"] is not None for each in sessions) == 2
+    assert [text for text, _ in exchanges(mnemos)] == [FACT, FACT], "the incognito turn is nowhere"
+    document = json.loads((tmp_path / "talk.json").read_text())
+    assert [each["text"] for each in document["exchanges"]] == [FACT]
+
+    (first, *_) = mnemos("memory", "list", "--where", "kind:exchange", "--json").json["memories"]
+    (pear,) = mnemos("memory", "list", "--match", "pear", "--json").json["memories"]
+    again = mnemos("memory", "whatif", first["id"], "--without", pear["id"][:8], *SHORT, "--json").json
+    assert again["id"] == first["id"] and again["without"] == [pear["id"]]
+    assert pear["id"] not in [each["id"] for each in again["memories"]]
+    assert mnemos("memory", "whatif", pear["id"], "--without", pear["id"]).code == 2

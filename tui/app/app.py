@@ -15,9 +15,9 @@ from textual.message import Message
 from textual.widgets import Footer, Static
 
 from mnemos.errors import MnemosError
-from mnemos.tui.app import commands, history, slash
+from mnemos.tui.app import branching, commands, history, keeping, slash
 from mnemos.tui.app.base import BankReady, MemoryApp, words_of
-from mnemos.tui.app.conversation import Answer, Card, Conversation, Entry
+from mnemos.tui.app.conversation import Answer, Card, Conversation, Entry, Said
 from mnemos.tui.app.dialogs import TextDialog
 from mnemos.tui.app.engine import Loaded, Loader, Opener, Stopped, Talker
 from mnemos.tui.app.inspector import Inspector
@@ -26,10 +26,11 @@ from mnemos.tui.app.prompt import Prompt
 from mnemos.tui.app.sidebar import Sidebar
 from mnemos.tui.app.status import Status
 from mnemos.tui.app.turns import Turns
+from mnemos.tui.app.what_if import WhatIf
 
 if TYPE_CHECKING:
     from mnemos.memory.bank import MemoryBank
-    from mnemos.memory.records import ForgetPlan, Receipt
+    from mnemos.memory.records import ForgetPlan, Memory, Receipt
 
 _PROGRESS_S = 0.1
 
@@ -66,6 +67,7 @@ class ChatApp(MemoryApp):
         Binding("f3", "inspect", "Inspector", id="app.inspect"),
         Binding("ctrl+b", "sessions", "Sessions", id="app.sessions"),
         Binding("ctrl+n", "new_session", "New", show=False, id="app.new_session"),
+        Binding("ctrl+r", "regenerate", "Again", show=False, id="app.regenerate"),
         Binding("ctrl+y", "copy_reply", "Copy reply", show=False, id="app.copy_reply"),
         Binding("escape", "escape", "Stop", id="app.stop"),
     ]
@@ -82,11 +84,13 @@ class ChatApp(MemoryApp):
         super().__init__(opener, namespace)
         self.loaded: Loaded | None = None
         self.session_id: str | None = None
+        self.incognito = False  # nothing of the messages from now on is stored
         self.turns = Turns(self)
         self._loader, self._model, self._wanted_session = loader, model, session
         self._is_loading = True
         self._talker: Talker | None = None
         self._reported_at = 0.0
+        self._is_named = False  # whether the session's own title is at the top
 
     def compose(self) -> ComposeResult:
         yield Static(id="top", markup=False)
@@ -146,6 +150,10 @@ class ChatApp(MemoryApp):
             self.post_message(ModelProgress(what, done, total))
 
     async def on_bank_ready(self, _event: BankReady) -> None:
+        if self.bank.read_only:
+            self.incognito = True
+            self.prompt.set_incognito(True)
+            self.show_model()
         if self._is_loading:
             self.status.working("loading the model")
         if self._wanted_session is None:
@@ -172,7 +180,7 @@ class ChatApp(MemoryApp):
     def on_model_ready(self, event: ModelReady) -> None:
         self._is_loading, self.loaded, self._talker = False, event.loaded, None
         self.status.idle()
-        self.status.right(event.loaded.name)
+        self.show_model()
         if event.loaded.note:
             self.notify(event.loaded.note, markup=False)
         self.turns.go_on()
@@ -204,7 +212,7 @@ class ChatApp(MemoryApp):
         """The agent of the session."""
         assert self.loaded is not None, "turns wait for the model"
         if self._talker is None:
-            self._talker = self.loaded.agents(self.session_id)
+            self._talker = self.loaded.agents(self.namespace, self.session_id)
         return self._talker
 
     def note_session(self, talker: Talker) -> None:
@@ -216,11 +224,23 @@ class ChatApp(MemoryApp):
         ):
             self.session_id = talker.session_id
             self.show_title()
+        elif not self._is_named:
+            self.show_title()  # a branch that began without turns
+        else:
+            self.run_worker(branching.show_ways(self), exclusive=True, group="ways")
 
     # the conversation
 
+    def show_model(self) -> None:
+        """At the end of the status line: the model, and whether what is said is stored."""
+        model = self.loaded.name if self.loaded else ""
+        mark = "read-only" if self.is_open and self.bank.read_only else "incognito" if self.incognito else ""
+        self.status.right(model, mark=mark)
+
     async def on_prompt_sent(self, event: Prompt.Sent) -> None:
-        if slash.read(event.text) is None:
+        if event.instead_of is not None:
+            self._resend(event.instead_of, event.text)
+        elif slash.read(event.text) is None:
             if self.loaded is None and not self._is_loading:
                 self.prompt.restore(event.text)
                 await self.conversation.put(Card("there is no model yet; /model tries again", error=True))
@@ -246,8 +266,44 @@ class ChatApp(MemoryApp):
     async def on_prompt_left(self) -> None:
         await self.action_escape()
 
-    def on_entry_again(self, event: Entry.Again) -> None:
-        self.prompt.write(event.words)
+    @work(group="command")
+    async def _resend(self, said: Said, text: str) -> None:
+        try:
+            await branching.resend(self, said, text)
+        except MnemosError as error:
+            self.prompt.restore(text)
+            await self.conversation.put(Card(str(error), error=True))
+
+    @work(group="command")
+    async def on_entry_asked(self, event: Entry.Asked) -> None:
+        try:
+            await branching.act(self, event)
+        except MnemosError as error:
+            self.tell_error(error)
+
+    @work(group="command")
+    async def action_regenerate(self) -> None:
+        try:
+            await branching.regenerate(self)
+        except MnemosError as error:
+            self.tell_error(error)
+
+    @work(group="command")
+    async def action_branch(self) -> None:
+        try:
+            await branching.branch(self, None)
+        except MnemosError as error:
+            self.tell_error(error)
+
+    async def action_incognito(self) -> None:
+        try:
+            await keeping.toggle_incognito(self)
+        except MnemosError as error:
+            self.tell_error(error)
+
+    @work(exclusive=True, group="namespace")
+    async def action_namespace(self) -> None:
+        await keeping.choose_namespace(self)
 
     def action_page(self, by: int) -> None:
         if by < 0:
@@ -258,6 +314,9 @@ class ChatApp(MemoryApp):
     def action_walk(self, by: int) -> None:
         if not self.conversation.walk(by) and by > 0:
             self.prompt.area.focus()
+
+    def action_walk_to(self, at: int) -> None:
+        self.conversation.walk_to(at)
 
     def action_copy_reply(self) -> None:
         words = [answer.words for answer in self.conversation.answers if answer.words]
@@ -279,6 +338,9 @@ class ChatApp(MemoryApp):
         return True
 
     def interrupt(self) -> bool:
+        if self.turns.waiting and not self.turns.is_running:  # the model loads: the message is not lost
+            self.run_worker(self.turns.take_back())
+            return True
         return self.turns.stop()
 
     async def stop_turn(self) -> None:
@@ -286,7 +348,7 @@ class ChatApp(MemoryApp):
 
     async def action_escape(self) -> None:
         """Close what is open, stop the turn, or take back what waits; then the prompt has the focus."""
-        if self.prompt.close_completions():
+        if self.prompt.close_completions() or self.prompt.stop_editing():
             return
         if self.panel.display or self.sidebar.display:
             self.panel.display = self.sidebar.display = False
@@ -320,13 +382,16 @@ class ChatApp(MemoryApp):
     @work(exclusive=True, group="title")
     async def show_title(self) -> None:
         """The line at the top: the session's name, and whose memory it is."""
-        name = "new conversation"
+        name, self._is_named = "new conversation", False
         if self.session_id is not None and self.is_open:
             lines = await asyncio.to_thread(history.lines, self.bank, self.namespace)
-            name = next((line.title for line in lines if line.id == self.session_id), name)
+            titles = {line.id: line.title for line in lines}
+            self._is_named = self.session_id in titles
+            name = titles.get(self.session_id, name)
             self.sidebar.show(lines, self.session_id)
         whose = "" if self.namespace == "default" else f"  ·  {self.namespace}"
         self.screen_stack[0].query_one("#top", Static).update(f"mnemos  ·  {name}{whose}")
+        await branching.show_ways(self)
 
     async def action_sessions(self, show: bool = False) -> None:
         if self.sidebar.display and not show:
@@ -357,6 +422,10 @@ class ChatApp(MemoryApp):
             await self.rename(event.session.id, title.strip())
             await self.action_sessions(show=True)
 
+    @work(exclusive=True, group="delete")
+    async def on_sidebar_deleting(self, event: Sidebar.Deleting) -> None:
+        await keeping.delete_session(self, event.session)
+
     async def rename(self, session_id: str, title: str) -> None:
         try:
             await asyncio.to_thread(self.bank.rename_session, session_id, title, namespace=self.namespace)
@@ -371,7 +440,7 @@ class ChatApp(MemoryApp):
 
     async def action_why(self) -> None:
         """The memories of the latest reply."""
-        answer = next((each for each in reversed(self.conversation.answers) if each.exchange_id), None)
+        answer = next((each for each in reversed(self.conversation.answers) if each.count is not None), None)
         if answer is None:
             self.notify("there is no reply to explain yet")
         elif not answer.has_memories:
@@ -379,16 +448,15 @@ class ChatApp(MemoryApp):
         else:
             await self._show_memories(answer)
 
-    async def on_answer_asked(self, event: Answer.Asked) -> None:
+    async def on_answer_opened(self, event: Answer.Opened) -> None:
         await self._show_memories(event.answer)
 
     async def _show_memories(self, answer: Answer) -> None:
-        assert answer.exchange_id is not None
         made_with = answer.count or 0
         try:
             # Read from the bank, so that what was forgotten since is not shown.
             found, titles = await asyncio.to_thread(
-                history.why, self.bank, self.namespace, answer.exchange_id
+                history.why, self.bank, self.namespace, answer.exchange_id or answer.memories
             )
         except MnemosError:
             await answer.forget_words("forgotten since")
@@ -411,8 +479,26 @@ class ChatApp(MemoryApp):
                     self.panel.current.refresh_with(changed)
             case "copy":
                 self.copy(memory.text)
+            case "without":
+                await self._without(memory)
             case "inspect":
                 self.inspect(f"id:{memory.id}")
+
+    async def _without(self, memory: "Memory") -> None:
+        """Show the reply of the panel as it would be without a memory."""
+        exchange_id = self.panel.exchange_id
+        if exchange_id is None:
+            self.notify("this reply was made incognito, so there is nothing stored to make it again from")
+        elif self.loaded is None or self.turns.is_running:
+            self.notify("a reply can be made again once the model is free")
+        else:
+            try:
+                exchange = await asyncio.to_thread(self.bank.get, exchange_id, namespace=self.namespace)
+                talker = await asyncio.to_thread(self.talker)
+            except MnemosError as error:
+                self.tell_error(error)
+                return
+            await self.push_screen_wait(WhatIf(talker, exchange, memory, len(self.panel.cards)))
 
     async def on_forgotten(self, plan: "ForgetPlan", receipt: "Receipt") -> None:
         ids = frozenset(receipt.forgotten) | {memory.id for memory in plan.selected}
@@ -459,6 +545,10 @@ class ChatApp(MemoryApp):
             "Sessions": ("Show or hide the list of sessions", "sessions"),
             "New session": ("Begin a conversation", "new_session"),
             "Stop": ("Stop the reply", "escape"),
+            "Make the last reply again": ("In a branch; the earlier one is kept", "regenerate"),
+            "Branch": ("Go on from here in a session of its own", "branch"),
+            "Incognito": ("Store nothing of what is said, or all again", "incognito"),
+            "Namespace": ("Go on with other memories", "namespace"),
             "Copy the last reply": ("To the clipboard", "copy_reply"),
             **super().actions(),
         }

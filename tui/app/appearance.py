@@ -52,6 +52,7 @@ def keep_theme(name: str) -> None:
 
 def binding_ids(app: "MemoryApp") -> Iterator[str]:
     """Names of the actions that can be given other keys."""
+    from mnemos.tui.app.attachments import Chip
     from mnemos.tui.app.conversation import Entry
     from mnemos.tui.app.inspector import Inspector
     from mnemos.tui.app.memories_panel import MemoriesPanel, Recalled
@@ -60,7 +61,7 @@ def binding_ids(app: "MemoryApp") -> Iterator[str]:
     from mnemos.tui.app.table import MemoryTable
 
     owners: Iterable[type] = (
-        *(Entry, Inspector, MemoriesPanel, Recalled, Prompt, PromptText, Sidebar, MemoryTable),
+        *(Chip, Entry, Inspector, MemoriesPanel, Recalled, Prompt, PromptText, Sidebar, MemoryTable),
         *type(app).__mro__,
     )
     for owner in owners:

@@ -10,13 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from textual import work
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.message import Message
+from textual.screen import ModalScreen
 from textual.theme import Theme
 
-from mnemos.errors import MnemosError
+from mnemos.errors import BankLockedError, BankReadOnlyError, MnemosError
 from mnemos.tui.app.appearance import dress, keep_theme
+from mnemos.tui.app.choices import Question
 from mnemos.tui.app.dialogs import HelpScreen, TextDialog
 from mnemos.tui.app.engine import Opener, Stopped
 from mnemos.tui.app.forget_dialog import ForgetDialog
@@ -111,7 +114,7 @@ class MemoryApp(App[int]):
 
     def _open(self) -> None:
         try:
-            bank = self.stack.enter_context(self._opener(self._ask_passphrase, self._tell))
+            bank = self._open_or_read()
         except Exception as error:
             self.post_message(BankFailed(error))
             return
@@ -120,6 +123,33 @@ class MemoryApp(App[int]):
         with suppress(Stopped):
             self.behind(bank)
 
+    def _open_or_read(self) -> "MemoryBank":
+        """The bank; one that can't be written now is offered to be read."""
+        try:
+            return self.stack.enter_context(self._opener(self._ask_passphrase, self._tell))
+        except (BankLockedError, BankReadOnlyError) as error:
+            question = Question(
+                "The bank can't be written now",
+                f"{error}\n\nIt can be opened to be read: replies recall from it, and nothing is stored.",
+                ("no", "Leave"),
+                ("read", "Open read-only"),
+            )
+            if self._answer(question) != "read":
+                raise
+            return self.stack.enter_context(self._opener(self._ask_passphrase, self._tell, read_only=True))
+
+    def _answer(self, dialog: ModalScreen[str | None]) -> str | None:
+        """What the person says to a dialog. Called in the bank's thread."""
+        answered, given = threading.Event(), list[str | None]()
+
+        def take(value: str | None) -> None:
+            given.append(value)
+            answered.set()
+
+        self.call_from_thread(self.push_screen, dialog, take)
+        answered.wait()
+        return given[0]
+
     def behind(self, bank: "MemoryBank") -> None:
         """What goes on in the thread once the bank is open."""
 
@@ -127,15 +157,7 @@ class MemoryApp(App[int]):
         self.post_message(Told(text))
 
     def _ask_passphrase(self) -> str:
-        answered, given = threading.Event(), list[str]()
-
-        def take(value: str | None) -> None:
-            given.append(value or "")
-            answered.set()
-
-        self.call_from_thread(self.push_screen, TextDialog("Passphrase of the bank", secret=True), take)
-        answered.wait()
-        return given[0]
+        return self._answer(TextDialog("Passphrase of the bank", secret=True)) or ""
 
     def on_bank_failed(self, event: BankFailed) -> None:
         self.failure = event.error
@@ -192,8 +214,15 @@ class MemoryApp(App[int]):
         self.notify(words_of(error), severity="error", markup=False, timeout=10)
 
     def copy(self, text: str) -> None:
-        self.copy_to_clipboard(text)
-        self.notify("copied", timeout=1.5)
+        self.copy_to_clipboard(text)  # OSC 52, to the terminal
+        self._copy_to_system(text)
+
+    @work(exclusive=True, group="clipboard")
+    async def _copy_to_system(self, text: str) -> None:
+        from mnemos.tui.app.clipboard import copy_to_system
+
+        reached = await asyncio.to_thread(copy_to_system, text)
+        self.notify("copied" if reached else "copied, if the terminal lets programs copy", timeout=1.5)
 
     async def forget(self, **selector: Any) -> "Receipt | None":
         """Plan, dialog, erase; None when nothing was forgotten. Call it in a worker."""

@@ -4,6 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from mnemos.errors import UsageError
+from mnemos.tui.app import branching, keeping
 from mnemos.tui.app.appearance import SHORT_NAMES
 from mnemos.tui.app.conversation import Card
 from mnemos.tui.app.slash import HELP, read
@@ -24,6 +25,17 @@ async def execute(app: "ChatApp", line: str) -> None:
             app.inspect(rest)
         case "why":
             await app.action_why()
+        case "regenerate":
+            await branching.regenerate(app)
+        case "branch":
+            await branching.branch(app, rest or None)
+        case "incognito":
+            await keeping.toggle_incognito(app)
+        case "namespace":
+            if rest:
+                await keeping.enter_namespace(app, rest)
+            else:
+                app.action_namespace()
         case "remember":
             memory = await asyncio.to_thread(app.bank.remember, rest, namespace=app.namespace)
             await app.conversation.put(Card(f"remembered as {memory.id[:8]}"))
@@ -35,6 +47,10 @@ async def execute(app: "ChatApp", line: str) -> None:
             await _pin(app, rest)
         case "session":
             await _session(app, rest)
+        case "export":
+            await keeping.export(app, rest)
+        case "ingest":
+            await keeping.ingest(app, rest)
         case "model":
             app.change_model(rest or None)
         case "theme":

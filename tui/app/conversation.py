@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from mnemos.memory.records import Memory, RecalledMemory
 
 
+_FOLD_CHARS, _FOLD_LINES = 3_000, 24  # a longer message shows its start
+_SHOWN_CHARS = 200_000  # of an unfolded one
+
+
 class Entry(Vertical, can_focus=True):
     """One thing in the conversation. Arrow keys walk from one to the next."""
 
@@ -24,15 +28,27 @@ class Entry(Vertical, can_focus=True):
         Binding("down,j", "app.walk(1)", "Later", id="message.later", show=False),
         Binding("c", "copy", "Copy", id="message.copy"),
         Binding("b", "copy_code", "Copy code", id="message.copy_code"),
-        Binding("e", "again", "Write again", id="message.again"),
+        Binding("e", "again", "Edit", id="message.again"),
+        Binding("r", "regenerate", "Again", id="message.regenerate"),
+        Binding("n", "branch", "Branch", id="message.branch"),
+        Binding("left", "way(-1)", "Other reply", key_display="←/→", id="message.way_back"),
+        Binding("right", "way(1)", "Other reply", show=False, id="message.way_on"),
+        Binding("home,g", "app.walk_to(0)", "First", id="message.first", show=False),
+        Binding("end,G", "app.walk_to(-1)", "Last", id="message.last", show=False),
+        Binding("enter", "unfold", "Unfold", id="message.unfold"),
         Binding("m", "memories", "Memories", id="message.memories"),
         Binding("escape", "leave", "Prompt", id="message.leave"),
     ]
 
-    def __init__(self, words: str, exchange_id: str | None = None, *, classes: str = "") -> None:
-        super().__init__(classes=classes)
+    def __init__(
+        self, words: str, exchange_id: str | None = None, *, incognito: bool = False, classes: str = ""
+    ) -> None:
+        super().__init__(classes=f"{classes} -incognito" if incognito else classes)
         self.words = words
         self.exchange_id = exchange_id
+        self.incognito = incognito  # nothing of it is stored
+        self.ways: tuple[str, ...] = ()  # sessions with the exchanges that stand here, its own among them
+        self.way = 0  # its own place in `ways`
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         match action:
@@ -42,6 +58,12 @@ class Entry(Vertical, can_focus=True):
                 return isinstance(self, Answer) and "```" in self.words
             case "again":
                 return isinstance(self, Said)
+            case "branch":
+                return self.exchange_id is not None
+            case "way":
+                return len(self.ways) > 1
+            case "unfold":
+                return isinstance(self, Said) and self.is_long
         return True
 
     def action_copy(self) -> None:
@@ -51,11 +73,26 @@ class Entry(Vertical, can_focus=True):
         self.post_message(self.Copied(last_code(self.words)))
 
     def action_again(self) -> None:
-        self.post_message(self.Again(self.words))
+        self.post_message(self.Asked("edit", self))
+
+    def action_regenerate(self) -> None:
+        self.post_message(self.Asked("regenerate", self))
+
+    def action_branch(self) -> None:
+        self.post_message(self.Asked("branch", self))
+
+    def action_way(self, by: int) -> None:
+        at = self.way + by
+        if 0 <= at < len(self.ways):
+            self.post_message(self.Asked("way", self, self.ways[at]))
+
+    def action_unfold(self) -> None:
+        if isinstance(self, Said):
+            self.unfold()
 
     def action_memories(self) -> None:
         if isinstance(self, Answer):
-            self.post_message(Answer.Asked(self))
+            self.post_message(Answer.Opened(self))
 
     def action_leave(self) -> None:
         self.post_message(self.Left())
@@ -70,36 +107,60 @@ class Entry(Vertical, can_focus=True):
             super().__init__()
             self.words = words
 
-    class Again(Message):
-        """A message to be written again."""
+    class Asked(Message):
+        """To `edit` the message, `regenerate` the reply, `branch` here, or go another `way` from here."""
 
-        def __init__(self, words: str) -> None:
+        def __init__(self, action: str, entry: "Entry", session_id: str = "") -> None:
             super().__init__()
-            self.words = words
+            self.action, self.entry, self.session_id = action, entry, session_id
 
 
 class Said(Entry):
     """What the person said."""
 
-    def __init__(self, words: str, exchange_id: str | None = None) -> None:
-        super().__init__(words, exchange_id, classes="said")
+    def __init__(
+        self,
+        words: str,
+        exchange_id: str | None = None,
+        *,
+        incognito: bool = False,
+        exclude: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__(words, exchange_id, incognito=incognito, classes="said")
+        self.exclude = exclude  # memories that are not recalled for it
+        self._is_folded = self.is_long
+
+    @property
+    def is_long(self) -> bool:
+        return len(self.words) > _FOLD_CHARS or self.words.count("\n") > _FOLD_LINES
 
     def compose(self) -> ComposeResult:
-        yield Static(visible(self.words, keep="\n\t"), markup=False)
+        yield Static(self._shown(), markup=False)
+
+    def unfold(self) -> None:
+        """Show all of a long message, or its start again."""
+        self._is_folded = not self._is_folded
+        self.query_one(Static).update(self._shown())
+
+    def _shown(self) -> str:
+        if not self._is_folded:
+            return visible(self.words[:_SHOWN_CHARS], keep="\n\t")
+        start = "\n".join(self.words[:_FOLD_CHARS].split("\n")[:_FOLD_LINES])
+        return f"{visible(start, keep=chr(10) + chr(9))}\n… {len(self.words):,} characters, Enter shows them"
 
 
 class Answer(Entry):
     """A reply as it streams in, and the memories that it was made with."""
 
-    class Asked(Message):
+    class Opened(Message):
         """The person wants to see the memories of a reply."""
 
         def __init__(self, answer: "Answer") -> None:
             super().__init__()
             self.answer = answer
 
-    def __init__(self, words: str = "", exchange_id: str | None = None) -> None:
-        super().__init__(words, exchange_id, classes="answer")
+    def __init__(self, words: str = "", exchange_id: str | None = None, *, incognito: bool = False) -> None:
+        super().__init__(words, exchange_id, incognito=incognito, classes="answer")
         self.memories: Sequence[RecalledMemory] = ()
         self.count: int | None = None  # memories it was made with; None: not known yet
         self.mark = ""  # interrupted, or what was forgotten since
@@ -115,7 +176,7 @@ class Answer(Entry):
 
     @property
     def has_memories(self) -> bool:
-        return bool(self.count) and self.exchange_id is not None
+        return bool(self.count) and (self.exchange_id is not None or bool(self.memories))
 
     async def add(self, piece: str) -> None:
         """Some more words."""
@@ -148,6 +209,11 @@ class Answer(Entry):
         self.mark = mark
         self._show_chip()
 
+    def set_ways(self, ways: tuple[str, ...], at: int) -> None:
+        """Other exchanges stand in the same place, in other sessions."""
+        self.ways, self.way = ways, at
+        self._show_chip()
+
     def _show_chip(self) -> None:
         if not self.is_mounted:
             return
@@ -158,10 +224,12 @@ class Answer(Entry):
             parts.append(f"◆ {count_of(self.count)}" if self.count else "no memories")
             parts += [f"{cited} cited"] if cited else []
         parts += [self.mark] if self.mark else []
+        parts += ["incognito, not stored"] if self.incognito else []
+        parts += [f"◂ {self.way + 1} of {len(self.ways)} ▸"] if len(self.ways) > 1 else []
         chip.update("  ·  ".join(parts))
         chip.display = bool(parts)
         chip.set_class(bool(self.count), "-some")
-        chip.set_class(bool(self.mark), "-marked")
+        chip.set_class(bool(self.mark) or self.incognito, "-marked")
 
 
 class Chip(Static):
@@ -170,7 +238,7 @@ class Chip(Static):
     def on_click(self) -> None:
         answer = self.query_ancestor(Answer)
         if answer.has_memories:
-            answer.post_message(Answer.Asked(answer))
+            answer.post_message(Answer.Opened(answer))
 
 
 class Card(Static):
@@ -186,8 +254,19 @@ class Conversation(VerticalScroll, can_focus=False):
     def __init__(self) -> None:
         super().__init__(id="conversation")
 
-    def on_mount(self) -> None:
-        self.anchor()
+    def watch_virtual_size(self) -> None:
+        self._follow()
+
+    def on_resize(self) -> None:
+        self._follow()
+
+    def _follow(self) -> None:
+        """Keep the end in view once there is more than the screen holds: what is short stays at the top."""
+        is_long = self.virtual_size.height > self.container_size.height
+        if is_long != self.is_anchored:
+            self.anchor(is_long)
+            if not is_long:
+                self.scroll_target_y = self.scroll_y = 0
 
     @property
     def entries(self) -> list[Entry]:
@@ -230,7 +309,8 @@ class Conversation(VerticalScroll, can_focus=False):
             if memory.reply or answer.mark:
                 widgets.append(answer)
         await self.mount(*widgets)
-        self.anchor()
+        self._follow()
+        self.scroll_end(animate=False)
 
     def walk(self, by: int) -> bool:
         """Move to the entry before or behind the one in focus; False where there is none."""
@@ -241,6 +321,18 @@ class Conversation(VerticalScroll, can_focus=False):
             return at < 0
         entries[at].focus()
         return True
+
+    def walk_to(self, at: int) -> None:
+        """Move to an entry by its place."""
+        entries = self.entries
+        if entries:
+            entries[max(at, -len(entries)) if at < 0 else min(at, len(entries) - 1)].focus()
+
+    def said_of(self, entry: Entry) -> "Said | None":
+        """The message that an entry is, or answers."""
+        entries = self.entries
+        at = entries.index(entry) if entry in entries else -1
+        return next((each for each in reversed(entries[: at + 1]) if isinstance(each, Said)), None)
 
     async def forgotten(self, ids: frozenset[str], rewritten: dict[str, str]) -> None:
         """Take what was forgotten off the screen, and mark the replies that lost their words."""
@@ -259,6 +351,9 @@ class Conversation(VerticalScroll, can_focus=False):
         for answer in self.answers:
             left = [each for each in answer.memories if each.memory.id not in ids]
             if len(left) < len(answer.memories):
+                if answer.incognito:  # only the screen holds its words
+                    await answer.forget_words("reply forgotten with the memory it was made from")
+                    continue
                 gone = len(answer.memories) - len(left)
                 answer.show_memories(left)
                 answer.set_mark(f"{count_of(gone)} forgotten since")

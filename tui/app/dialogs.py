@@ -46,11 +46,14 @@ KEYS = """
 | Enter | sends; Shift+Enter and Ctrl+J break the line |
 | Up, Down | earlier messages of the session, at the first and last line |
 | Esc | stops the reply; takes back a message that waits; closes what is open |
-| F2 | the memories of the last reply: `f` forgets, `p` pins, `c` copies, `o` inspects |
+| F2 | memories of the last reply: `f` forgets, `p` pins, `w` answers without it, `c` copies, `o` inspects |
 | F3 | the inspector: all memories, with a filter |
-| Ctrl+B | sessions: Enter switches, `n` begins one, `r` renames, `/` searches |
+| Ctrl+B | sessions: Enter switches, `n` begins one, `r` renames, `d` deletes, `/` searches |
+| Ctrl+R | makes the last reply again, in a branch; Left and Right on a reply go to the other one |
+| @ | attaches a file; Shift+Tab goes to the attachments: `x` removes, Enter expands |
 | Ctrl+N | a new session |
-| Ctrl+Up | walks through the messages: `c` copies, `b` copies code, `e` writes again, `m` memories |
+| Ctrl+Up | walks through the messages: `c` copies, `b` copies code, `e` edits, `m` memories |
+| | `r` makes the reply again, `n` branches from there, Enter unfolds a long message |
 | PageUp, PageDown | scroll |
 | Ctrl+Y | copies the last reply |
 | Ctrl+P | every command |

@@ -1,13 +1,13 @@
 """What the app talks to: a bank that is opened and a model that is loaded behind the screen."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mnemos.errors import BankLockedError
+from mnemos.errors import BankLockedError, BankReadOnlyError
 
 if TYPE_CHECKING:
     from mnemos.agent.events import Event
@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 Ask = Callable[[], str]  # a passphrase, from the person
 Tell = Callable[[str], None]
 Progress = Callable[[str, int, int], None]  # (what is done, done, total); raises to give up
-Opener = Callable[[Ask, Tell], "AbstractContextManager[MemoryBank]"]
+
+
+class Opener(Protocol):
+    """Opens the app's bank."""
+
+    def __call__(
+        self, ask: Ask, tell: Tell, *, read_only: bool = False
+    ) -> "AbstractContextManager[MemoryBank]": ...
 
 
 class Talker(Protocol):
@@ -25,15 +32,21 @@ class Talker(Protocol):
     @property
     def session_id(self) -> str: ...
 
-    def stream(self, text: str) -> "AsyncIterator[Event]": ...
+    def stream(
+        self, text: str, *, incognito: bool = False, exclude: Collection[str] = ()
+    ) -> "AsyncIterator[Event]": ...
+
+    def what_if(self, exchange_id: str, *, without: Collection[str]) -> "AsyncIterator[Event]": ...
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is ready: its name, agents by session (None: a new one), and what there is to say."""
+    """A model that is ready: its name, agents by namespace and session (None: a new one), and what there is
+    to say.
+    """
 
     name: str
-    agents: "Callable[[str | None], Talker]"
+    agents: "Callable[[str, str | None], Talker]"
     note: str | None = None
 
 
@@ -47,10 +60,12 @@ class Stopped(Exception):
 def opener_of(path: Path | None, namespace: str, *, create: bool) -> Opener:
     """How the app opens its bank."""
 
-    def opened(ask: Ask, tell: Tell) -> "AbstractContextManager[MemoryBank]":
+    def opened(ask: Ask, tell: Tell, *, read_only: bool = False) -> "AbstractContextManager[MemoryBank]":
         from mnemos.tui.opening import open_bank
 
-        return open_bank(path, namespace, create=create, ask=ask, tell=tell)
+        return open_bank(
+            path, namespace, create=create and not read_only, read_only=read_only, ask=ask, tell=tell
+        )
 
     return opened
 
@@ -65,7 +80,7 @@ def loader_of(namespace: str, max_tokens: int | None) -> Loader:
 
         model = models.load(name, on_progress=lambda done, total: progress("fetching the model", done, total))
         progress("encoding what is new", 0, 0)
-        with suppress(BankLockedError):  # somebody is writing: the next turn catches up
+        with suppress(BankLockedError, BankReadOnlyError):  # nobody waits for it: the next turn catches up
             bank.encode_pending(
                 model,
                 namespace=namespace,
@@ -77,7 +92,7 @@ def loader_of(namespace: str, max_tokens: int | None) -> Loader:
             else f"{model.name} is not calibrated; it reads with safe defaults"
         )
         return Loaded(
-            model.name, lambda session: make_agent(bank, namespace, model, session, max_tokens), note
+            model.name, lambda name, session: make_agent(bank, name, model, session, max_tokens), note
         )
 
     return load

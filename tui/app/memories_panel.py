@@ -71,12 +71,13 @@ class MemoriesPanel(Vertical):
         Binding("f,delete", "forget", "Forget", id="panel.forget"),
         Binding("p", "pin", "Pin", id="panel.pin"),
         Binding("c", "copy", "Copy", id="panel.copy"),
+        Binding("w", "without", "Without it", id="panel.without"),
         Binding("o", "inspect", "Inspect", id="panel.inspect"),
         Binding("escape", "close", "Close", id="panel.close"),
     ]
 
     class Acted(Message):
-        """Something is to be done with a memory: `forget`, `pin`, `copy` or `inspect`."""
+        """Something is to be done with a memory: `forget`, `pin`, `copy`, `without` or `inspect`."""
 
         def __init__(self, action: str, memory: "Memory") -> None:
             super().__init__()
@@ -95,7 +96,11 @@ class MemoriesPanel(Vertical):
         yield VerticalScroll(can_focus=False)
 
     async def show(
-        self, exchange_id: str, found: "Sequence[RecalledMemory]", sessions: Mapping[str, str], made_with: int
+        self,
+        exchange_id: str | None,
+        found: "Sequence[RecalledMemory]",
+        sessions: Mapping[str, str],
+        made_with: int,
     ) -> None:
         """The memories of one reply; `sessions` are titles by id."""
         self.exchange_id = exchange_id
@@ -138,6 +143,9 @@ class MemoriesPanel(Vertical):
 
     def action_inspect(self) -> None:
         self._act("inspect")
+
+    def action_without(self) -> None:
+        self._act("without")
 
     def action_close(self) -> None:
         self.post_message(self.Closed())

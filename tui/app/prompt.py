@@ -1,7 +1,7 @@
 """The prompt: several lines, a history that is the session's own, and completion of slash commands."""
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import events
 from textual.app import ComposeResult
@@ -12,9 +12,28 @@ from textual.message import Message
 from textual.widgets import OptionList, Static, TextArea
 from textual.widgets.option_list import Option
 
+from mnemos.errors import MnemosError
+from mnemos.tui.app.attachments import (
+    Attachment,
+    Attachments,
+    Chip,
+    matching_paths,
+    read_file,
+    reference_at,
+)
 from mnemos.tui.app.slash import HELP, matching_commands
+from mnemos.tui.console import visible
+
+if TYPE_CHECKING:
+    from mnemos.tui.app.conversation import Said
 
 LARGE_PASTE_CHARS, LARGE_PASTE_LINES = 2_000, 25  # a longer paste becomes an attachment
+EXPANDED_CHARS = 200_000  # of an attachment that the prompt takes as text
+PLACEHOLDER = "Say something, @ to attach a file, or / for commands"
+
+
+def is_large(text: str) -> bool:
+    return len(text) > LARGE_PASTE_CHARS or text.count("\n") >= LARGE_PASTE_LINES
 
 
 class PromptText(TextArea):
@@ -43,7 +62,7 @@ class PromptText(TextArea):
                 self.action_newline()
             case "escape":
                 self.prompt.post_message(Prompt.Left())
-            case "up" | "down" | "tab":
+            case "up" | "down" | "tab" | "shift+tab":
                 return self.prompt.takes(key)
             case "backspace":
                 return not self.text and self.prompt.drop_attachment()
@@ -52,10 +71,10 @@ class PromptText(TextArea):
         return True
 
     async def _on_paste(self, event: events.Paste) -> None:
-        if len(event.text) > LARGE_PASTE_CHARS or event.text.count("\n") >= LARGE_PASTE_LINES:
+        if is_large(event.text):
             event.stop()
             event.prevent_default()
-            self.prompt.attach(event.text)
+            self.prompt.attach(Attachment(event.text))
 
     @property
     def prompt(self) -> "Prompt":
@@ -81,9 +100,10 @@ class Prompt(Vertical):
     class Sent(Message):
         """The person sends a text."""
 
-        def __init__(self, text: str) -> None:
+        def __init__(self, text: str, instead_of: "Said | None" = None) -> None:
             super().__init__()
             self.text = text
+            self.instead_of = instead_of  # an earlier message that was edited
 
     class Left(Message):
         """Escape was pressed."""
@@ -91,16 +111,18 @@ class Prompt(Vertical):
     def __init__(self) -> None:
         super().__init__(id="prompt")
         self.history: list[str] = []  # of the session, oldest first
-        self.attachments: list[str] = []
+        self.editing: Said | None = None  # an earlier message that is being written anew
+        self._is_incognito = False
         self._at: int | None = None  # place in the history; None: what is being written
         self._draft = ""
 
     def compose(self) -> ComposeResult:
         yield OptionList(id="completions")
-        yield Static(id="attachments", markup=False)
+        yield Static(id="mode", markup=False)
+        yield Attachments()
         yield PromptText(
             id="text",
-            placeholder="Say something, or / for commands",
+            placeholder=PLACEHOLDER,
             highlight_cursor_line=False,
             compact=True,
         )
@@ -108,7 +130,7 @@ class Prompt(Vertical):
     def on_mount(self) -> None:
         self.completions.can_focus = False
         self.completions.display = False
-        self.query_one("#attachments").display = False
+        self._show_mode()
 
     @property
     def area(self) -> PromptText:
@@ -122,8 +144,50 @@ class Prompt(Vertical):
     def text(self) -> str:
         return self.area.text
 
+    @property
+    def attachments(self) -> list[Attachment]:
+        return self.query_one(Attachments).items
+
+    def edit(self, said: "Said") -> None:
+        """Write an earlier message anew; what is sent goes into a branch."""
+        self.editing = said if said.exchange_id else None
+        self.query_one(Attachments).clear()
+        self.write("")
+        self.restore(said.words)
+        self._show_mode()
+
+    def stop_editing(self) -> bool:
+        """Leave an earlier message as it was; whether one was being edited."""
+        if self.editing is None:
+            return False
+        self.editing = None
+        self.query_one(Attachments).clear()
+        self.write("")
+        self._show_mode()
+        return True
+
+    def set_incognito(self, on: bool) -> None:
+        self._is_incognito = on
+        self.set_class(on, "-incognito")
+        self.area.placeholder = "Say something that is not stored" if on else PLACEHOLDER
+
+    def _show_mode(self) -> None:
+        mode = self.query_one("#mode", Static)
+        mode.display = self.editing is not None
+        if self.editing is not None:
+            mode.update("Editing an earlier message. Enter sends it in a branch, Esc leaves it as it was")
+
+    def _warn(self, text: str) -> None:
+        """Say something beside the prompt until it is written in."""
+        mode = self.query_one("#mode", Static)
+        mode.display = True
+        mode.update(visible(text))
+
     def restore(self, text: str) -> None:
         """Put a text back that could not be sent, in front of what was written since."""
+        if is_large(text):
+            self.attach(Attachment(text))
+            return
         now = self.area.text
         self.write(text if not now.strip() or now == text else f"{text}\n{now}")
 
@@ -133,40 +197,53 @@ class Prompt(Vertical):
         self.area.move_cursor(self.area.document.end)
         self.area.focus()
 
-    def attach(self, text: str) -> None:
-        """A large paste, kept beside the prompt until it is sent."""
-        self.attachments.append(text)
-        self._show_attachments()
+    def attach(self, attachment: Attachment) -> None:
+        """A large paste or a file, kept beside the prompt until it is sent."""
+        self.query_one(Attachments).add(attachment)
 
     def drop_attachment(self) -> bool:
         """Take the latest attachment away; whether there was one."""
-        if not self.attachments:
-            return False
-        self.attachments.pop()
-        self._show_attachments()
-        return True
+        return self.query_one(Attachments).drop()
+
+    def on_chip_acted(self, event: Chip.Acted) -> None:
+        """Take an attachment away, or put its words into the text."""
+        event.stop()
+        text = event.chip.attachment.text
+        if event.action == "expand" and len(text) > EXPANDED_CHARS:
+            self._warn("it is too large to be shown as text; it is sent as it is")
+            return
+        if event.action != "leave":
+            self.query_one(Attachments).drop(event.chip)
+        if event.action == "expand":
+            self.area.insert(text)
+        self.area.focus()
 
     def enter(self) -> None:
         """Enter: finish a command's name, or send."""
         text = self.area.text
-        if self.completions.display and (name := self._completed()) and text.strip() not in HELP_NAMES:
-            self.write(name)
+        if self.completions.display and self._completed() and text.strip() not in HELP_NAMES:
+            self._complete()
             return
-        whole = "\n\n".join([*([text] if text.strip() else []), *self.attachments])
+        whole = "\n\n".join([*([text] if text.strip() else []), *(each.words for each in self.attachments)])
         if not whole.strip():
             return
-        self.attachments.clear()
-        self._show_attachments()
+        instead_of, self.editing = self.editing, None
+        self._show_mode()
+        self.query_one(Attachments).clear()
         self._at, self._draft = None, ""
         self.area.load_text("")
-        self.post_message(self.Sent(whole))
+        self.post_message(self.Sent(whole, instead_of))
 
     def takes(self, key: str) -> bool:
         """Whether `up`, `down` or `tab` meant the completions or the history."""
+        if key == "shift+tab":
+            chips = self.query(Chip)
+            if chips:
+                chips.last().focus()
+            return bool(chips)
         if self.completions.display:
             if key == "tab":
-                if name := self._completed():
-                    self.write(name)
+                self._complete()
             elif key == "up":
                 self.completions.action_cursor_up()
             else:
@@ -180,7 +257,7 @@ class Prompt(Vertical):
         return False
 
     def close_completions(self) -> bool:
-        """Hide the list of commands; whether it was there."""
+        """Hide the list of commands or paths; whether it was there."""
         shown, self.completions.display = self.completions.display, False
         return bool(shown)
 
@@ -201,25 +278,54 @@ class Prompt(Vertical):
     def _completed(self) -> str | None:
         at = self.completions.highlighted
         option = self.completions.get_option_at_index(at) if at is not None else None
-        return f"{option.id} " if option and option.id else None
+        return f"{option.id}" if option and option.id else None
+
+    def _complete(self) -> None:
+        """Take what is highlighted: a command's name, a folder to go on from, or a file to attach."""
+        chosen = self._completed()
+        if chosen is None:
+            return
+        if chosen.startswith("/") and self._reference() is None:
+            self.write(f"{chosen} ")
+            return
+        row, column = self.area.cursor_location
+        start = (row, column - len(self._reference() or "") - 1)
+        path = chosen.removeprefix("@")
+        if path.endswith("/"):
+            self.area.replace(f"@{path}", start, (row, column))
+            return
+        try:
+            attachment = read_file(path)
+        except MnemosError as error:
+            self.completions.display = False
+            self._warn(str(error))
+            return
+        self.area.replace("", start, (row, column))
+        self.attach(attachment)
+
+    def _reference(self) -> str | None:
+        row, column = self.area.cursor_location
+        return reference_at(self.area.document.get_line(row), column)
 
     def on_text_area_changed(self) -> None:
         text = self.area.text
-        found = list(matching_commands(text)) if text.startswith("/") and self._at is None else []
-        self._offer(found)
+        self._show_mode()
+        if self._at is not None:
+            self._offer(())
+        elif text.startswith("/"):
+            self._offer([Option(_line(name), id=f"/{name}") for name in matching_commands(text)])
+        elif (written := self._reference()) is not None:
+            self._offer(Option(visible(path), id=f"@{path}") for path in matching_paths(written))
+        else:
+            self._offer(())
 
-    def _offer(self, found: Iterable[str]) -> None:
-        names = list(found)
-        self.completions.display = bool(names)
-        if names:
+    def _offer(self, found: Iterable[Option]) -> None:
+        options = list(found)
+        self.completions.display = bool(options)
+        if options:
             self.completions.clear_options()
-            self.completions.add_options([Option(_line(name), id=f"/{name}") for name in names])
+            self.completions.add_options(options)
             self.completions.highlighted = 0
-
-    def _show_attachments(self) -> None:
-        shown = self.query_one("#attachments", Static)
-        shown.display = bool(self.attachments)
-        shown.update("  ".join(f"[pasted text, {size_of(text)}]" for text in self.attachments))
 
 
 def _line(name: str) -> Content:
@@ -228,9 +334,3 @@ def _line(name: str) -> Content:
 
 
 HELP_NAMES = frozenset(f"/{name}" for name in HELP)
-
-
-def size_of(text: str) -> str:
-    """How much a pasted text is: lines where it has several."""
-    lines = text.count("\n") + 1
-    return f"{lines:,} lines" if lines > 1 else f"{len(text):,} characters"

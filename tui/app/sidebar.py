@@ -25,6 +25,7 @@ class SessionLine:
     title: str
     turns: int
     updated_at: datetime
+    depth: int = 0  # of a branch, below the session that it began in
 
 
 class Sidebar(Vertical):
@@ -33,6 +34,7 @@ class Sidebar(Vertical):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "new", "New", id="sessions.new"),
         Binding("r", "rename", "Rename", id="sessions.rename"),
+        Binding("d,delete", "delete", "Delete", id="sessions.delete"),
         Binding("slash", "search", "Search", key_display="/", id="sessions.search"),
         Binding("escape", "close", "Close", id="sessions.close"),
     ]
@@ -46,6 +48,13 @@ class Sidebar(Vertical):
 
     class Renaming(Message):
         """A session is to get another name."""
+
+        def __init__(self, session: SessionLine) -> None:
+            super().__init__()
+            self.session = session
+
+    class Deleting(Message):
+        """A session is to go."""
 
         def __init__(self, session: SessionLine) -> None:
             super().__init__()
@@ -81,12 +90,14 @@ class Sidebar(Vertical):
 
     def _line(self, session: SessionLine) -> Content:
         here = session.id == self._current
+        indent = "  " * max(min(session.depth, 4) - 1, 0)
+        mark = ("● " if here else "  ") + (f"{indent}└ " if session.depth else "")
         turns = f"{session.turns} turn{'' if session.turns == 1 else 's'}"
         age = when.age_of(session.updated_at)
         return Content.assemble(
-            (f"{'● ' if here else '  '}{visible(session.title)}"[:60], "bold" if here else ""),
+            (f"{mark}{visible(session.title)}"[:60], "bold" if here else ""),
             "\n",
-            (f"  {age if age == 'now' else age + ' ago'} · {turns}", "dim"),
+            (f"{' ' * len(mark)}{age if age == 'now' else age + ' ago'} · {turns}", "dim"),
         )
 
     def on_input_changed(self) -> None:
@@ -106,13 +117,20 @@ class Sidebar(Vertical):
         self.post_message(self.Chosen(None))
 
     def action_rename(self) -> None:
+        if (found := self.highlighted) is not None:
+            self.post_message(self.Renaming(found))
+
+    def action_delete(self) -> None:
+        if (found := self.highlighted) is not None:
+            self.post_message(self.Deleting(found))
+
+    @property
+    def highlighted(self) -> SessionLine | None:
         options = self.query_one(OptionList)
         if options.highlighted is None:
-            return
+            return None
         chosen = options.get_option_at_index(options.highlighted).id
-        found = next((each for each in self.sessions if each.id == chosen), None)
-        if found is not None:
-            self.post_message(self.Renaming(found))
+        return next((each for each in self.sessions if each.id == chosen), None)
 
     def action_search(self) -> None:
         self.query_one(Input).focus()

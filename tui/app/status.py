@@ -18,7 +18,7 @@ class Status(Widget):
     def __init__(self) -> None:
         super().__init__(id="status")
         self._text = ""
-        self._right = ""
+        self._right = self._mark = ""
         self._frame = 0
         self._timer: Timer | None = None
         self._live: Callable[[], str] | None = None
@@ -44,8 +44,9 @@ class Status(Widget):
             self._timer = self.set_interval(_EVERY_S, self._tick)
         self.refresh()
 
-    def right(self, text: str) -> None:
-        self._right = text
+    def right(self, text: str, *, mark: str = "") -> None:
+        """What stands at the end of the line; a mark before it stands out."""
+        self._right, self._mark = text, mark
         self.refresh()
 
     def _tick(self) -> None:
@@ -55,10 +56,15 @@ class Status(Widget):
     def render(self) -> RenderResult:
         mark = f"{_FRAMES[self._frame % len(_FRAMES)]} " if self._kind else ""
         left = Content.styled(mark, "$accent") + Content(self.text)
-        room = self.content_size.width - len(self._right)
-        if room < left.cell_length + 2:
-            return left.truncate(max(self.content_size.width, 1), ellipsis=True)
-        return left.pad_right(room - left.cell_length) + Content(self._right)
+        marked = Content.styled(f" {self._mark} ", "reverse bold") if self._mark else Content("")
+        right = Content.assemble(marked, "  " if self._mark and self._right else "", self._right)
+        width = self.content_size.width
+        if width - right.cell_length < left.cell_length + 2:
+            right = marked  # before the model's name, what was said about storing
+        room = width - right.cell_length
+        if room < left.cell_length:
+            left = left.truncate(max(room - 1, 1), ellipsis=True)
+        return left.pad_right(max(room - left.cell_length, 0)) + right
 
 
 class Speed:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from textual.worker import Worker, WorkerCancelled, WorkerFailed
 
-from mnemos.agent.events import Recalled, Reply, TokenDelta
 from mnemos.errors import MnemosError, NotFoundError
 from mnemos.tui.app.base import words_of
 from mnemos.tui.app.conversation import Answer, Card, Said, count_of
 from mnemos.tui.app.status import Speed
 
 if TYPE_CHECKING:
+    from mnemos.agent.events import Recalled, Reply
     from mnemos.memory.records import Memory
     from mnemos.tui.app.app import ChatApp
     from mnemos.tui.app.engine import Talker
@@ -33,9 +33,12 @@ class Turns:
     def is_running(self) -> bool:
         return self._worker is not None
 
-    async def send(self, text: str) -> None:
-        """Show a message, and answer it once the model is there and earlier ones are answered."""
-        said = Said(text)
+    async def send(self, text: str, *, exclude: frozenset[str] = frozenset()) -> None:
+        """Show a message, and answer it once the model is there and earlier ones are answered.
+
+        Memories in `exclude` are not recalled for it.
+        """
+        said = Said(text, incognito=self._app.incognito, exclude=exclude)
         self.waiting.append(said)
         self._app.prompt.history.append(text)
         await self._app.conversation.put(said)
@@ -80,7 +83,7 @@ class Turns:
 
     async def _run(self, said: Said) -> None:
         app = self._app
-        answer, started = Answer(), datetime.now(UTC)
+        answer, started = Answer(incognito=said.incognito), datetime.now(UTC)
         app.status.working("recalling")
         talker: Talker | None = None
         try:
@@ -106,10 +109,15 @@ class Turns:
 
     async def _stream(self, talker: "Talker", said: Said, answer: Answer) -> str:
         """Show a turn's events as they come; what to say of it afterwards."""
+        from mnemos.agent.events import Recalled, RecallStarted, Reply, TokenDelta  # late: pydantic is slow
+
         app, speed, line = self._app, Speed(), ""
-        async with aclosing(talker.stream(said.words)) as events:  # type: ignore[type-var]
+        stream = talker.stream(said.words, incognito=said.incognito, exclude=said.exclude)
+        async with aclosing(stream) as events:  # type: ignore[type-var]
             async for event in events:
-                if isinstance(event, Recalled):
+                if isinstance(event, RecallStarted):
+                    said.exchange_id = event.exchange_id
+                elif isinstance(event, Recalled):
                     line = line_of(event)
                     answer.show_memories(event.memories)
                     app.status.working(partial(speed.after, line))
@@ -120,8 +128,8 @@ class Turns:
                     answer.exchange_id = said.exchange_id = event.exchange_id
                     await answer.settle(event.text)
                     answer.show_memories(event.memories)
-                    if event.status == "interrupted":
-                        answer.set_mark("interrupted")
+                    if event.status != "complete":
+                        answer.set_mark("out of time" if event.status == "timeout" else "interrupted")
                     line = f"{line}  ·  {speed_of(event)}"
                     app.status.idle(line)  # what follows is off the reply's path
         return line
@@ -129,15 +137,19 @@ class Turns:
     async def _interrupted(self, said: Said, answer: Answer, started: datetime) -> None:
         await answer.settle()
         answer.set_mark("interrupted")
-        kept = await asyncio.to_thread(self._kept, said.words, started)
+        kept = None if said.incognito else await asyncio.to_thread(self._kept, said.words, started)
         if kept is not None:
             said.exchange_id = answer.exchange_id = kept.id
-        self._app.status.idle("stopped; the reply is kept as far as it came")
+        self._app.status.idle(
+            "stopped; nothing of it is stored"
+            if said.incognito
+            else "stopped; the reply is kept as far as it came"
+        )
 
     async def _failed(self, said: Said, answer: Answer, started: datetime, error: Exception) -> None:
         """A card says what happened; a message that was not stored goes back into the prompt."""
         app = self._app
-        kept = await asyncio.to_thread(self._kept, said.words, started)
+        kept = None if said.incognito else await asyncio.to_thread(self._kept, said.words, started)
         if kept is None:
             await answer.remove()
             await said.remove()
@@ -161,7 +173,7 @@ class Turns:
         return next(mine, None)
 
 
-def line_of(event: Recalled) -> str:
+def line_of(event: "Recalled") -> str:
     """What was recalled and paged, and how long that took."""
     words = f"recall {event.route_ms:.0f} ms"
     if event.memories:
@@ -171,6 +183,6 @@ def line_of(event: Recalled) -> str:
     return words
 
 
-def speed_of(reply: Reply) -> str:
+def speed_of(reply: "Reply") -> str:
     seconds = max(reply.usage.decode_ms, 1.0) / 1e3
     return f"{reply.usage.decoded_tokens / seconds:.0f} tokens/s"

@@ -489,6 +489,10 @@ class MemoryBank(SessionBank):
                 self._recaller.drop(plan.namespace, ids)
         return Edited(memory=to_memory(record), receipt=receipt_from_store(document, plan.namespace))
 
+    def tag(self, memory_id: str, tags: Sequence[str], *, namespace: str = DEFAULT_NAMESPACE) -> Memory:
+        """Give a memory these tags in the place of its own; durable when this returns."""
+        return to_memory(self.store.set_tags(namespace, memory_id, tags))
+
     def expire(
         self, memory_id: str, moment: datetime | None, *, namespace: str = DEFAULT_NAMESPACE
     ) -> Memory:

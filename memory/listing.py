@@ -61,9 +61,21 @@ class Listing:
         """How many there are, of those found so far; exact from the start without a filter."""
         if self._dense is not None:
             return len(self._dense)
-        if self._is_whole and not self.is_complete:
+        if self.is_quick and not self.is_complete:
             return self._total
         return len(self._found) + len(self._tail())
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether its first page can be read before anything is searched or counted."""
+        return self._is_whole and self.sort == "created" and not self._reverse and self._within is None
+
+    @property
+    def settled(self) -> int:
+        """How many, from the first on, stay where they are as more is found."""
+        if self.is_complete or self.is_quick:
+            return self.count
+        return len(self._found) if self.sort == "created" and not self._reverse else 0
 
     @property
     def share(self) -> float:
@@ -97,11 +109,11 @@ class Listing:
 
     def page(self, limit: int, offset: int) -> Sequence[Memory | None]:
         """Some of them in order; None for one that was forgotten since it was found."""
-        if offset >= self.count:
+        if offset >= self.count and self._has_begun:
             return []
         if self._dense is not None:
             wanted: Sequence[int] = self._dense[offset : offset + limit]
-        elif self._is_whole and not self.is_complete and offset + limit > len(self._found):
+        elif self.is_quick and not self.is_complete and offset + limit > len(self._found):
             rows = self._store.list(self._namespace, include_hidden=True, limit=limit, offset=offset)
             return [to_memory(row) for row in rows]
         else:
@@ -110,6 +122,15 @@ class Listing:
                 wanted = (self._found + self._tail())[offset : offset + limit]
         found = self._store.at(self._namespace, wanted)
         return [None if record is None else to_memory(record) for record in found]
+
+    def find(self, memory_id: str) -> int | None:
+        """The place of a memory in the list; None where it is not, or not yet. NotFoundError."""
+        at = self._store.get(self._namespace, memory_id).ordinal
+        held: Sequence[int] = self._found if self._dense is None else self._dense
+        try:
+            return held.index(at)
+        except ValueError:
+            return None
 
     def uses(self, ids: Sequence[str]) -> "dict[str, Uses]":
         """How often each was recalled for a reply, and when last; without those that never were."""
@@ -126,7 +147,7 @@ class Listing:
             self._low = max(self._low, self._within[0] - 1)
             self._high = max(min(self._high, self._within[1]), self._low)
         self._next = self._high
-        if self._is_whole and extent.is_dense and self.sort == "created":
+        if self._is_whole and self._within is None and extent.is_dense and self.sort == "created":
             ordinals = range(extent.high, extent.low - 1, -1)
             self._dense = ordinals[::-1] if self._reverse else ordinals
             self.is_complete = True

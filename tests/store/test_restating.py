@@ -1,4 +1,4 @@
-"""Tags that are changed after the fact: in the row, in the words' index, and in the frame that outlives it."""
+"""Tags that are changed after the fact: in the row, in the words' index, and in the frame of the words."""
 
 from pathlib import Path
 

@@ -53,14 +53,17 @@ def keep_theme(name: str) -> None:
 def binding_ids(app: "MemoryApp") -> Iterator[str]:
     """Names of the actions that can be given other keys."""
     from mnemos.tui.app.conversation import Entry
+    from mnemos.tui.app.detail import Detail
     from mnemos.tui.app.inspector import Inspector
     from mnemos.tui.app.memories_panel import MemoriesPanel, Recalled
     from mnemos.tui.app.prompt import Prompt, PromptText
     from mnemos.tui.app.sidebar import Sidebar
     from mnemos.tui.app.table import MemoryTable
+    from mnemos.tui.app.timeline import Timeline
 
     owners: Iterable[type] = (
         *(Entry, Inspector, MemoriesPanel, Recalled, Prompt, PromptText, Sidebar, MemoryTable),
+        *(Detail, Timeline),
         *type(app).__mro__,
     )
     for owner in owners:

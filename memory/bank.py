@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from mnemos.memory.archive_records import ExportReport, ImportReport
     from mnemos.memory.archiving import Chosen
     from mnemos.memory.importing import ImportFormat
+    from mnemos.memory.listing import Sort
     from mnemos.memory.recall import Recaller
     from mnemos.memory.records import LikeMatch
     from mnemos.store.keys import KeyProvider, LockKind
@@ -272,10 +273,30 @@ class MemoryBank(SessionBank):
         newest_first: bool = True,
         limit: int | None = None,
         offset: int = 0,
+        sort: "Sort" = "created",
         model: "LanguageModel | None" = None,
     ) -> list[Memory]:
-        """Memories of a namespace; every filter that is given must hold. `where` is as in `plan_forget`."""
+        """Memories of a namespace; every filter that is given must hold. `where` is as in `plan_forget`.
+
+        Sorted by `size` or `uses` the largest or most used come first, unless `newest_first` is off.
+        """
         condition, _ = self._choose(where, namespace, model)
+        if sort != "created":
+            from mnemos.memory.listing import Listing, listed
+            from mnemos.store.words import Filter
+
+            chosen = Filter(
+                session_id=session_id,
+                matching=matching,
+                tags=tags,
+                source=source,
+                since=since,
+                until=until,
+                where=condition,
+                include_hidden=include_hidden,
+            )
+            listing = Listing(self, namespace, chosen, sort=sort, reverse=not newest_first)
+            return listed(listing, limit, offset)
         records = self.store.list(
             namespace,
             session_id=session_id,

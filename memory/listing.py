@@ -187,11 +187,11 @@ class Listing:
         return sizes
 
 
-def listed(listing: Listing, limit: int | None = None) -> list[Memory]:
+def listed(listing: Listing, limit: int | None = None, offset: int = 0) -> list[Memory]:
     """The first of a whole listing, as many as there are or `limit`; none for an unknown namespace."""
     try:
         listing.finish()
     except NotFoundError:
         return []
-    found = listing.page(listing.count if limit is None else limit, 0)
+    found = listing.page(listing.count if limit is None else limit, offset)
     return [memory for memory in found if memory is not None]

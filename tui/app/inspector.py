@@ -171,7 +171,7 @@ class Inspector(Acting):
             parts.append(f"searching {listing.share:.0%}")
         if self._sort != "created":
             parts.append(_SAID[self._sort])
-        if self._survey is not None:
+        if self._survey is not None and narrowed == Narrowed() and self._span is None:
             parts += [f"{self._survey.tokens:,} tokens"] if self._survey.tokens else []
             parts.append(f"{output.size(self._survey.text_bytes)} text")
             parts.append(f"{output.size(self._survey.trace_bytes)} traces")

@@ -100,12 +100,12 @@ class Timeline(Widget, can_focus=True):
     def show(self, survey: "Survey") -> None:
         """What is counted so far."""
         self._survey, self._days = survey, survey.days
-        self._arrange()
+        self._rebuild()
 
     def on_resize(self) -> None:
-        self._arrange()
+        self._rebuild()
 
-    def _arrange(self) -> None:
+    def _rebuild(self) -> None:
         before = self.chosen
         self._buckets = buckets(self._days, max(self.size.width - len(_NAME) - _LABEL_CELLS - 2, 8))
         if before is not None:

@@ -20,7 +20,7 @@ SORTS: tuple[Sort, ...] = ("created", "size", "uses")
 _HINTS = 200  # memories that the words' index names before the whole namespace is searched
 _FEW = 64  # found so far; with fewer, the index is asked
 _FIRST_ROWS = 2000
-_FEWEST_ROWS, _MOST_ROWS = 250, 50_000  # of one piece
+_FEWEST_ROWS, _MOST_ROWS = 1000, 50_000  # of one piece
 _PIECE_S = 0.02  # that a piece should take: as long as others wait for the database
 
 
@@ -137,21 +137,23 @@ class Listing:
         return self._store.uses(self._namespace, ids)
 
     def _begin(self) -> None:
-        extent = self._store.extent(self._namespace)
-        self._has_begun, self._total = True, extent.count
-        if not extent.count:
+        first, last = self._store.ends(self._namespace)
+        self._has_begun = True
+        if not last:
             self.is_complete = True
             return
-        self._low, self._high = extent.low - 1, extent.high
+        self._low, self._high = first - 1, last
         if self._within is not None:
             self._low = max(self._low, self._within[0] - 1)
             self._high = max(min(self._high, self._within[1]), self._low)
         self._next = self._high
-        if self._is_whole and self._within is None and extent.is_dense and self.sort == "created":
-            ordinals = range(extent.high, extent.low - 1, -1)
-            self._dense = ordinals[::-1] if self._reverse else ordinals
-            self.is_complete = True
-            return
+        if self._is_whole and self._within is None and self.sort == "created":
+            self._total = self._store.count(self._namespace)
+            if last - first + 1 == self._total:  # a row at every ordinal
+                ordinals = range(last, first - 1, -1)
+                self._dense = ordinals[::-1] if self._reverse else ordinals
+                self.is_complete = True
+                return
         self._chosen = self._store.prepared(self._namespace, self._chosen)
 
     def _pace(self, took_s: float) -> None:

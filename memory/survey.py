@@ -11,7 +11,7 @@ from mnemos.memory.records import Fidelity, Kind
 if TYPE_CHECKING:
     from mnemos.memory.bank import MemoryBank
 
-_FEWEST_ROWS, _FIRST_ROWS, _MOST_ROWS = 500, 5_000, 100_000  # of one piece
+_FEWEST_ROWS, _FIRST_ROWS, _MOST_ROWS = 2_000, 5_000, 100_000  # of one piece
 _PIECE_S = 0.02  # that a piece should take: as long as others wait for the database
 _EPOCH = date(1970, 1, 1)
 
@@ -96,10 +96,10 @@ class Survey:
         return True
 
     def _begin(self) -> None:
-        extent = self._store.extent(self._namespace)
+        first, last = self._store.ends(self._namespace)
         self._has_begun = True
-        if extent.count:  # a namespace that holds nothing may not be there yet
-            self._low, self._next = extent.low - 1, extent.high
+        if last:  # a namespace that holds nothing may not be there yet
+            self._low, self._next = first - 1, last
             self._last_row = self._store.trace_rows()
 
     def _words(self) -> None:

@@ -17,20 +17,6 @@ _DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
-    """The rows of a namespace: the first and last ordinal (0 and 0 when there are none), and their number."""
-
-    low: int
-    high: int
-    count: int
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether there is a row at every ordinal in between."""
-        return self.count > 0 and self.high - self.low + 1 == self.count
-
-
-@dataclass(frozen=True, slots=True)
 class DayCount:
     """The memories of one kind and one day: `day` counts from 1970-01-01, `low` and `high` are ordinals."""
 
@@ -61,11 +47,12 @@ class Uses:
     last: datetime
 
 
-def extent(connection: Connection) -> Extent:
-    ends = connection.execute(
+def ends(connection: Connection) -> tuple[int, int]:
+    """The first and the last ordinal; 0 and 0 without rows."""
+    row = connection.execute(
         text("SELECT (SELECT min(ordinal) FROM memory), (SELECT max(ordinal) FROM memory)")
     ).one()
-    return Extent(int(ends[0] or 0), int(ends[1] or 0), words.count(connection))
+    return int(row[0] or 0), int(row[1] or 0)
 
 
 def prepared(connection: Connection, chosen: Filter) -> Filter:
@@ -133,17 +120,17 @@ def sizes(connection: Connection, low: int, high: int) -> list[tuple[int, str, i
     return [(row[0], row[1], row[2]) for row in connection.execute(query, {"low": low, "high": high})]
 
 
-_USES = (
-    "SELECT {key}, count(*), max(r.created_us) FROM use u JOIN memory m ON m.id = u.memory_id "
-    "JOIN memory r ON r.id = u.reply_id WHERE u.rank > 0 AND r.erased = 0 AND r.born <= committed()"
+# The order of the joins is given: the planner would walk through every memory that is not erased.
+_REPLIES = (
+    "CROSS JOIN memory r ON r.id = u.reply_id WHERE u.rank > 0 AND +r.erased = 0 AND r.born <= committed()"
 )
 
 
 def uses(connection: Connection, ids: Sequence[str]) -> dict[str, Uses]:
     """Of these memories, by id; one that no reply was made with is left out."""
     query = text(
-        _USES.format(key="u.memory_id")
-        + " AND u.memory_id IN (SELECT value FROM json_each(:ids)) GROUP BY u.memory_id"
+        "SELECT u.memory_id, count(*), max(r.created_us) FROM json_each(:ids) wanted "
+        f"CROSS JOIN use u ON u.memory_id = wanted.value {_REPLIES} GROUP BY u.memory_id"
     )
     rows = connection.execute(query, {"ids": json.dumps(list(ids))})
     return {row[0]: Uses(row[1], words.from_us(row[2])) for row in rows}
@@ -151,7 +138,10 @@ def uses(connection: Connection, ids: Sequence[str]) -> dict[str, Uses]:
 
 def use_counts(connection: Connection) -> dict[int, int]:
     """By ordinal, of every memory that a reply was made with."""
-    query = text(_USES.format(key="m.ordinal") + " GROUP BY u.memory_id")
+    query = text(
+        "SELECT m.ordinal, count(*) FROM use u CROSS JOIN memory m ON m.id = u.memory_id "
+        f"{_REPLIES} GROUP BY u.memory_id"
+    )
     return {row[0]: row[1] for row in connection.execute(query)}
 
 

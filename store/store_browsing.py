@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Sequence
 
 from mnemos.store import browsing, reading, restating
-from mnemos.store.browsing import DayCount, Extent, TraceCount, Uses
+from mnemos.store.browsing import DayCount, TraceCount, Uses
 from mnemos.store.core import Core
 from mnemos.store.records import MemoryRecord
 from mnemos.store.words import Filter
@@ -19,14 +19,14 @@ class BrowsingStore:
 
     _core: Core
 
-    def extent(self, namespace: str) -> Extent:
-        """Where its rows lie; an unknown namespace has none."""
+    def ends(self, namespace: str) -> tuple[int, int]:
+        """The first and the last ordinal; 0 and 0 where there are none."""
         with self._core.reading():
             found = self._core.find(namespace)
             if found is None:
-                return Extent(0, 0, 0)
+                return 0, 0
             with found.database.read() as connection:
-                return browsing.extent(connection)
+                return browsing.ends(connection)
 
     def prepared(self, namespace: str, chosen: Filter) -> Filter:
         """A filter as `ordinals` takes it: with whole ids. NotFoundError, AmbiguousIdError."""

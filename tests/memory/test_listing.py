@@ -23,6 +23,7 @@ def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBank
     for module in (listings, surveys):  # pieces smaller than the namespace
         monkeypatch.setattr(module, "_FIRST_ROWS", 90)
         monkeypatch.setattr(module, "_MOST_ROWS", 90)
+        monkeypatch.setattr(module, "_FEWEST_ROWS", 90)
     start = datetime(2026, 3, 1, tzinfo=UTC)
     with MemoryBank.open(tmp_path / "bank") as opened:
         drafts = [

@@ -204,7 +204,7 @@ def inspecting(path: Path, keys: "KeyProvider | None", namespace: str, *, pages:
     async def script(pilot: Pilot[Any]) -> dict[str, Any]:
         await app.until(has_rows)
         first: list[float] = []
-        for _ in range(5):
+        for _ in range(3):
             app.pop_screen()
             await pilot.pause(0.3)
             started = time.perf_counter()
@@ -232,7 +232,7 @@ def inspecting(path: Path, keys: "KeyProvider | None", namespace: str, *, pages:
         }
 
     async def _filter(pilot: Pilot[Any], screen: Inspector) -> dict[str, Any]:
-        words = [memory.text.split()[0] for memory in screen.bank.list(namespace, limit=4) if memory.text]
+        words = [memory.text.split()[0] for memory in screen.bank.list(namespace, limit=2) if memory.text]
         field = screen.query_one("#filter")
         echoes: list[float] = []
         answers: list[float] = []

@@ -75,7 +75,6 @@ class Inspector(Acting):
     def on_mount(self) -> None:
         self.table.focus()
         self.load()
-        self._count()
 
     @property
     def table(self) -> MemoryTable:
@@ -104,6 +103,8 @@ class Inspector(Acting):
             if not keep:
                 table.marked.clear()
                 table.cursor = 0
+            if self._listing is None:
+                self._count()  # after the first rows, so that they come first
             self._listing = listing
             table.show(fetch, max(len(first.rows), listing.count, table.count if keep else 0), first)
 

@@ -4,19 +4,25 @@ remembered.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from threading import Lock, get_ident
+from typing import Any
 
+from mnemos.agent.abilities import MAX_STEPS, OUTPUT_RETRIES, Abilities, Answerer, ToolChoice
 from mnemos.agent.events import Event, Reply
 from mnemos.agent.generators import Generator as ReplyGenerator
 from mnemos.agent.observing import observed
+from mnemos.agent.output import OutputType
 from mnemos.agent.policies import WritePolicy
 from mnemos.agent.pooled_turn import PooledTurn
 from mnemos.agent.prompt import PromptBuilder
 from mnemos.agent.recall_filter import recall_filter
 from mnemos.agent.recording import TurnRecord
+from mnemos.agent.runtime import Runtime
 from mnemos.agent.stopping import Stop
 from mnemos.agent.text_turn import TextTurn
+from mnemos.agent.tools.tool import Tool
+from mnemos.agent.tools.toolbox import Toolbox
 from mnemos.agent.turn import Turn
 from mnemos.agent.working import WorkingMemory
 from mnemos.attention.models import LanguageModel
@@ -31,7 +37,8 @@ from mnemos.errors import (
 from mnemos.memory.bank import DEFAULT_NAMESPACE, MemoryBank, check_size
 from mnemos.memory.recall import DEFAULT_K
 from mnemos.memory.records import Kind, Memory
-from mnemos.store.ids import check_namespace
+from mnemos.store.ids import check_namespace, new_id
+from mnemos.store.records import MemoryDraft
 from mnemos.store.selectors import Condition
 
 DEFAULT_SAMPLING = Sampling(max_tokens=256, repetition_penalty=1.1)
@@ -46,11 +53,18 @@ class Agent:
     earlier session. `k` is the most memories read for a reply. With `rounds` above 1, what was
     recalled joins the question of another round of recall. One turn runs at a time; a second caller waits.
 
+    Agents of one model and one bank may run at once, in threads or in tasks: their replies are decoded
+    together. `runtime` bounds how many; without one, all agents of a model share its own.
+
     `policies` see all that is about to be written, in their order. `recall` says which memories may be
     recalled, as a condition of `mnemos.store.selectors` or its text (`tag:work and since:30d`); the session's
     own turns stay in view. An agent that is `read_only` recalls and writes nothing at all; one that is
     `incognito` keeps nothing of its turns. With a `generator` the model only routes and recalls: the words of
     memories, of recent turns and of the message go to that generator, which writes the replies.
+
+    `tools` are functions that the model may call, of which `@tool` says more, in up to `max_steps` steps of
+    decoding a turn. With an `output_type` a reply is a value of that type, `Reply.output`; one that fails
+    pydantic's validation is asked for again, `output_retries` times. Both are decoded by a grammar.
     """
 
     def __init__(
@@ -65,11 +79,17 @@ class Agent:
         sampling: Sampling = DEFAULT_SAMPLING,
         working_tokens: int = WORKING_TOKENS,
         rounds: int = 1,
+        runtime: Runtime | None = None,
         policies: Sequence[WritePolicy] = (),
         recall: Condition | str | None = None,
         read_only: bool = False,
         incognito: bool = False,
         generator: ReplyGenerator | None = None,
+        tools: Iterable[Tool[..., Any] | Callable[..., Any]] = (),
+        tool_choice: ToolChoice = "auto",
+        output_type: Any = None,
+        output_retries: int = OUTPUT_RETRIES,
+        max_steps: int = MAX_STEPS,
     ) -> None:
         check_namespace(namespace)
         if k < 0:
@@ -85,11 +105,20 @@ class Agent:
         self._sampling = sampling
         self._working_tokens = working_tokens
         self._rounds = rounds
+        self._runtime = runtime
         self._policies = tuple(policies)
         self._where = recall_filter(recall)
         self._read_only = read_only
         self._incognito = incognito
         self._generator = generator
+        output = None if output_type is None else OutputType(output_type)
+        self._abilities = Abilities(Toolbox(tools), output, max_steps, tool_choice, output_retries)
+        if self._abilities and generator is not None:
+            raise UsageError(
+                f"the generator {generator.name} writes words, without tools or an output type; leave out "
+                "tools= and output_type=, or generator="
+            )
+        self._answerer: Answerer | None = None
         self._working: WorkingMemory | None = None
         self._lock = Lock()  # one turn at a time
         self._busy_in: int | None = None  # thread whose turn holds the lock
@@ -101,17 +130,27 @@ class Agent:
             self._session_id = self.bank.create_session(self.namespace).id
         return self._session_id
 
+    def _begin_session(self) -> str:
+        """The id of the session; the write that first names it makes it."""
+        self._session_id = self._session_id or new_id()
+        return self._session_id
+
     @property
     def model(self) -> LanguageModel:
         """The model; loaded when first asked for."""
         if isinstance(self._named_model, LanguageModel):
             return self._named_model
-        from mnemos.attention.models import load
+        from mnemos.attention.models import load_shared
 
         named = self._named_model
-        loaded = self.bank.recaller().model if named is None else load(named)
+        loaded = self.bank.recaller().model if named is None else load_shared(named)
         self._named_model = loaded
         return loaded
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where this agent's turns get their places; loads the model."""
+        return self._runtime or Runtime.of(self.model)
 
     def run_sync(self, text: str, *, incognito: bool = False, timeout_s: float | None = None) -> Reply:
         """One turn; its reply, once the exchange is stored.
@@ -146,14 +185,20 @@ class Agent:
             if stop.timed_out:
                 raise _never_begun()
             await asyncio.sleep(_POLL_S)
-        self._busy_in = get_ident()
-        turn = observed(self._turn(text, stop, incognito))
         try:
-            while (event := await asyncio.to_thread(next, turn, None)) is not None:
+            runtime = await asyncio.to_thread(lambda: self.runtime)  # it may load the model
+            await runtime.enter_async(stop.left_s())
+        except BaseException:
+            self._lock.release()
+            raise
+        self._busy_in = get_ident()
+        turn = observed(self._turn(text, stop, incognito, asyncio.get_running_loop()))
+        try:
+            while (event := await runtime.in_thread(next, turn, None)) is not None:
                 yield event
         finally:
             stop.set()  # a step still running in its thread ends at the next token
-            await asyncio.shield(asyncio.to_thread(self._finish, turn))
+            await asyncio.shield(runtime.in_thread(self._finish, turn, runtime))
 
     def stream_sync(
         self, text: str, *, incognito: bool = False, timeout_s: float | None = None
@@ -169,8 +214,9 @@ class Agent:
         if not self._lock.acquire(timeout=-1 if timeout_s is None else timeout_s):
             raise _never_begun()
         try:
-            self._busy_in = get_ident()
-            yield from observed(self._turn(text, stop, incognito))
+            with self.runtime.turn(stop.left_s()):
+                self._busy_in = get_ident()
+                yield from observed(self._turn(text, stop, incognito))
         finally:
             self._busy_in = None
             self._lock.release()
@@ -188,11 +234,13 @@ class Agent:
         if self._read_only or self._incognito:
             raise BankReadOnlyError("this agent keeps nothing; remember it with another one")
         record = TurnRecord(
-            self.bank, namespace=self.namespace, session=lambda: self.session_id, policies=self._policies
+            self.bank, namespace=self.namespace, session=self._begin_session, policies=self._policies
         )
-        return record.remember(text, kind=kind, title=title, source=source, tags=tags)
+        return record.remember(
+            MemoryDraft(text, kind=kind, speaker="User", title=title, source=source, tags=tuple(tags))
+        )
 
-    def _finish(self, turn: Generator[Event]) -> None:
+    def _finish(self, turn: Generator[Event], runtime: Runtime) -> None:
         """Close a turn, waiting for a step that still runs in another thread, and let the next one begin."""
         try:
             while True:
@@ -205,15 +253,24 @@ class Agent:
                     time.sleep(_POLL_S)
         finally:
             self._busy_in = None
+            runtime.leave()
             self._lock.release()
 
-    def _turn(self, text: str, stop: Stop, incognito: bool) -> Generator[Event]:
+    def _turn(
+        self, text: str, stop: Stop, incognito: bool, loop: asyncio.AbstractEventLoop | None = None
+    ) -> Generator[Event]:
         check_size(text)
         if not text.strip():
             raise InvalidTextError("the message is empty; nothing was stored")
         recaller = self.bank.recaller(self.model)
-        if self._working is None or self._working.recaller is not recaller:
-            prompts = PromptBuilder(recaller.model, self._instructions)
+        if recaller.model.config.msa is not None and self._abilities:
+            raise UsageError(
+                f"{recaller.model.name} reads pooled memories, where tools and output types are not at hand; "
+                "use a model that reads them in full, or leave out tools= and output_type="
+            )
+        if self._answerer is None or self._working is None or self._working.recaller is not recaller:
+            self._answerer = Answerer(recaller.model, self._abilities)
+            prompts = PromptBuilder(recaller.model, self._instructions, self._answerer.system)
             self._working = WorkingMemory(recaller, prompts, self._working_tokens)
         words = recaller.model.tokenizer.encode(text)
         self._working.check_fits(words)
@@ -224,7 +281,7 @@ class Agent:
         record = TurnRecord(
             self.bank,
             namespace=self.namespace,
-            session=lambda: self.session_id,
+            session=self._begin_session,
             known_session=self._session_id,
             policies=self._policies,
             is_kept=is_kept,
@@ -236,6 +293,8 @@ class Agent:
             k=self._k,
             sampling=self._sampling,
             stop=stop,
+            answerer=self._answerer,
+            loop=loop,
             rounds=self._rounds,
             where=self._where,
             may_encode=not self._read_only,

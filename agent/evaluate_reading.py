@@ -92,7 +92,11 @@ def run(
 
 def make_cases(path: Path, k: int, questions: int | None) -> Iterator[Case]:
     """The gold memories of each question and the best-ranked wrong ones, `k` together, in their order."""
-    conversations = list(read_conversations(path))
+    return cases_of(list(read_conversations(path)), k, questions)
+
+
+def cases_of(conversations: Sequence[Conversation], k: int, questions: int | None) -> Iterator[Case]:
+    """As `make_cases`, of conversations that were read already."""
     asked = [
         (at, question)
         for at, conversation in enumerate(conversations)
@@ -165,14 +169,20 @@ class Reader:
 
     def losses(self, case: Case, reading: ReadingTemperature | None) -> tuple[float, ...]:
         """Loss per answer token with no memory, with text, and paged."""
-        answer = self._model.tokenizer.encode(case.question.answer)[: self._answer_tokens]
-        question = case.question.question
+        answer, question = self._answer(case), case.question.question
         none = [*self._prompts.without_memories(), *self._asked(question)]
         return (
             self._loss(self._new_cache(len(none)), none, answer),
             self._loss(*self.as_text(case.turns, question), answer),
-            self._loss(*self.as_paged(case.turns, question, reading), answer),
+            self.paged_loss(case, reading),
         )
+
+    def paged_loss(self, case: Case, reading: ReadingTemperature | None) -> float:
+        """Loss per answer token with the memories paged in."""
+        return self._loss(*self.as_paged(case.turns, case.question.question, reading), self._answer(case))
+
+    def _answer(self, case: Case) -> list[int]:
+        return self._model.tokenizer.encode(case.question.answer)[: self._answer_tokens]
 
     def as_text(self, turns: Sequence[Turn], question: str) -> tuple[KVCache, list[int]]:
         """An empty cache, and the prompt with the memories' lines in it."""

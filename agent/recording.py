@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from mnemos.agent.events import StoredMemory
 from mnemos.agent.policies import Decision, Draft, WritePolicy, decide
 from mnemos.memory.bank import MemoryBank
-from mnemos.memory.records import Kind, Memory, RecalledMemory
+from mnemos.memory.records import Memory, RecalledMemory
 from mnemos.store.ids import new_id
 from mnemos.store.records import MemoryDraft
 
@@ -79,6 +80,7 @@ class TurnRecord:
         status: Literal["complete", "interrupted"],
         recalled: Sequence[RecalledMemory] = (),
         working: Sequence[Memory] = (),
+        tools: Sequence[Memory] = (),
     ) -> Memory:
         """The exchange with its reply and provenance, durable where the turn is kept."""
         if not self.is_kept:
@@ -103,50 +105,42 @@ class TurnRecord:
                 status=status,
                 recalled=recalled,
                 working=working,
+                tools=tools,
                 tags=None if draft is None else draft.tags,
                 expires_at=None if draft is None else draft.expires_at,
             )
         self._note(done, decided)
         return done
 
-    def remember(
-        self,
-        text: str,
-        *,
-        kind: Kind,
-        title: str | None = None,
-        source: str | None = None,
-        tags: Sequence[str] = (),
-    ) -> Memory | None:
+    def remember(self, draft: MemoryDraft) -> Memory | None:
         """Words that came up in the turn, such as a tool's result, as a memory of their own; None where the
         turn is not kept or a policy drops them.
         """
         decided = self._decide(
             Draft(
-                text,
-                kind=kind,
-                tags=tuple(tags),
-                title=title,
-                source=source,
-                namespace=self.namespace,
-                session_id=self.session_id,
-            )
-        )
-        draft = decided.draft
-        if draft is None:
-            return None
-        with self._timed():
-            memory = self._bank.remember(
                 draft.text,
-                namespace=self.namespace,
-                kind=kind,
-                speaker=None if kind == "tool" else "User",
+                kind=draft.kind,
+                tags=tuple(draft.tags),
+                expires_at=draft.expires_at,
                 title=draft.title,
                 source=draft.source,
-                session_id=self.session_id,
-                tags=draft.tags,
-                expires_at=draft.expires_at,
+                namespace=self.namespace,
+                session_id=draft.session_id,
             )
+        )
+        left = decided.draft
+        if left is None:
+            return None
+        made = replace(
+            draft,
+            text=left.text,
+            tags=left.tags,
+            expires_at=left.expires_at,
+            title=left.title,
+            source=left.source,
+        )
+        with self._timed():
+            (memory,) = self._bank.remember_many([made], namespace=self.namespace)
         self._note(memory, decided)
         return memory
 

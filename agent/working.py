@@ -32,7 +32,7 @@ class WorkingMemory:
         self._answer_tokens: list[int] = []
         self._epoch = -1
         self._in_use = Lock()
-        recaller.watchers.add(self)
+        recaller.watch(self)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -1,88 +1,117 @@
-"""Prefill and decode speed beside transformers: the same weights, dtype, threads and tokens, in one run."""
+"""Prefill and decode speed beside transformers, and llama.cpp: the same weights, threads and tokens, in one
+run.
+"""
 
 import gc
+import json
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from mnemos.attention.config import LLAMA, ModelConfig
+from mnemos.attention.bench_rivals import LLAMA_CPP, Greedy, with_llama_cpp, with_transformers
+from mnemos.attention.compiled import kernels
 from mnemos.attention.decoder import Decoder
 from mnemos.attention.drift_text import DRIFT_TEXT
-from mnemos.attention.models import load_weights, pick_formats
+from mnemos.attention.models import (
+    PACKED,
+    decode_name,
+    load_weights,
+    make_decoder,
+    pick_formats,
+)
+from mnemos.attention.registry import resolve_name, weights_path
 from mnemos.attention.step_weights import has_int4, has_int8
 from mnemos.attention.tokenizer import Tokenizer
-from mnemos.attention.weights import Weights
 from mnemos.errors import UsageError
 
 PREFILL_TOKENS = 256
 DECODE_TOKENS = 32
 DRIFT_TOKENS = 256
+_LOAD_S = 300
+_LOAD = """
+import json, sys, time, torch
+given = json.loads(sys.argv[1])
+torch.set_num_threads(given["threads"])
+start = time.perf_counter()
+from mnemos.attention.models import load
+model = load(given["model"], decode_weights=given["weights"], compile=given["compile"])
+prompt = model.template.encode([{"role": "user", "content": "Who are you?"}], model.tokenizer)
+model.decoder.forward(prompt, model.decoder.new_cache(64 + len(prompt))).argmax()
+print(time.perf_counter() - start)
+"""
 
 
 class _Runner:
-    """Prefills a prompt, then decodes greedily; both timed."""
+    """Times a prompt's prefill and the tokens decoded after it."""
 
-    def __init__(self, prefill: Callable[[list[int]], int], decode: Callable[[int], int]) -> None:
-        self._prefill, self._decode = prefill, decode
+    def __init__(self, rival: Greedy) -> None:
+        self._of = rival
         self.prefill_s: list[float] = []
         self.decode_s: list[float] = []
 
-    def run(self, prompt: list[int], decode_tokens: int, *, keep: bool) -> list[int]:
+    def run(self, prompt: list[int], decode_tokens: int, *, keep: bool) -> None:
         start = time.perf_counter()
-        token = self._prefill(prompt)
+        token = self._of.prefill(prompt)
         middle = time.perf_counter()
-        tokens = [token]
         for _ in range(decode_tokens):
-            token = self._decode(token)
-            tokens.append(token)
+            token = self._of.decode(token)
         end = time.perf_counter()
         if keep:
             self.prefill_s.append(middle - start)
             self.decode_s.append(end - middle)
-        return tokens
 
 
 def run(
     name_or_path: str | None = None,
     *,
     weights: str | None = None,
+    compile: bool | None = None,
+    rival: str | None = None,
     threads: int | None = None,
     repetitions: int = 3,
     prefill_tokens: int = PREFILL_TOKENS,
     decode_tokens: int = DECODE_TOKENS,
     drift_tokens: int = DRIFT_TOKENS,
 ) -> dict[str, Any]:
-    """Medians over interleaved repetitions, JSON-able: tokens per second, ours over transformers' as ratios.
+    """Medians over interleaved repetitions, JSON-able: tokens per second, ours over a rival's as ratios.
 
-    transformers runs in bf16 with eager attention. `decode_ratio` and `prefill_ratio` are those of the format
-    that `load` picks for `weights`; `formats` has each format of decode weights, with its drift: what it
-    loses, in nats per token, on a fixed text; `same_dtype` is bf16 throughout, as transformers. Raises
-    UsageError when transformers is not installed or there are no kernels for `weights`.
+    transformers runs in bf16 with eager attention. `decode_ratio` and `prefill_ratio` are those of what
+    `load` picks for `weights` and `compile`; `formats` has each format of decode weights, with its drift:
+    what it loses, in nats per token, on a fixed text; `same_dtype` is bf16 throughout, as transformers. With
+    the rival `llamacpp`, `decode_vs_llamacpp` and `prefill_vs_llamacpp` compare with llama.cpp on the same
+    GGUF file. `load_s` is from after `import torch` to the first token of a short prompt in a new process.
+    Raises UsageError when a rival is not installed or there are no kernels for `weights`.
     """
+    if rival not in (None, LLAMA_CPP):
+        raise UsageError(f"unknown rival '{rival}'; use {LLAMA_CPP}")
     if threads is not None:
         torch.set_num_threads(threads)
-    chosen = pick_formats("auto", weights)
+    picked = _picked(weights, compile)
     config, loaded, source, _ = load_weights(name_or_path)
-    prompt = torch.randint(
-        0, config.vocab_size, (prefill_tokens,), generator=torch.Generator().manual_seed(0)
-    ).tolist()
+    path = weights_path(resolve_name(name_or_path))
+    assert path is not None, "the weights have just been read"
     capacity, bf16 = prefill_tokens + decode_tokens, torch.bfloat16
-    prefill_dtype = chosen[0]
+    rivals = {"rival": with_transformers(config, loaded, path)}
+    if rival == LLAMA_CPP:
+        rivals[LLAMA_CPP] = with_llama_cpp(path, capacity)
     decoders = {"same_dtype": Decoder(config, loaded, dtype=bf16, decode_dtype=bf16)}
-    for name in _formats():
-        _, decode_dtype, step_format = pick_formats("auto", name)
-        decoders[name] = Decoder(
-            config, loaded, dtype=prefill_dtype, decode_dtype=decode_dtype, step_format=step_format
-        )
+    for name in {picked: None} | dict.fromkeys(_formats(compile)):
+        form = "auto" if name == "compiled" else name.removeprefix("compiled_")
+        decoders[name] = make_decoder(config, loaded, "auto", form, name.startswith("compiled"))
     text = Tokenizer(source, vocab_size=config.vocab_size).encode(DRIFT_TEXT)[:drift_tokens]
     exact = _loss(Decoder(config, loaded, dtype=torch.float32), text)
     drift = {name: _loss(decoder, text) - exact for name, decoder in decoders.items()}
-    runners = {"rival": _rival(config, loaded)}
-    runners |= {name: _ours(decoder, capacity) for name, decoder in decoders.items()}
-    del loaded
+    prompt = torch.randint(
+        0, config.vocab_size, (prefill_tokens,), generator=torch.Generator().manual_seed(0)
+    ).tolist()
+    runners = {name: _Runner(each) for name, each in rivals.items()}
+    runners |= {name: _Runner(_ours(decoder, capacity)) for name, decoder in decoders.items()}
+    prefill_dtype = decoders[picked].dtype
+    del loaded, rivals
     for repetition in range(repetitions + 1):  # the first warms up
         for runner in runners.values():
             gc.collect()
@@ -99,7 +128,14 @@ def run(
         }
         for name in decoders
     }
-    picked = "bf16" if chosen[2] == "plain" else chosen[2]
+    against = {}
+    if LLAMA_CPP in runners:
+        against = {
+            "decode_vs_llamacpp": round(decode[picked] / decode[LLAMA_CPP], 3),
+            "prefill_vs_llamacpp": round(prefill[picked] / prefill[LLAMA_CPP], 3),
+            "llamacpp_decode_tokens_per_s": round(decode[LLAMA_CPP], 2),
+            "llamacpp_prefill_tokens_per_s": round(prefill[LLAMA_CPP], 1),
+        }
     return {
         "model": config.name,
         "weights": picked,
@@ -112,6 +148,8 @@ def run(
         "drift_tokens": len(text),
         "repetitions": repetitions,
         **measured[picked],
+        **against,
+        "load_s": round(_load_s(name_or_path, weights, compile, repetitions), 3),
         "rival_prefill_tokens_per_s": round(prefill["rival"], 1),
         "rival_decode_tokens_per_s": round(decode["rival"], 2),
         "same_dtype": measured.pop("same_dtype"),
@@ -119,8 +157,18 @@ def run(
     }
 
 
-def _formats() -> list[str]:
-    return ["bf16", *(["int8"] if has_int8() else []), *(["int4"] if has_int8() and has_int4() else [])]
+def _picked(weights: str | None, compile: bool | None) -> str:
+    """The name, among `formats`, of what `load` picks."""
+    name = decode_name("auto", weights) or "auto"
+    if name in PACKED and kernels(compile) is not None:
+        return "compiled" if name == "auto" else f"compiled_{name}"
+    step_format = pick_formats("auto", weights)[2]
+    return "bf16" if step_format == "plain" else step_format
+
+
+def _formats(compile: bool | None) -> list[str]:
+    with_torch = ["bf16", *(["int8"] if has_int8() else []), *(["int4"] if has_int8() and has_int4() else [])]
+    return with_torch if kernels(compile) is None else [*with_torch, "compiled", "compiled_int8"]
 
 
 def _loss(decoder: Decoder, text: list[int]) -> float:
@@ -130,63 +178,24 @@ def _loss(decoder: Decoder, text: list[int]) -> float:
     return float(torch.nn.functional.cross_entropy(rows, torch.tensor(text[1:])))
 
 
-def _ours(decoder: Decoder, capacity: int) -> _Runner:
+def _ours(decoder: Decoder, capacity: int) -> Greedy:
     cache = decoder.new_cache(capacity)
 
     def prefill(prompt: list[int]) -> int:
         cache.truncate(0, 0)
         return int(decoder.forward(prompt, cache).argmax())
 
-    return _Runner(prefill, lambda token: int(decoder.forward([token], cache).argmax()))
+    return Greedy(prefill, lambda token: int(decoder.forward([token], cache).argmax()))
 
 
-def _rival(config: ModelConfig, weights: Weights) -> _Runner:
-    model = to_transformers(config, weights, torch.bfloat16)
-    state: list[Any] = [None]
-
-    @torch.inference_mode()
-    def step(tokens: list[int]) -> int:
-        out = model(torch.tensor([tokens]), past_key_values=state[0], use_cache=True, logits_to_keep=1)
-        state[0] = out.past_key_values
-        return int(out.logits[0, -1].argmax())
-
-    def prefill(prompt: list[int]) -> int:
-        state[0] = None
-        return step(prompt)
-
-    return _Runner(prefill, lambda token: step([token]))
-
-
-def to_transformers(config: ModelConfig, weights: Weights, dtype: torch.dtype) -> Any:
-    """The same weights as a transformers model with eager attention. Raises UsageError without it."""
-    try:
-        from transformers import LlamaConfig, LlamaForCausalLM
-    except ImportError as error:
-        raise UsageError("this benchmark needs transformers: pip install 'mnemos[bench]'") from error
-    if config.architecture != LLAMA or config.rope_scaling is not None:
-        raise UsageError(
-            f"this benchmark compares plain Llama models; {config.name} is a {config.architecture} with "
-            "settings of its own"
-        )
-    described = LlamaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        head_dim=config.head_dim,
-        intermediate_size=config.intermediate_size,
-        rms_norm_eps=config.rms_norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        max_position_embeddings=config.max_positions,
-        tie_word_embeddings=config.tie_embeddings,
-        attn_implementation="eager",
-    )
-    model = LlamaForCausalLM(described).eval()
-    state = {name: tensor.to(dtype) for name, tensor in weights.named()}
-    # Assigned rather than copied, so that the rotary frequencies, a buffer, stay in fp32.
-    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
-    if unexpected or set(missing) - {"lm_head.weight"}:
-        raise UsageError(f"transformers' Llama has other tensors than ours: {[*missing, *unexpected][:3]}")
-    model.tie_weights()
-    return model
+def _load_s(name_or_path: str | None, weights: str | None, compile: bool | None, repetitions: int) -> float:
+    """The median of new processes, in seconds. Raises UsageError when one fails."""
+    given = {"model": name_or_path, "weights": weights, "compile": compile}
+    command = [sys.executable, "-c", _LOAD, json.dumps(given | {"threads": torch.get_num_threads()})]
+    taken = []
+    for _ in range(repetitions):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LOAD_S, check=False)
+        if done.returncode:
+            raise UsageError(f"loading in a new process failed: {done.stderr.strip().splitlines()[-1:]}")
+        taken.append(float(done.stdout))
+    return statistics.median(taken)

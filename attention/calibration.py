@@ -1,8 +1,9 @@
 """What was measured about a model once: which heads retrieve, how cold to read memories, how to fuse routing
 signals.
 
-Calibrations are small JSON files. The one of the default model ships with the package; another model works
-with `Calibration.uncalibrated`, and says that it is.
+Calibrations are small JSON files. The one of the default model ships with the package, `mnemos model
+calibrate` makes one for any other; a model without one works with `Calibration.uncalibrated`, and says that
+it does.
 """
 
 from functools import lru_cache
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mnemos.attention.config import ModelConfig
 from mnemos.errors import ModelError
+
+FORMAT_VERSION = 2  # 1 had no `measured`
 
 
 class ReadingTemperature(BaseModel):
@@ -27,15 +30,39 @@ class ReadingTemperature(BaseModel):
     )
 
 
+class Measured(BaseModel):
+    """What a calibration was chosen on and what it reached on conversations that had no part in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    data: dict[str, str] = Field(description="file name -> SHA-256 of what it was chosen on")
+    held_out: dict[str, str] = Field(description="the same of what it was tried on, where that has own files")
+    conversations: dict[str, int] = Field(description="by part: training, held_out")
+    questions: dict[str, int] = Field(description="by part: training, held_out")
+    memories: dict[str, int] = Field(description="by part: training, held_out")
+    recall: dict[str, dict[str, dict[str, float]]] = Field(
+        description="router -> file name or `mean` -> recall at 1, 5, 10, 20, and mrr; on the held-out part"
+    )
+    unrelated: dict[str, float] = Field(
+        description="messages the recall threshold was found with, and the share of them over it"
+    )
+    reading: dict[str, dict[str, float]] = Field(
+        description="memories -> loss per answer token: none, text, plain (T = S = 1), paged; held out"
+    )
+
+
 class Calibration(BaseModel):
     """Constants of one model, never of a bank: a statistic of the bank would remember what was erased."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: int = 1
     calibrated: bool = True
     fingerprint: str = Field(default="", description="of the model it was measured on; of any when empty")
-    key_heads: tuple[tuple[int, int], ...] = Field(description="(layer, query head) of each retrieval head")
+    key_heads: tuple[tuple[int, int], ...] = Field(
+        min_length=1, description="(layer, query head) of each retrieval head"
+    )
     hidden_layer: int | None = Field(
         default=None, description="layer whose input is averaged for the hidden signal"
     )
@@ -46,8 +73,9 @@ class Calibration(BaseModel):
     recall_threshold: float = Field(
         0.0, description="z-score of the mass that a memory with no word of the query needs to be read"
     )
-    reading: tuple[ReadingTemperature, ...] = Field(description="by rising number of memories")
+    reading: tuple[ReadingTemperature, ...] = Field(min_length=1, description="by rising number of memories")
     notes: str = ""
+    measured: Measured | None = None
 
     def reading_for(self, memories: int) -> ReadingTemperature:
         """The constants for that many memories: those of the nearest row that is no smaller, or the last."""
@@ -55,6 +83,14 @@ class Calibration(BaseModel):
             if memories <= row.memories:
                 return row
         return self.reading[-1]
+
+    def reads_other_keys(self, other: "Calibration") -> bool:
+        """Whether traces made with the other one lack what this one reads."""
+        return (self.key_heads, self.hidden_layer, self.hidden_centre) != (
+            other.key_heads,
+            other.hidden_layer,
+            other.hidden_centre,
+        )
 
     def check_fits(self, config: ModelConfig, fingerprint: str | None = None) -> None:
         """Raises ModelError when this was measured on another model than that of `config`."""

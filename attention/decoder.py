@@ -10,6 +10,7 @@ neighbours: RoPE is then one complex product. Stored keys are in that order; pro
 not change.
 """
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,7 @@ from mnemos.attention.linear import Projection
 from mnemos.attention.pooled_cache import PooledCache
 from mnemos.attention.rope import KeyRotation, rotaries
 from mnemos.attention.step import decode_step
+from mnemos.attention.step_compiled import MAX_ROWS, CompiledStep, PackedFormat
 from mnemos.attention.step_int8 import decode_step_int8
 from mnemos.attention.step_weights import StepFormat, step_dtype
 from mnemos.attention.weights import LayerWeights, Weights
@@ -51,7 +53,7 @@ class Collect:
         return max((*self.query_layers, *self.hidden_layers), default=-1)
 
 
-class _Layer:
+class Layer:
     """One layer's weights as they are multiplied; what a family doesn't have is None."""
 
     __slots__ = (
@@ -154,7 +156,8 @@ class Decoder:
     """The model's layers over a `KVCache`.
 
     `dtype` is the compute dtype of prefill; `decode_dtype` that of the weights when one token at a time is
-    decoded, unless `step_format` says that they are fewer bits.
+    decoded, unless `step_format` says that they are fewer bits. With a library of compiled kernels a step is
+    compiled code over `packed` weights, and takes a few tokens at once; `step_format` is then of no account.
     """
 
     def __init__(
@@ -165,8 +168,12 @@ class Decoder:
         dtype: torch.dtype = torch.float32,
         decode_dtype: torch.dtype | None = None,
         step_format: StepFormat = "plain",
+        library: ctypes.CDLL | None = None,
+        packed: PackedFormat = "auto",
     ) -> None:
         decode_dtype = decode_dtype or dtype
+        if library is not None:
+            decode_dtype, step_format = dtype, "plain"
         self.config = config
         self.dtype = dtype
         self.embed = weights.embed.to(dtype)
@@ -179,7 +186,7 @@ class Decoder:
         self._rotation = KeyRotation(self.rotaries, rotary_of_layer)
         local = frozenset(config.sliding_layers)
         self.layers = [
-            _Layer(
+            Layer(
                 layer,
                 config,
                 dtype,
@@ -198,6 +205,7 @@ class Decoder:
         self.embedding_scale = None if config.embedding_scale == 1.0 else scale
         self.window = config.window if config.sliding_layers else None
         self.activate = ACTIVATIONS[config.activation]
+        self.compiled = None if library is None else CompiledStep(self, library, packed)
 
     def new_cache(self, capacity: int) -> KVCache:
         return KVCache(self.config, capacity, self.dtype, self._rotation)
@@ -210,6 +218,8 @@ class Decoder:
         Raises `ContextOverflowError` when they don't fit.
         """
         if len(tokens) == 1 and collect is None and not isinstance(cache, PooledCache):
+            if self.compiled is not None:
+                return self.compiled.forward(self, tokens, cache)[0]
             normed = _rms_norm(self._step(self, tokens[0], cache), self.norm, self.config.rms_norm_eps)
             return self.lm_head.step(normed.to(self.lm_head.step_dtype))[0].float()
         x = self._run(tokens, cache, collect, len(self.layers))
@@ -219,6 +229,20 @@ class Decoder:
     def forward_all(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
         """As `forward`, with the logits of every token: `[tokens, vocab]` in fp32."""
         return self._logits(self._run(tokens, cache, None, len(self.layers)))
+
+    @property
+    def draft_rows(self) -> int:
+        """The most tokens that `step_rows` takes; 1 where several at once aren't the same as one by one."""
+        return 1 if self.compiled is None else MAX_ROWS
+
+    @torch.inference_mode()
+    def step_rows(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
+        """Append up to `draft_rows` tokens; logits of each, `[tokens, vocab]` in fp32, to the last bit those
+        of as many single steps.
+        """
+        if len(tokens) == 1 or self.compiled is None or isinstance(cache, PooledCache):
+            return torch.stack([self.forward([token], cache) for token in tokens])
+        return self.compiled.forward(self, tokens, cache, len(tokens))
 
     @torch.inference_mode()
     def prefill(self, tokens: Sequence[int], cache: KVCache, *, collect: Collect | None = None) -> None:
@@ -287,7 +311,7 @@ class Decoder:
         cache.advance(count)
         return x
 
-    def _router_queries(self, layer: _Layer, normed: Tensor) -> Tensor:
+    def _router_queries(self, layer: Layer, normed: Tensor) -> Tensor:
         """Routing queries of `normed [tokens, hidden]`, without RoPE or norm, `[heads, tokens, head_dim]`."""
         assert layer.router_q is not None, "a layer with a router of its own"
         flat = functional.linear(normed, layer.router_q)

@@ -10,6 +10,7 @@ from mnemos.attention.calibration import Calibration
 from mnemos.attention.decoder import Collect, Decoder
 from mnemos.attention.kv import SpanKV
 from mnemos.attention.memory_codec import TraceBits, encode_kv, encode_route
+from mnemos.attention.scheduling import PIECE_TOKENS, pieces
 from mnemos.errors import ContextOverflowError
 
 SPAN_TOKENS = 512  # a longer memory is encoded in spans of at most this many tokens, each alone
@@ -76,10 +77,12 @@ class TraceEncoder:
         cache = self._decoder.new_cache(self.prefix.tokens + len(tokens))
         cache.load_prefix(self.prefix)
         layers = () if calibration.hidden_layer is None else (calibration.hidden_layer,)
-        collect = Collect(hidden_layers=layers)
-        self._decoder.prefill(tokens, cache, collect=collect)
-        states = collect.hidden[layers[0]] if layers else torch.empty(len(tokens), 0)
-        return cache.snapshot(self.prefix.tokens, cache.length), states
+        states = []
+        for piece in pieces(tokens, PIECE_TOKENS):  # always the same ones, whoever else uses the model
+            collect = Collect(hidden_layers=layers)
+            self._decoder.prefill(piece, cache, collect=collect)
+            states.append(collect.hidden[layers[0]] if layers else torch.empty(len(piece), 0))
+        return cache.snapshot(self.prefix.tokens, cache.length), torch.cat(states)
 
     def route_keys(self, span: SpanKV) -> Tensor:
         """Token keys of the KV heads that the retrieval heads read, `[key_heads, tokens, head_dim]` in

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from mnemos.attention.decoder import Decoder
 from mnemos.attention.kv import KVCache
+from mnemos.attention.logit_mask import LogitMask
+from mnemos.attention.lookup import Lookahead, can_look_ahead
 from mnemos.attention.sampling import Sampler, Sampling
 from mnemos.attention.tokenizer import Detokenizer
 from mnemos.errors import ContextOverflowError
@@ -39,6 +41,8 @@ class Generation(Iterator[int]):
         eos_ids: frozenset[int],
         history: Sequence[int] = (),
         should_stop: Callable[[], bool] | None = None,
+        drafts: Sequence[Sequence[int]] | None = (),
+        mask: LogitMask | None = None,
     ) -> None:
         self.tokens: list[int] = []
         self.pending: list[int] = []
@@ -50,6 +54,10 @@ class Generation(Iterator[int]):
         self._eos_ids = eos_ids
         self._history = list(history)
         self._should_stop = should_stop
+        self._mask = mask
+        self.lookahead: Lookahead | None = None
+        if drafts is not None and can_look_ahead(decoder, cache):
+            self.lookahead = Lookahead(decoder, cache, drafts)
 
     def __next__(self) -> int:
         if self.stop_reason is None and (token := self._advance()) is not None:
@@ -67,10 +75,13 @@ class Generation(Iterator[int]):
         """The next token, or None with a stop reason set."""
         if self._should_stop is not None and self._should_stop():
             self.stop(StopReason.INTERRUPTED)
+        elif self._mask is not None and self._mask.is_finished(self.tokens):
+            self.stop(StopReason.EOS)
         elif len(self.tokens) >= self._sampler.sampling.max_tokens:
             self.stop(StopReason.LENGTH)
         elif self._run_pending():
-            token = self._sampler(self._logits, self._history)
+            allowed = None if self._mask is None else self._mask.allowed(self.tokens)
+            token = self._sampler(self._logits, self._history, allowed)
             if token not in self._eos_ids:
                 return token
             self.stop(StopReason.EOS)
@@ -79,12 +90,18 @@ class Generation(Iterator[int]):
     def _run_pending(self) -> bool:
         if self.pending:
             try:
-                self._logits = self._decoder.forward(self.pending, self._cache)
+                self._logits = self._after(self.pending)
             except ContextOverflowError:
                 self.stop(StopReason.WINDOW)
                 return False
             self.pending = []
         return True
+
+    def _after(self, tokens: list[int]) -> Tensor:
+        """Logits after one more token, `[vocab]`."""
+        if self.lookahead is not None:
+            return self.lookahead.step(tokens[0])
+        return self._decoder.forward(tokens, self._cache)
 
 
 def generate(
@@ -96,14 +113,26 @@ def generate(
     eos_ids: frozenset[int],
     history: Sequence[int] = (),
     should_stop: Callable[[], bool] | None = None,
+    drafts: Sequence[Sequence[int]] | None = (),
+    mask: LogitMask | None = None,
 ) -> Generation:
     """Decodes from `first_logits [vocab]`, those of the last token in `cache`, appending to the cache.
 
     `history` is earlier tokens that the repetition penalty counts. `should_stop()` is asked before each
-    token. Iterate the result for token ids; afterwards its `stop_reason` says why it ended.
+    token. `drafts` are token sequences that the reply may quote, None turns looking ahead off: the reply is
+    the same, only its speed may differ. `mask` says which tokens may come. Iterate the result for token ids;
+    afterwards its `stop_reason` says why it ended.
     """
     return Generation(
-        decoder, cache, first_logits, sampling, eos_ids=eos_ids, history=history, should_stop=should_stop
+        decoder,
+        cache,
+        first_logits,
+        sampling,
+        eos_ids=eos_ids,
+        history=history,
+        should_stop=should_stop,
+        drafts=drafts,
+        mask=mask,
     )
 
 

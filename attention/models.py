@@ -4,14 +4,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import torch
 
 from mnemos.attention.chat_template import Template
+from mnemos.attention.compiled import COMPILE_ENV, kernels
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.linear import fast_dtype
-from mnemos.attention.registry import is_hub, is_path, resolve_name
+from mnemos.attention.registry import is_hub, is_path, resolve_name, weights_path
+from mnemos.attention.step_compiled import PackedFormat, fits
 from mnemos.attention.step_weights import StepFormat, pick_format
 from mnemos.attention.tokenizer import Tokenizer
 from mnemos.attention.tokenizer_source import TokenizerSource
@@ -22,10 +26,13 @@ if TYPE_CHECKING:
     from mnemos.attention.calibration import Calibration
     from mnemos.attention.decoder import Decoder
 
+_sharing = Lock()
+_shared: "WeakValueDictionary[tuple[str | None, ...], LanguageModel]" = WeakValueDictionary()
+PACKED: dict[str | None, PackedFormat] = {"auto": "auto", "int8": "int8", "int4": "int4"}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class LanguageModel:
     """A loaded model: the decoder with its weights, and all that turns words into its tokens and back."""
 
@@ -51,7 +58,9 @@ def load(
     *,
     dtype: str = "auto",
     decode_weights: str | None = None,
+    compile: bool | None = None,
     threads: int | None = None,
+    calibration: str | os.PathLike[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """Loads a model: a known name (fetched on first use), a .gguf file, a Hugging Face directory, or
@@ -59,14 +68,17 @@ def load(
 
     None means the `MNEMOS_MODEL` environment variable, or the default model. `dtype` is auto, bf16, fp16 or
     fp32; `decode_weights`, what one token at a time is decoded from, is auto, bf16, int8 or int4 (None means
-    `MNEMOS_DECODE_WEIGHTS`, or auto with the dtype auto, and the dtype itself with another). `threads` sets
-    torch's thread count for the whole process. `on_progress(done_bytes, total_bytes)` is called while
-    weights are fetched. Raises a ModelError that says what is wrong and what to do.
+    `MNEMOS_DECODE_WEIGHTS`, or auto with the dtype auto, and the dtype itself with another). `compile` says
+    whether weights of fewer bits are multiplied by kernels compiled on this machine: None where there is a C
+    compiler (or as `MNEMOS_COMPILE` says), True or UsageError, False never. `threads` sets
+    torch's thread count for the whole process. `calibration` is a calibration file, or `none` for safe
+    defaults; without it, `MNEMOS_CALIBRATION`, the file beside the weights, or the one that ships.
+    `on_progress(done_bytes, total_bytes)` is called while weights are fetched. Raises a ModelError that says
+    what is wrong and what to do.
     """
-    from mnemos.attention.calibration import for_model
-    from mnemos.attention.decoder import Decoder
+    from mnemos.attention.calibration_file import calibration_of
 
-    prefill_dtype, decode_dtype, step_format = pick_formats(dtype, decode_weights)
+    _check_formats(dtype, decode_weights, compile)
     if threads is not None:
         if threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}")
@@ -77,11 +89,21 @@ def load(
         _control_text(tokenizer, token) for token in (source.bos_id, next(iter(source.eos_ids), None))
     )
     template = Template(source.chat_template, name=config.name, bos=bos, eos=eos)
-    decoder = Decoder(
-        config, weights, dtype=prefill_dtype, decode_dtype=decode_dtype, step_format=step_format
-    )
-    calibration = for_model(config.name, config, fingerprint)
-    return LanguageModel(config.name, fingerprint, config, decoder, tokenizer, template, calibration)
+    decoder = make_decoder(config, weights, dtype, decode_weights, compile)
+    weights_at = weights_path(resolve_name(name_or_path))
+    chosen = calibration_of(config.name, weights_at, config, fingerprint, calibration)
+    return LanguageModel(config.name, fingerprint, config, decoder, tokenizer, template, chosen)
+
+
+def load_shared(name_or_path: str | os.PathLike[str] | None = None) -> LanguageModel:
+    """As `load` with its defaults; the same model as before for as long as somebody uses it."""
+    variables = ("MNEMOS_DECODE_WEIGHTS", COMPILE_ENV, "MNEMOS_CALIBRATION")
+    key = (resolve_name(name_or_path), *(os.environ.get(each) for each in variables))
+    with _sharing:
+        model = _shared.get(key)
+        if model is None:
+            model = _shared[key] = load(name_or_path)
+        return model
 
 
 def load_weights(
@@ -132,18 +154,53 @@ def pick_dtypes(name: str) -> tuple[torch.dtype, torch.dtype]:
     return DTYPES[name], DTYPES[name]
 
 
+def make_decoder(
+    config: ModelConfig,
+    weights: Weights,
+    dtype: str = "auto",
+    decode_weights: str | None = None,
+    compile: bool | None = None,
+) -> "Decoder":
+    """The decoder that `load` makes: conversations may share it."""
+    from mnemos.attention.shared_decoder import SharedDecoder
+
+    name = decode_name(dtype, decode_weights)
+    prefill_dtype, _ = pick_dtypes(dtype)
+    if name in PACKED and fits(config, prefill_dtype) and (library := kernels(compile)) is not None:
+        return SharedDecoder(config, weights, dtype=prefill_dtype, library=library, packed=PACKED[name])
+    prefill_dtype, decode_dtype, step_format = pick_formats(dtype, decode_weights)
+    return SharedDecoder(
+        config, weights, dtype=prefill_dtype, decode_dtype=decode_dtype, step_format=step_format
+    )
+
+
 def pick_formats(
     dtype: str = "auto", decode_weights: str | None = None
 ) -> tuple[torch.dtype, torch.dtype, StepFormat]:
-    """The dtypes of prefill and of plain decode weights, and the format of decode weights, as in `load`."""
+    """The dtypes of prefill and of plain decode weights, and the format of decode weights, as in `load` where
+    nothing is compiled.
+    """
     prefill_dtype, decode_dtype = pick_dtypes(dtype)
-    if decode_weights is None:
-        decode_weights = os.environ.get("MNEMOS_DECODE_WEIGHTS") or ("auto" if dtype == "auto" else None)
-    if decode_weights is None:
+    name = decode_name(dtype, decode_weights)
+    if name is None:
         return prefill_dtype, decode_dtype, "plain"
-    if decode_weights == "bf16":
+    if name == "bf16":
         decode_dtype = torch.bfloat16
-    return prefill_dtype, decode_dtype, pick_format(decode_weights)
+    return prefill_dtype, decode_dtype, pick_format(name)
+
+
+def _check_formats(dtype: str, decode_weights: str | None, compile: bool | None) -> None:
+    """Raises UsageError for a name that means nothing or has no kernels, before anything is fetched."""
+    pick_dtypes(dtype)
+    if decode_name(dtype, decode_weights) not in PACKED or kernels(compile) is None:
+        pick_formats(dtype, decode_weights)
+
+
+def decode_name(dtype: str, decode_weights: str | None) -> str | None:
+    """The name of the decode weights; None means those of prefill."""
+    if decode_weights is not None:
+        return decode_weights
+    return os.environ.get("MNEMOS_DECODE_WEIGHTS") or ("auto" if dtype == "auto" else None)
 
 
 def _control_text(tokenizer: Tokenizer, token: int | None) -> str:

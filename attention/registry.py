@@ -47,8 +47,9 @@ class ModelInfo:
     present: bool
     file_bytes: int
     is_default: bool
-    calibrated: bool  # by a calibration that ships; others work with safe defaults
+    calibrated: bool  # by a file beside it or one that ships; others work with safe defaults
     read_mode: Literal["full-resolution", "pooled"] = "full-resolution"  # how it reads memories
+    calibration: str | None = None  # the file it is loaded with, or `shipped`
 
 
 KNOWN_MODELS = (
@@ -103,6 +104,15 @@ def is_path(name: str) -> bool:
     return looks_like_one or Path(name).exists()
 
 
+def weights_path(name: str) -> Path | None:
+    """The file or directory that a model's weights are in; None for one on the hub that isn't fetched."""
+    if is_hub(name):
+        from mnemos.attention.hub import cached_path
+
+        return cached_path(name)
+    return Path(name).expanduser() if is_path(name) else known_model(name).path
+
+
 def list_models() -> list[ModelInfo]:
     """Every known model, fetched or not."""
     return [show(model.name) for model in KNOWN_MODELS]
@@ -116,6 +126,7 @@ def show(name: str) -> ModelInfo:
     if not is_path(name):
         model = known_model(name)
         present = model.path.is_file() and model.path.stat().st_size == model.file_bytes
+        calibration = _calibration_of(model.path, model.name in calibrated_names())
         return ModelInfo(
             model.name,
             model.title,
@@ -125,16 +136,20 @@ def show(name: str) -> ModelInfo:
             present,
             model.file_bytes,
             is_default,
-            model.name in calibrated_names(),
+            calibration is not None,
+            calibration=calibration,
         )
     path = Path(name).expanduser()
     if not path.exists():
         raise UnknownModelError(f"no model file or directory at {path}")
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     size = sum(file.stat().st_size for file in files)
-    calibrated = path.is_file() and name_of_digest(file_digest(path)) in calibrated_names()
+    ships = path.is_file() and name_of_digest(file_digest(path)) in calibrated_names()
+    own = _calibration_of(path, ships)
     mode = read_mode_of(path)
-    return ModelInfo(path.stem, path.name, None, None, path, True, size, is_default, calibrated, mode)
+    return ModelInfo(
+        path.stem, path.name, None, None, path, True, size, is_default, own is not None, mode, own
+    )
 
 
 def _show_hub(name: str, is_default: bool) -> ModelInfo:
@@ -146,8 +161,22 @@ def _show_hub(name: str, is_default: bool) -> ModelInfo:
         return ModelInfo(name, title, None, None, Path(name), False, 0, is_default, False)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     size = sum(file.stat().st_size for file in files)
+    own = _calibration_of(path, ships=False)
     mode = read_mode_of(path)
-    return ModelInfo(name, title, None, None, path, bool(files), size, is_default, False, mode)
+    return ModelInfo(name, title, None, None, path, bool(files), size, is_default, own is not None, mode, own)
+
+
+def _calibration_of(weights: Path, ships: bool) -> str | None:
+    """The calibration that a model at this path would be loaded with; it isn't read, and may be refused
+    then.
+    """
+    from mnemos.attention.calibration_file import CALIBRATION_ENV, UNCALIBRATED, calibration_beside
+
+    if named := os.environ.get(CALIBRATION_ENV):
+        return None if named == UNCALIBRATED else named
+    if (own := calibration_beside(weights)).exists():
+        return str(own)
+    return "shipped" if ships else None
 
 
 def read_mode_of(path: Path) -> Literal["full-resolution", "pooled"]:

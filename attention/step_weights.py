@@ -77,6 +77,20 @@ class Int8Weight:
         with np.errstate(all="ignore"):
             return torch.from_numpy(self.product(x[0].numpy()))[None]
 
+    def products(self, x: Tensor) -> Tensor:
+        """As `product`, of several rows `[rows, in]`, each with its own levels: `[rows, out]`."""
+        packed = self._pack() if self._packed is None else self._packed
+        count, wide = len(x), x.float()
+        level = wide.abs().amax(dim=1, keepdim=True).div_(_LEVELS)  # [rows, 1]
+        level.masked_fill_(level == 0, 1.0)
+        rows = torch.empty(2 * count, wide.shape[1])
+        coarse, rest = rows[:count], rows[count:]
+        torch.div(wide, level, out=rest)
+        torch.round(rest, out=coarse)
+        rest.sub_(coarse).mul_(_FINER)
+        both: Tensor = _int8_product(rows, 1.0, _LEVELS + 1, packed)
+        return both[count:].mul_(1.0 / _FINER).add_(both[:count]).mul_(level)
+
     def _pack(self) -> Any:
         with _packing:
             if self._weight is not None:  # else another thread has just packed it

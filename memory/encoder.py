@@ -1,8 +1,9 @@
 """The bank's memories as one model's traces: which are missing, and making them."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from threading import Lock
 
 from mnemos.attention.encode import SPAN_TOKENS, TraceEncoder, encode_prefix
 from mnemos.attention.kv import SpanKV
@@ -18,6 +19,7 @@ from mnemos.store.store import Store
 MODEL_SETTING = "trace_fingerprint"
 MODEL_NAME_SETTING = "trace_model"
 _GROUP = 64  # traces made durable together
+_POLL_S = 0.05
 _ABANDONED_S = 900.0  # a turn open for longer was cut off by a crash
 
 
@@ -32,6 +34,8 @@ class MemoryEncoder:
         """`any_model` takes a bank over whose traces another model made; otherwise it is refused."""
         self._store = store
         self._model = model
+        self._locks: dict[str | None, Lock] = {}  # by namespace, of those whose traces are being made
+        self._guard = Lock()
         self.fingerprint = trace_fingerprint(model)
         if not any_model:
             self.check_model()
@@ -50,6 +54,12 @@ class MemoryEncoder:
         if known is None or known == self.fingerprint:
             return
         name, model = self._store.get_setting(MODEL_NAME_SETTING) or "another model", self._model.name
+        if name == model:
+            raise ModelMismatchError(
+                f"the memories of bank {self._store.path} were encoded by another {model} or with another "
+                f"calibration ({known[:8]}, not {self.fingerprint[:8]}); use that one, or run `mnemos bank "
+                f"reencode --model {model}` to make every trace again from its text"
+            )
         raise ModelMismatchError(
             f"the memories of bank {self._store.path} were encoded by {name} ({known[:8]}), not by {model} "
             f"({self.fingerprint[:8]}); use --model {name}, or run `mnemos bank reencode --model {model}` to "
@@ -79,31 +89,61 @@ class MemoryEncoder:
         on_progress: Callable[[int, int], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> int:
-        """Make and write every missing trace; how many were made. `should_stop()` is asked between groups."""
+        """Make and write every missing trace; how many were made. `should_stop()` is asked between memories.
+
+        One thread at a time makes those of a namespace: another finds them made, or makes what is left.
+        """
         if self._store.read_only:
             return 0
+        is_stopped = should_stop or (lambda: False)
+        with self._encoding(namespace, is_stopped) as may_go_on:
+            return self._encode_all(namespace, on_progress, is_stopped) if may_go_on else 0
+
+    @contextmanager
+    def _encoding(self, namespace: str | None, is_stopped: Callable[[], bool]) -> Iterator[bool]:
+        """Whether the namespace's turn to be encoded has come, and not the caller's end before it."""
+        with self._guard:
+            lock = self._locks.setdefault(namespace, Lock())
+        while not lock.acquire(timeout=_POLL_S):
+            if is_stopped():
+                yield False
+                return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _encode_all(
+        self,
+        namespace: str | None,
+        on_progress: Callable[[int, int], None] | None,
+        is_stopped: Callable[[], bool],
+    ) -> int:
         self._close_abandoned()
         pending = self._store.pending_traces(namespace, self.fingerprint)
         made = 0
         for start in range(0, len(pending), _GROUP):
-            if should_stop is not None and should_stop():
+            if is_stopped():
                 break
             group = pending[start : start + _GROUP]
             for owner in dict.fromkeys(name for name, _ in group):
-                made += self._encode_group(owner, [i for name, i in group if name == owner])
+                made += self._encode_group(owner, [i for name, i in group if name == owner], is_stopped)
             if on_progress is not None:
                 on_progress(min(start + _GROUP, len(pending)), len(pending))
         if made and self._store.get_setting(MODEL_SETTING) is None:
             self.adopt()
         return made
 
-    def _encode_group(self, namespace: str, ids: Sequence[str]) -> int:
+    def _encode_group(self, namespace: str, ids: Sequence[str], is_stopped: Callable[[], bool]) -> int:
         """Traces of those that still exist: another process may be forgetting some of them."""
-        memories = []
+        drafts: list[TraceDraft] = []
         for memory_id in ids:
+            if is_stopped():
+                break
             with suppress(NotFoundError):
-                memories.append(to_memory(self._store.get(namespace, memory_id)))
-        drafts = self.encode(memories)
+                drafts += self.encode([to_memory(self._store.get(namespace, memory_id))])
+        if not drafts:
+            return 0
         try:
             self._store.put_traces(namespace, drafts)
         except NotFoundError:

@@ -30,6 +30,7 @@ class Pager:
         self._budget = budget_bytes
         self._held: OrderedDict[Key, list[SpanKV]] = OrderedDict()
         self._lock = Lock()
+        self._drops = 0  # so far: what was read before one may be what it was about
         self.bytes = 0
         self.hits = 0
         self.misses = 0
@@ -46,6 +47,7 @@ class Pager:
     def drop(self, namespace: str | None = None, memory_id: str | None = None) -> None:
         """Zero and let go of one memory's block, a namespace's blocks, or all."""
         with self._lock:
+            self._drops += 1
             for key in list(self._held):
                 if namespace in (None, key[0]) and memory_id in (None, key[1]):
                     self._release(key, zero=True)
@@ -57,10 +59,11 @@ class Pager:
                 self.hits += 1
                 return self._held[key]
             self.misses += 1
+            drops = self._drops
         spans = self._decode(self._read(*key))
         size = sum(span.nbytes for span in spans)
         with self._lock:
-            if size <= self._budget and key not in self._held:
+            if size <= self._budget and key not in self._held and drops == self._drops:
                 self._held[key] = spans
                 self.bytes += size
                 while self.bytes > self._budget:

@@ -65,7 +65,7 @@ class Recaller:
         self._prepare(store, model)
         self._router = Router(store, self.routes, model)
         self.epoch = store.erase_epoch()
-        self.watchers: WeakSet[Watcher] = WeakSet()
+        self._watchers: WeakSet[Watcher] = WeakSet()
         self._guard = RLock()
         _, tail = model.template.parts("system", model.tokenizer)
         user_head, _ = model.template.parts("user", model.tokenizer)
@@ -114,8 +114,15 @@ class Recaller:
                     self.routes.drop(namespace, memory_id)
             self.epoch = epoch
 
+    def watch(self, watcher: Watcher) -> None:
+        """Tell it of every erase from now on, for as long as somebody else holds it."""
+        with self._guard:
+            self._watchers.add(watcher)
+
     def _tell_watchers(self) -> None:
-        for watcher in list(self.watchers):
+        with self._guard:
+            watchers = list(self._watchers)
+        for watcher in watchers:
             watcher.erased()
 
     def encode_pending(

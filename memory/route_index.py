@@ -28,11 +28,13 @@ class RouteIndex:
         self._budget = budget_bytes
         self._held: OrderedDict[tuple[str, str], RouteKeys] = OrderedDict()
         self._lock = Lock()
+        self._drops = 0  # so far: what was read before one may be what it was about
         self.bytes = 0
 
     def records(self, namespace: str, ids: Sequence[str]) -> dict[str, RouteKeys]:
         """The records of those memories that have one."""
         with self._lock:
+            drops = self._drops
             missing = [memory_id for memory_id in ids if (namespace, memory_id) not in self._held]
         fresh = (
             {key: self._decode(data) for key, data in self._read(namespace, missing).items()}
@@ -48,6 +50,8 @@ class RouteIndex:
                     continue
                 found[memory_id] = record
                 if key not in self._held:
+                    if drops != self._drops:
+                        continue
                     self._held[key] = record
                     self.bytes += record.nbytes
                 self._held.move_to_end(key)
@@ -63,6 +67,7 @@ class RouteIndex:
     def drop(self, namespace: str | None = None, memory_id: str | None = None) -> None:
         """Zero and let go of one memory's record, a namespace's, or all."""
         with self._lock:
+            self._drops += 1
             for key in list(self._held):
                 if namespace in (None, key[0]) and memory_id in (None, key[1]):
                     record = self._held.pop(key)

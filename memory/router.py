@@ -81,16 +81,8 @@ class Router:
             signals["hidden"] = hidden_cosine(states, records)
         if router == "full":
             signals["lexical"] = torch.tensor([lexical.get(memory_id, 0.0) for memory_id in ids])
-            named = frozenset(_words(query))
-            signals["speaker"] = torch.tensor([_is_named(placed.get(each), named) for each in ids])
-        weights = self._calibration.weights
-        fused = torch.zeros(len(ids))
-        for name, values in signals.items():
-            # The root of the mass: its logarithm spreads out memories that get next to none of it.
-            spread = (values / 2).exp() if name == "mass" else values
-            fused += weights.get(name, 0.0) * standardised(spread)
-        signals["neighbours"] = beside_of(ids, placed, fused.clamp_min(0))
-        fused += weights.get("neighbours", 0.0) * signals["neighbours"]
+            signals["speaker"] = speaker_signal(query, ids, placed)
+        fused, signals["neighbours"] = fuse(signals, self._calibration.weights, *neighbours_of(ids, placed))
         order = fused.argsort(descending=True, stable=True)[:limit].tolist()
         standing = standardised(signals["mass"])
         by_record = torch.split(spans, [len(record.span_tokens) for record in records])
@@ -123,18 +115,38 @@ class Router:
         return sorted([*worded, *pointed[: 0 if worded else 1]], key=lambda scored: -scored.score)
 
 
-def beside_of(ids: Sequence[str], placed: Mapping[str, Place], scores: Tensor) -> Tensor:
-    """For each memory the scores, `[memories]`, of its two neighbours together; those not in `ids` have
-    none.
+def fuse(
+    signals: Mapping[str, Tensor], weights: Mapping[str, float | Tensor], before: Tensor, after: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The fused score of each memory and what its neighbours brought, `[..., memories]` both.
+
+    `signals` are `[..., memories]`, the mass as its logarithm. `before` and `after`, `[memories]`, are the
+    indices of the neighbours, or the number of memories where there is none.
     """
+    fused = torch.zeros(before.shape)
+    for name, values in signals.items():
+        # The root of the mass: its logarithm spreads out memories that get next to none of it.
+        spread = (values / 2).exp() if name == "mass" else values
+        fused = fused + weights.get(name, 0.0) * standardised(spread)
+    known = torch.nn.functional.pad(fused.clamp_min(0), (0, 1))  # a neighbour that isn't there scores 0
+    beside = known[..., before] + known[..., after]
+    return fused + weights.get("neighbours", 0.0) * beside, beside
+
+
+def neighbours_of(ids: Sequence[str], placed: Mapping[str, Place]) -> tuple[Tensor, Tensor]:
+    """Indices of the memories before and after each one, `len(ids)` where that is none of them."""
     index = {memory_id: at for at, memory_id in enumerate(ids)}
-    known = scores.tolist()
-    sums = []
-    for memory_id in ids:
-        place = placed.get(memory_id)
-        beside = () if place is None else (place.before, place.after)
-        sums.append(sum(known[index[each]] for each in beside if each in index))
-    return torch.tensor(sums, dtype=scores.dtype)
+    places = [placed.get(memory_id) for memory_id in ids]
+    none = len(ids)
+    before = [none if place is None else index.get(place.before or "", none) for place in places]
+    after = [none if place is None else index.get(place.after or "", none) for place in places]
+    return torch.tensor(before, dtype=torch.long), torch.tensor(after, dtype=torch.long)
+
+
+def speaker_signal(query: str, ids: Sequence[str], placed: Mapping[str, Place]) -> Tensor:
+    """1 where the query names who said the memory, `[memories]`."""
+    named = frozenset(_words(query))
+    return torch.tensor([_is_named(placed.get(each), named) for each in ids])
 
 
 def _words(text: str) -> list[str]:
@@ -149,8 +161,9 @@ def _is_named(place: Place | None, named: frozenset[str]) -> float:
 
 
 def standardised(values: Tensor) -> Tensor:
-    """Zero mean and unit deviation over the candidates; all zeros when they do not differ."""
-    if values.numel() < 2:
+    """Zero mean and unit deviation over the candidates (last dimension); zeros where they do not differ."""
+    if values.shape[-1] < 2:
         return torch.zeros_like(values)
-    deviation = values.std()
-    return (values - values.mean()) / deviation if deviation > 1e-6 else torch.zeros_like(values)
+    deviation = values.std(dim=-1, keepdim=True)
+    centred = values - values.mean(dim=-1, keepdim=True)
+    return torch.where(deviation > 1e-6, centred / deviation.clamp_min(1e-6), torch.zeros_like(values))

@@ -50,10 +50,10 @@ def history(
     return [words.Row(*row) for row in connection.execute(query, bound)][::-1]
 
 
-def inherited_turns(connection: Connection) -> dict[str, int]:
-    """How many exchanges each branch has of those before it."""
+def inherited_turns(connection: Connection, session_ids: Iterable[str]) -> dict[str, int]:
+    """How many exchanges each branch among the sessions has of those before it."""
     found = {}
-    for session_id in _parents(connection):
+    for session_id in _parents(connection).keys() & set(session_ids):
         bound: dict[str, object] = {}
         parts = _of_parts(lineage(connection, session_id)[1:], bound)
         query = text(f"SELECT count(*) FROM memory WHERE ({parts}) AND kind = 'exchange' AND {words.LIVE}")

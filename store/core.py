@@ -1,6 +1,7 @@
 """The open bank: its files, keys and lock, and the namespaces that are in use. The facade is `Store`."""
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from mnemos.store.lock import WriterLock
 from mnemos.store.migrations import pending, upgrade, version
 from mnemos.store.segments import Segments
 
-_OPEN_NAMESPACES = 32
+_OPEN_NAMESPACES = 64
 NAME = b"mnemos/namespace/name"
 NAMESPACE_KEY = b"mnemos/namespace/key"
 
@@ -41,17 +42,29 @@ class Namespace:
 
     def database_at(self, path: Path) -> Database:
         """A database of this namespace's words, under its key."""
-        return Database(
-            path, key=self._database_key, read_only=self.read_only, committed=lambda: self.committed
-        )
+        found = weakref.ref(self)  # the database must not keep alive what closes it
+
+        def committed() -> int:
+            namespace = found()
+            return 0 if namespace is None else namespace.committed
+
+        return Database(path, key=self._database_key, read_only=self.read_only, committed=committed)
+
+    def close_when_let_go(self) -> None:
+        """Closes the files once no thread uses this namespace any more."""
+        weakref.finalize(self, _close, self.database, self.keys)
 
     def content_tag(self, content_key: bytes) -> bytes:
         return lookup_tag(self._content_key, content_key)
 
     def close(self) -> None:
-        self.database.close()
-        if self.keys is not None:
-            self.keys.close()
+        _close(self.database, self.keys)
+
+
+def _close(database: Database, keys: KeyPages | None) -> None:
+    database.close()
+    if keys is not None:
+        keys.close()
 
 
 class Core:
@@ -296,7 +309,7 @@ class Core:
                 namespace.close()
                 raise
             if len(self._open_namespaces) >= _OPEN_NAMESPACES:
-                self._open_namespaces.pop(next(iter(self._open_namespaces))).close()
+                self._open_namespaces.pop(next(iter(self._open_namespaces))).close_when_let_go()
             self._open_namespaces[row.id] = namespace
             return namespace
 

@@ -354,11 +354,11 @@ def sessions(connection: Connection, namespace: str, session_id: str | None = No
     from mnemos.store.branches import inherited_turns  # late: it reads rows as they are made here
 
     where = "" if session_id is None else " AND s.id = :id"
-    rows = connection.execute(
+    found = connection.execute(
         text(f"{_SESSIONS}{where} ORDER BY 4 DESC, s.id"),
         {} if session_id is None else {"id": session_id},
-    )
-    before = inherited_turns(connection)
+    ).all()
+    before = inherited_turns(connection, [row[0] for row in found])
     return [
         SessionRecord(
             row[0],
@@ -369,7 +369,7 @@ def sessions(connection: Connection, namespace: str, session_id: str | None = No
             row[4] + before.get(row[0], 0),
             row[5],
         )
-        for row in rows
+        for row in found
     ]
 
 

@@ -21,7 +21,13 @@ def own_keys(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     directory = tmp_path_factory.mktemp("keys")
     monkeypatch.setenv("MNEMOS_KEY_DIR", str(directory))
     monkeypatch.setenv("MNEMOS_CONFIG", str(directory / "config.toml"))
-    for name in ("MNEMOS_BANK", "MNEMOS_NAMESPACE", "MNEMOS_MODEL", "MNEMOS_PASSPHRASE"):
+    for name in (
+        "MNEMOS_BANK",
+        "MNEMOS_NAMESPACE",
+        "MNEMOS_MODEL",
+        "MNEMOS_PASSPHRASE",
+        "MNEMOS_CALIBRATION",
+    ):
         monkeypatch.delenv(name, raising=False)
     return directory
 

@@ -32,6 +32,23 @@ def decode(
             show_default=False,
         ),
     ] = None,
+    rival: Annotated[
+        str | None,
+        typer.Option(
+            "--rival",
+            metavar="NAME",
+            help="Compare with llamacpp too, on the same GGUF file.",
+            show_default=False,
+        ),
+    ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Demand kernels compiled on this machine, or do without.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Threads = None,
     bank: UnusedBank = None,
     namespace: UnusedNamespace = "default",
@@ -41,7 +58,8 @@ def decode(
     from mnemos.attention import bench_decode
 
     console.say("measuring prefill and decode ...")
-    _show(bench_decode.run(model, weights=weights, threads=threads), json=json)
+    measured = bench_decode.run(model, weights=weights, compile=compile, rival=rival, threads=threads)
+    _show(measured, json=json)
 
 
 def paging(
@@ -60,6 +78,51 @@ def paging(
 
     console.say("measuring time to first token ...")
     _show(bench_paging.run(memories=memories, tokens=tokens, model=model, threads=threads), json=json)
+
+
+def agent(
+    conversations: Annotated[
+        int, typer.Option("--conversations", min=1, metavar="N", help="Conversations at once, against one.")
+    ] = 32,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, metavar="N", help="Tokens of each reply.")] = 48,
+    turns: Annotated[
+        int, typer.Option("--turns", min=10, metavar="N", help="Turns over which memory may grow.")
+    ] = 1000,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--part",
+            metavar="PART",
+            help="Only this one of overhead, concurrency and memory; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Threads = None,
+    model: Model = None,
+    bank: UnusedBank = None,
+    namespace: UnusedNamespace = "default",
+    json: Json = False,
+) -> None:
+    """Measure what the agent costs beside its model, and how many conversations share one."""
+    from mnemos.agent import bench_agent
+
+    with console.progress("taking turns") as on_progress:
+        found = bench_agent.run(
+            model,
+            conversations=conversations,
+            tokens=tokens,
+            turns=turns,
+            parts=part or bench_agent.PARTS,
+            threads=threads,
+            on_progress=on_progress,
+        )
+    if json:
+        output.document(found)
+        return
+    output.fields({name: value for name, value in found.items() if not isinstance(value, dict)})
+    for name in bench_agent.PARTS:
+        if name in found:
+            output.fields({f"{name} {field}": value for field, value in found[name].items()})
 
 
 def erase(

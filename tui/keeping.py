@@ -46,9 +46,9 @@ def retention(
     from mnemos.tui.opening import open_bank
 
     changes = {
-        "max_age": _read(max_age, _age),
-        "max_bytes": _read(max_bytes, _bytes),
-        "max_memories": _read(max_memories, _number),
+        "max_age": read_option(max_age, _age),
+        "max_bytes": read_option(max_bytes, bytes_of),
+        "max_memories": read_option(max_memories, number_of),
     }
     given = {name: value[0] for name, value in changes.items() if value is not None}
     with open_bank(bank, namespace, sweep=False) as opened:
@@ -117,7 +117,7 @@ def _show(namespace: str, limits: "Retention", *, json: bool) -> None:
     output.fields({name: NONE if value is None else value for name, value in sorted(shown.items())})
 
 
-def _read(text: str | None, parse: Callable[[str], object]) -> tuple[object] | None:
+def read_option(text: str | None, parse: Callable[[str], object]) -> tuple[object] | None:
     """What an option says, in a tuple of one; None when it is not given."""
     if text is None:
         return None
@@ -130,14 +130,14 @@ def _age(text: str) -> timedelta:
     return length(text)
 
 
-def _bytes(text: str) -> int:
+def bytes_of(text: str) -> int:
     size = _SIZE.match(text)
     if size is None:
         raise UsageError(f"'{text}' is no size; write 500MB, 2GB, or a number of bytes")
     return int(size[1]) * _UNITS[size[2].lower().rstrip("b")]
 
 
-def _number(text: str) -> int:
+def number_of(text: str) -> int:
     if not re.fullmatch(r"\d{1,15}", text):
         raise UsageError(f"'{text}' is no number of memories")
     return int(text)

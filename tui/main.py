@@ -12,6 +12,7 @@ from mnemos.tui import (
     banks,
     benches,
     browse,
+    calibrate,
     chat,
     config,
     console,
@@ -23,6 +24,7 @@ from mnemos.tui import (
     keeping,
     models,
     notes,
+    quotas,
     receipts,
     recollections,
     rekey,
@@ -85,6 +87,7 @@ memory.command("edit")(edits.edit)
 memory.command("expire")(edits.expire)
 memory.command("retention")(keeping.retention)
 memory.command("sweep")(keeping.sweep)
+memory.command("quota")(quotas.quota)
 memory.command("hide")(recollections.hide)
 memory.command("unhide")(recollections.unhide)
 memory.command("pin")(recollections.pin)
@@ -117,6 +120,7 @@ model = _group("model", "The language models.")
 model.command("list")(models.list_models)
 model.command("pull")(models.pull)
 model.command("show")(models.show)
+model.command("calibrate")(calibrate.calibrate)
 
 settings = _group("config", "Settings that stand for options and variables that are not given.")
 settings.command("show")(config.show)
@@ -127,6 +131,7 @@ settings.command("path")(config.path)
 bench = _group("bench", "Measure this machine.")
 bench.command("decode")(benches.decode)
 bench.command("paging")(benches.paging)
+bench.command("agent")(benches.agent)
 bench.command("erase")(benches.erase)
 bench.command("ingest")(benches.ingest)
 bench.command("soak")(benches.soak)

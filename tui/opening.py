@@ -62,15 +62,21 @@ def ask_passphrase() -> str:
     return ask_secret("Passphrase of the bank: ")
 
 
-def load_model(name: str | None) -> "LanguageModel":
-    """The named model or the default one, fetched on first use with a progress bar."""
+def load_model(name: str | None, *, calibration: str | None = None) -> "LanguageModel":
+    """The named model or the default one, fetched on first use with a progress bar.
+
+    `calibration` as in `load`. One that isn't calibrated says so, unless that was asked for.
+    """
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton warns where it is unset
     from mnemos.attention.models import load
 
     with progress("fetching the model", in_bytes=True) as on_progress:
-        model = load(name, on_progress=on_progress)
-    if not model.calibration.calibrated:
-        say(f"{model.name} is not calibrated; its memories are found and read with safe defaults")
+        model = load(name, calibration=calibration, on_progress=on_progress)
+    if not model.calibration.calibrated and calibration is None and model.config.msa is None:
+        say(
+            f"{model.name} is not calibrated; its memories are found and read with safe defaults "
+            "(`mnemos model calibrate` finds better ones)"
+        )
     return model
 
 

@@ -15,6 +15,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.agent.serving import says, serving
+from tests.memory.conftest import tiny_model
 
 from mnemos import Agent, MemoryBank
 from mnemos.agent.events import Reply, TokenDelta
@@ -25,6 +27,8 @@ from mnemos.agent.redaction import Redactor
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.sampling import Sampling
 from mnemos.errors import GeneratorUnreachableError, PolicyError
+
+__all__ = ["tiny_model"]
 
 SHORT = Sampling(max_tokens=8)
 NAME = "clarissa-namespace"
@@ -76,6 +80,12 @@ def exporter(provider: InMemorySpanExporter) -> InMemorySpanExporter:
 
 
 @pytest.fixture
+def language_model(tiny_model: LanguageModel) -> LanguageModel:
+    """What is tested here is the same for every model."""
+    return tiny_model
+
+
+@pytest.fixture
 def bank(tmp_path: Path) -> Iterator[MemoryBank]:
     with MemoryBank.open(tmp_path / "bank") as opened:
         opened.remember(FACT, namespace=NAME)
@@ -93,7 +103,6 @@ def agent_of(bank: MemoryBank, model: LanguageModel, **settings: Any) -> Agent:
     return Agent(bank, model=model, namespace=NAME, **{"sampling": SHORT, **settings})
 
 
-@pytest.mark.model
 def test_a_turn_tells_its_times_and_counts_and_no_words(
     bank: MemoryBank, language_model: LanguageModel, lines: Lines, exporter: InMemorySpanExporter
 ) -> None:
@@ -123,7 +132,6 @@ def test_a_turn_tells_its_times_and_counts_and_no_words(
     assert_wordless(lines, exporter, *(word for word in reply.text.casefold().split() if len(word) > 6))
 
 
-@pytest.mark.model
 def test_turns_that_fail_tell_the_kind_of_error_alone(
     bank: MemoryBank, language_model: LanguageModel, lines: Lines, exporter: InMemorySpanExporter
 ) -> None:
@@ -157,7 +165,6 @@ def test_turns_that_fail_tell_the_kind_of_error_alone(
     assert_wordless(lines, exporter)
 
 
-@pytest.mark.model
 def test_incognito_and_asynchronous_turns_are_observed_the_same_way(
     bank: MemoryBank, language_model: LanguageModel, lines: Lines, exporter: InMemorySpanExporter
 ) -> None:
@@ -172,6 +179,20 @@ def test_incognito_and_asynchronous_turns_are_observed_the_same_way(
     request, whole = spans["request"], spans["mnemos.turn"]
     assert whole.parent is not None and whole.parent.span_id == request.context.span_id
     assert "mnemos.encode" not in spans
+    assert_wordless(lines, exporter)
+
+
+def test_a_turn_as_text_is_no_more_talkative(
+    bank: MemoryBank, language_model: LanguageModel, lines: Lines, exporter: InMemorySpanExporter
+) -> None:
+    """Down to the records of the HTTP client, whose server sends the words back."""
+    with serving(says("Clarissa is a nurse ", "in Leeds.")) as server:
+        generator = OpenAIGenerator(server.url, "m", api_key="sk-hunter2")
+        reply = agent_of(bank, language_model, generator=generator).run_sync(QUESTION)
+    assert "nurse" in reply.text and FACT in server.asked[0]["messages"][0]["content"]
+    (record,) = [each for each in lines.records if each.name == "mnemos.agent"]
+    assert record.mnemos["mode"] == "text"  # type: ignore[attr-defined]
+    assert "mnemos.page_in" not in {span.name for span in exporter.get_finished_spans()}
     assert_wordless(lines, exporter)
 
 

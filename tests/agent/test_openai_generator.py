@@ -139,12 +139,12 @@ def test_a_connection_that_breaks() -> None:
 
 
 def _silent(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
-    time.sleep(1.5)
+    time.sleep(8)
 
 
 def _pinging(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
     server.start_events(handler)
-    for _ in range(60):
+    for _ in range(320):
         handler.wfile.write(b": still here\n\n")
         handler.wfile.flush()
         time.sleep(0.025)
@@ -156,14 +156,14 @@ def test_a_server_that_says_nothing_is_given_up(answer: Callable[..., None]) -> 
         started = time.monotonic()
         with pytest.raises(GeneratorTimeoutError, match=r"0\.3 s"):
             ask(running.url, silence_s=0.3)
-        assert time.monotonic() - started < 1.3
+        assert time.monotonic() - started < 5
 
 
 def test_a_stopped_turn_does_not_wait_for_the_server() -> None:
     with server.serving(_silent) as running:
         started = time.monotonic()
         assert ask(running.url, Stop(0.2)) == [Finish("interrupted")]
-        assert time.monotonic() - started < 1.2
+        assert time.monotonic() - started < 5
         stop = Stop()
         running.answer = server.says("one", "two", pause_s=0.3)
         with OpenAIGenerator(running.url, "small") as generator:

@@ -1,4 +1,4 @@
-"""What an agent's memory takes in and gives out, by policy, filter, quota and mode; on the default model."""
+"""What an agent's memory takes in and gives out, by policy, filter, quota and mode; on a small model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.memory.conftest import tiny_model
 
 from mnemos import Agent, MemoryBank
 from mnemos.agent.events import Recalled, RecallStarted, Reply, Stored, TokenDelta
@@ -22,10 +23,17 @@ from mnemos.errors import (
 )
 from mnemos.store.selectors import Tag
 
-model = pytest.mark.model
+__all__ = ["tiny_model"]
+
 SHORT = Sampling(max_tokens=8)
 FACT = "My sister Clara works as a nurse in Leeds."
 QUESTION = "What does my sister Clara do for a living?"
+
+
+@pytest.fixture
+def language_model(tiny_model: LanguageModel) -> LanguageModel:
+    """What is tested here is the same for every model."""
+    return tiny_model
 
 
 @pytest.fixture
@@ -106,7 +114,6 @@ def test_a_failing_policy_says_where_and_not_what(bank: MemoryBank) -> None:
     assert "swordfish" not in str(caught.value) and caught.value.__suppress_context__
 
 
-@model
 def test_secrets_never_reach_the_bank(bank: MemoryBank, language_model: LanguageModel) -> None:
     agent = agent_of(bank, language_model, policies=[Redactor(tag="redacted")])
     reply = agent.run_sync("My card is 4111 1111 1111 1111.")
@@ -121,7 +128,6 @@ def test_secrets_never_reach_the_bank(bank: MemoryBank, language_model: Language
     assert agent.run_sync("Hello.").status == "complete"
 
 
-@model
 def test_without_policies_nothing_is_changed(bank: MemoryBank, language_model: LanguageModel) -> None:
     reply = agent_of(bank, language_model).run_sync("My card is 4111 1111 1111 1111.")
     (kept,) = bank.list()
@@ -129,7 +135,6 @@ def test_without_policies_nothing_is_changed(bank: MemoryBank, language_model: L
     assert [each.changed_by for each in reply.stored] == [()]
 
 
-@model
 def test_a_dropped_message_leaves_nothing(bank: MemoryBank, language_model: LanguageModel) -> None:
     agent = agent_of(bank, language_model, policies=[Dropping("text")])
     events = list(agent.stream_sync("Hello there."))
@@ -139,7 +144,6 @@ def test_a_dropped_message_leaves_nothing(bank: MemoryBank, language_model: Lang
     assert not bank.list(include_hidden=True) and not bank.sessions()
 
 
-@model
 def test_a_dropped_reply_leaves_the_message(bank: MemoryBank, language_model: LanguageModel) -> None:
     policy = Dropping("reply")
     reply = agent_of(bank, language_model, policies=[policy]).run_sync("Hello there.")
@@ -152,7 +156,6 @@ def test_a_dropped_reply_leaves_the_message(bank: MemoryBank, language_model: La
     ]
 
 
-@model
 def test_a_policy_that_fails_keeps_its_words_out(bank: MemoryBank, language_model: LanguageModel) -> None:
     with pytest.raises(PolicyError):
         agent_of(bank, language_model, policies=[Failing("text")]).run_sync("Hello there.")
@@ -163,7 +166,6 @@ def test_a_policy_that_fails_keeps_its_words_out(bank: MemoryBank, language_mode
     assert (kept.text, kept.reply, kept.status) == ("Hello there.", None, "interrupted")
 
 
-@model
 def test_an_expiry_of_a_policy_counts(bank: MemoryBank, language_model: LanguageModel) -> None:
     agent = agent_of(bank, language_model, policies=[ExpireAfter(3600)])
     kept = bank.get(str(agent.run_sync("Hello.").exchange_id))
@@ -176,7 +178,6 @@ def test_an_expiry_of_a_policy_counts(bank: MemoryBank, language_model: Language
 # what is recalled
 
 
-@model
 def test_the_filter_comes_before_the_best_are_taken(bank: MemoryBank, language_model: LanguageModel) -> None:
     """Of many better ones that are not allowed, none takes the place of the one that is."""
     for index in range(12):
@@ -190,7 +191,6 @@ def test_the_filter_comes_before_the_best_are_taken(bank: MemoryBank, language_m
     assert nothing.memories == ()
 
 
-@model
 @pytest.mark.parametrize(
     ("where", "texts"),
     [
@@ -221,7 +221,6 @@ def test_a_filter_that_can_not_be_read_is_refused_at_once(bank: MemoryBank) -> N
 # modes
 
 
-@model
 def test_an_incognito_turn_recalls_and_leaves_nothing(
     bank: MemoryBank, language_model: LanguageModel
 ) -> None:
@@ -249,7 +248,6 @@ def test_an_incognito_turn_recalls_and_leaves_nothing(
     assert len(bank.list()) == len(before[0]) + 1 and later.exchange_id is not None
 
 
-@model
 def test_the_caches_of_an_incognito_turn_are_zeroed(
     bank: MemoryBank, language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +276,6 @@ def test_the_caches_of_an_incognito_turn_are_zeroed(
     assert not bank.sessions()
 
 
-@model
 def test_a_stopped_incognito_turn_leaves_nothing(bank: MemoryBank, language_model: LanguageModel) -> None:
     stream = agent_of(bank, language_model, incognito=True, sampling=Sampling(max_tokens=50)).stream_sync(
         "Go on."
@@ -290,7 +287,6 @@ def test_a_stopped_incognito_turn_leaves_nothing(bank: MemoryBank, language_mode
     assert not bank.list() and not bank.sessions()
 
 
-@model
 def test_read_only_recalls_and_writes_nothing(tmp_path: Path, language_model: LanguageModel) -> None:
     with MemoryBank.open(tmp_path / "bank") as bank:
         bank.remember(FACT)
@@ -361,7 +357,6 @@ def test_a_limit_is_a_number(bank: MemoryBank, bad: object) -> None:
         bank.set_quota(memories=bad)  # type: ignore[arg-type]
 
 
-@model
 def test_turns_are_limited_by_the_day(bank: MemoryBank, language_model: LanguageModel) -> None:
     bank.set_quota(turns_per_day=1)
     agent = agent_of(bank, language_model)

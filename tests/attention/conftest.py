@@ -257,7 +257,9 @@ def write_family(name: str, directory: Path, tokenizer: tokenizers.Tokenizer) ->
         file = f"model-0000{number}-of-00002.safetensors"
         save_file({key: state[key] for key in names}, directory / file, metadata={"format": "pt"})
         shards |= dict.fromkeys(names, file)
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": shards})
+    )
     (directory / "config.json").write_text(json.dumps(described))
     tokenizer.save(str(directory / "tokenizer.json"))
     settings = {"bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>"}, "chat_template": CHATML}

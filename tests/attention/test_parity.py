@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from mnemos.attention.bench_decode import run, to_transformers
+from mnemos.attention.bench_decode import run
+from mnemos.attention.bench_rivals import to_transformers
 from mnemos.attention.models import LanguageModel, load
 
 pytestmark = pytest.mark.model

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import tokenizers
@@ -65,12 +66,10 @@ def _shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"{start}.{name}_layernorm.weight", (128,)
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LanguageModel]:
-    """Two layers, 4 heads over 2 KV heads, random weights, in fp32."""
+def write_tiny(directory: Path) -> Path:
+    """Two layers, 4 heads over 2 KV heads, random weights."""
     generator = torch.Generator().manual_seed(11)
-    directory = tmp_path_factory.mktemp("models") / "tiny"
-    directory.mkdir()
+    directory.mkdir(parents=True)
     weights = {
         name: torch.randn(shape, generator=generator) * 0.2 if len(shape) > 1 else torch.ones(shape)
         for name, shape in _shapes()
@@ -80,4 +79,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LanguageMod
     _tokenizer().save(str(directory / "tokenizer.json"))
     settings = {"bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>"}, "chat_template": CHATML}
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
-    yield load(directory, dtype="fp32")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LanguageModel]:
+    """The model of `write_tiny`, in fp32."""
+    yield load(write_tiny(tmp_path_factory.mktemp("models") / "tiny"), dtype="fp32")

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemos.attention.kv import SpanKV
+from mnemos.attention.memory_codec import RouteKeys
 from mnemos.memory.pager import Pager
+from mnemos.memory.route_index import RouteIndex
 
 BLOCK_BYTES = 2 * 4 * 64
 
@@ -88,3 +90,28 @@ def test_never_over_budget_and_the_least_recently_used_go_first(asked: list[int]
         model = [*model, number][-room:]
         assert pager.bytes == len(model) * BLOCK_BYTES
     assert reads == expected
+
+
+def test_what_is_dropped_while_it_is_being_read_is_not_held() -> None:
+    """An erase passes by between the read and the moment that the block would be kept."""
+
+    def read(namespace: str, memory_id: str) -> bytes:
+        pager.drop(namespace, memory_id)
+        return b"x"
+
+    span = SpanKV(torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4))
+    pager = Pager(read, lambda payload: [span])
+    assert pager.page("default", ["a"]) == [[span]]
+    assert (pager.keys(), pager.bytes) == ([], 0)
+
+
+def test_routing_records_dropped_while_they_are_read_are_not_held() -> None:
+    record = RouteKeys(torch.ones(1, 2, 4), (2,), torch.ones(3))
+
+    def read(namespace: str, ids: Sequence[str]) -> dict[str, bytes]:
+        index.drop(namespace, "a")
+        return dict.fromkeys(ids, b"x")
+
+    index = RouteIndex(read, lambda payload: record)
+    assert index.records("default", ["a"]) == {"a": record}
+    assert (index.keys(), index.bytes) == ([], 0)

@@ -9,7 +9,7 @@ import torch
 from mnemos import MemoryBank
 from mnemos.attention.models import LanguageModel
 from mnemos.memory.records import RecalledMemory
-from mnemos.memory.router import beside_of
+from mnemos.memory.router import fuse, neighbours_of, standardised
 from mnemos.store.nearby import Place
 from mnemos.store.records import MemoryDraft
 
@@ -40,9 +40,29 @@ def test_neighbours_gain_by_a_good_candidate() -> None:
         "b": Place("b", None, "a", "c"),
         "c": Place("c", None, "b", "x"),  # x is no candidate
     }
-    gained = beside_of(["c", "a", "b"], places, torch.tensor([2.0, 0.5, 1.0]))
-    assert gained.tolist() == [1.0, 1.0, 2.5]
-    assert beside_of(["z"], {}, torch.tensor([1.0])).tolist() == [0.0]
+    before, after = neighbours_of(["c", "a", "b"], places)
+    assert (before.tolist(), after.tolist()) == ([2, 3, 1], [3, 2, 0])
+    lexical = torch.tensor([9.0, 0.0, 3.0])
+    scores = standardised(lexical).clamp_min(0)  # of c, a, b: 1.09, 0, 0
+    fused, gained = fuse({"lexical": lexical}, {"lexical": 1.0, "neighbours": 0.5}, before, after)
+    assert torch.allclose(gained, torch.stack([scores[2], scores[2], scores[1] + scores[0]]))
+    assert torch.allclose(fused, standardised(lexical) + 0.5 * gained)
+    alone = fuse({"lexical": torch.tensor([1.0])}, {"neighbours": 1.0}, *neighbours_of(["z"], {}))
+    assert [part.tolist() for part in alone] == [[0.0], [0.0]]
+
+
+def test_many_masses_fuse_as_each_alone() -> None:
+    places = {
+        "a": Place("a", None, None, "b"),
+        "b": Place("b", None, "a", None),
+        "c": Place("c", None, None, None),
+    }
+    beside = neighbours_of(["a", "b", "c"], places)
+    mass, lexical = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]).log(), torch.tensor([0.0, 2.0, 1.0])
+    weights = {"mass": 1.0, "lexical": 0.6, "neighbours": 0.2}
+    together, _ = fuse({"mass": mass, "lexical": lexical}, weights, *beside)
+    for row, one in zip(mass, together, strict=True):
+        assert torch.allclose(fuse({"mass": row, "lexical": lexical}, weights, *beside)[0], one)
 
 
 def test_who_is_named_and_what_stands_beside(bank: MemoryBank, tiny_model: LanguageModel) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from tests.agent.serving import says, serving
 
+from mnemos import Agent
+from mnemos.attention.sampling import Sampling
+
 SDK = Path(__file__).resolve().parents[2] / "docs" / "sdk"
 PAGES = ("sessions.md", "policies.md", "generators.md")
 
@@ -14,6 +17,9 @@ PAGES = ("sessions.md", "policies.md", "generators.md")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_examples_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(
+        Agent.__init__.__kwdefaults__, "sampling", Sampling(max_tokens=8)
+    )  # nobody reads them
     blocks = re.findall(r"```python\n(.*?)```", (SDK / page).read_text(encoding="utf-8"), re.S)
     assert blocks
     names: dict[str, object] = {"__name__": page}

@@ -1,4 +1,4 @@
-"""`mnemos session list`, `rename`, `branch` and `delete`."""
+"""`mnemos session list`, `rename`, `branch`, `delete`, and `memory quota`."""
 
 import pytest
 from tests.tui.conftest import Command, OpenTerminal
@@ -78,3 +78,17 @@ def test_what_can_not_be(mnemos: Command, monkeypatch: pytest.MonkeyPatch) -> No
         ran = mnemos("session", *args)
         assert (ran.code, ran.out) == (code, ""), ran.err
         assert says in ran.err
+
+
+def test_a_quota_is_shown_set_and_held(mnemos: Command) -> None:
+    mnemos.remember("one")
+    none = {"namespace": "default", "memories": None, "text_bytes": None, "turns_per_day": None}
+    assert mnemos("memory", "quota", "--json").json == none
+    made = mnemos("memory", "quota", "--memories", "1", "--text", "2kB", "--json")
+    assert made.json == none | {"memories": 1, "text_bytes": 2000}
+    refused = mnemos("remember", "two")
+    assert (refused.code, refused.out) == (1, "") and "quota is 1 memories" in refused.err
+    assert mnemos("memory", "quota", "--memories", "none", "--json").json == none | {"text_bytes": 2000}
+    assert mnemos("remember", "two").code == 0
+    assert mnemos("memory", "quota", "--memories", "few").code == 2
+    assert "text_bytes\t2000" in mnemos("memory", "quota").out

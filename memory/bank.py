@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from mnemos.memory.archive_records import ExportReport, ImportReport
     from mnemos.memory.archiving import Chosen
     from mnemos.memory.importing import ImportFormat
+    from mnemos.memory.listing import Sort
     from mnemos.memory.recall import Recaller
     from mnemos.memory.records import LikeMatch
     from mnemos.store.keys import KeyProvider, LockKind
@@ -282,10 +283,30 @@ class MemoryBank(SessionBank):
         newest_first: bool = True,
         limit: int | None = None,
         offset: int = 0,
+        sort: "Sort" = "created",
         model: "LanguageModel | None" = None,
     ) -> list[Memory]:
-        """Memories of a namespace; every filter that is given must hold. `where` is as in `plan_forget`."""
+        """Memories of a namespace; every filter that is given must hold. `where` is as in `plan_forget`.
+
+        Sorted by `size` or `uses` the largest or most used come first, unless `newest_first` is off.
+        """
         condition, _ = self._choose(where, namespace, model)
+        if sort != "created":
+            from mnemos.memory.listing import Listing, listed
+            from mnemos.store.words import Filter
+
+            chosen = Filter(
+                session_id=session_id,
+                matching=matching,
+                tags=tags,
+                source=source,
+                since=since,
+                until=until,
+                where=condition,
+                include_hidden=include_hidden,
+            )
+            listing = Listing(self, namespace, chosen, sort=sort, reverse=not newest_first)
+            return listed(listing, limit, offset)
         records = self.store.list(
             namespace,
             session_id=session_id,
@@ -498,6 +519,10 @@ class MemoryBank(SessionBank):
             if self._recaller is not None:
                 self._recaller.drop(plan.namespace, ids)
         return Edited(memory=to_memory(record), receipt=receipt_from_store(document, plan.namespace))
+
+    def tag(self, memory_id: str, tags: Sequence[str], *, namespace: str = DEFAULT_NAMESPACE) -> Memory:
+        """Give a memory these tags in the place of its own; durable when this returns."""
+        return to_memory(self.store.set_tags(namespace, memory_id, tags))
 
     def expire(
         self, memory_id: str, moment: datetime | None, *, namespace: str = DEFAULT_NAMESPACE

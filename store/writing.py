@@ -176,7 +176,7 @@ def complete(
             status=status,
             batch=batch,
             text_bytes=len(row.text.encode()) + len(reply.encode()),
-            tags=row.tags if tags is None else _packed(tags),
+            tags=row.tags if tags is None else packed(tags),
             expires_us=row.expires_us if expires_us is None else expires_us,
         )
         with core.catalog.read() as connection:
@@ -412,7 +412,7 @@ def _row(draft: MemoryDraft, memory_id: str, ordinal: int, tag: bytes | None, ba
         session_id=draft.session_id,
         created_us=created_us,
         expires_us=None if draft.expires_at is None else words.to_us(draft.expires_at),
-        tags=_packed(draft.tags),
+        tags=packed(draft.tags),
         status=draft.status,
         pinned=0,
         hidden=0,
@@ -423,5 +423,5 @@ def _row(draft: MemoryDraft, memory_id: str, ordinal: int, tag: bytes | None, ba
     )
 
 
-def _packed(tags: Sequence[str]) -> str:
+def packed(tags: Sequence[str]) -> str:
     return json.dumps(list(dict.fromkeys(tags)), ensure_ascii=False)

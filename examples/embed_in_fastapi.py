@@ -100,9 +100,10 @@ def show(app: FastAPI, tokens: Mapping[str, str]) -> None:
     """Two users, through HTTP requests in this process."""
     from fastapi.testclient import TestClient
 
+    ann, ben = ({"Authorization": f"Bearer {token}"} for token in tokens)
     with TestClient(app) as client:
-        ann, ben = ({"Authorization": f"Bearer {token}"} for token in tokens)
         client.post("/chat", json={"text": "My locker code is 4417."}, headers=ann)
+    with TestClient(app) as client:  # the server was started anew
         for name, user in (("ann", ann), ("ben", ben)):
             print(f"{name} asks for the locker code")
             reply = client.post("/chat", json={"text": "What is my locker code?"}, headers=user)

@@ -41,7 +41,7 @@ def erase(bank: MemoryBank, customer: str) -> Path:
     """All of one customer's memories, in every file of the bank; where the receipt was put."""
     plan = bank.plan_forget(namespace=customer, everything=True)
     receipt = bank.forget(plan)
-    print(f"\nerased {len(receipt.forgotten)} memories of {customer}, {plan.bytes_on_disk} bytes")
+    print(f"erased {len(receipt.forgotten)} memories of {customer}, {plan.bytes_on_disk} bytes")
     file = bank.path.with_name(f"{bank.path.name}-receipt.json")
     file.write_text(json.dumps(receipt.document), encoding="utf-8")
     return file
@@ -66,6 +66,7 @@ def main(path: str) -> None:
             for text in words:
                 bank.remember(text, namespace=customer, tags=["ticket"])
         ask_everyone(bank)
+        print(f"\nfound before: {', '.join(sorted(set(what_is_left(bank))))}")
         file = erase(bank, "desk/amara")
         public_key = bank.public_key
         print(f"left of desk/amara: {len(bank.list('desk/amara'))} memories; found: {what_is_left(bank)}")

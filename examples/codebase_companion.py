@@ -75,7 +75,7 @@ def read_history(bank: MemoryBank, repository: Path) -> int:
     """One memory for each commit, dated as the commit; how many are known now."""
     form = "--format=%x1e%H%x1f%aI%x1f%an%x1f%B%x1f"  # separators that no message holds
     drafts = []
-    for entry in git(repository, "log", f"-{COMMITS}", "--name-only", form).split("\x1e")[1:]:
+    for entry in git(repository, "log", f"-{COMMITS}", "--reverse", "--name-only", form).split("\x1e")[1:]:
         commit, date, author, message, names = entry.split("\x1f")
         files = names.split("\n\n")[-1].split("\n")
         changed = [name for name in files if name]

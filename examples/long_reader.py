@@ -40,7 +40,7 @@ def read(bank: MemoryBank, book: Path) -> None:
 
 
 def ask(bank: MemoryBank, question: str) -> None:
-    agent = Agent(bank, namespace=READER, sampling=BRIEF)
+    agent = Agent(bank, namespace=READER, sampling=BRIEF, k=2)
     reply = agent.run_sync(question, incognito=True)
     print(f"\n{question}\n{' '.join(reply.text.split())}")
     for recalled in reply.memories:

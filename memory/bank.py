@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from mnemos.store.store import Store
 
 _IN_WORKING_MEMORY = "working"  # the signal of a use that was no recall
+FROM_TOOL = "tool"  # the signal of what a tool of the same turn returned or found
 MAX_TEXT_BYTES = 64 * 1024  # of one memory: some 16,000 tokens of KV
 BANK_VARIABLE = "MNEMOS_BANK"
 
@@ -86,6 +87,16 @@ def check_size(text: str) -> None:
             f"the text has {size:,} bytes, one memory takes {MAX_TEXT_BYTES:,}; put it in a file and "
             "`mnemos ingest` it, which cuts it into passages. Nothing was stored"
         )
+
+
+def made_with(
+    recalled: Sequence[RecalledMemory] = (), working: Sequence[Memory] = (), tools: Sequence[Memory] = ()
+) -> "list[UseRecord]":
+    """The provenance of what is made with these memories in view, each once."""
+    uses = [UseRecord(memory.id, 0, 0.0, {_IN_WORKING_MEMORY: 1.0}) for memory in working]
+    uses += [UseRecord(memory.id, 0, 0.0, {FROM_TOOL: 1.0}) for memory in tools]
+    uses += [UseRecord(r.memory.id, r.rank, r.score, dict(r.signals), r.attention, r.cited) for r in recalled]
+    return list({use.memory_id: use for use in uses}.values())
 
 
 class MemoryBank(SessionBank):
@@ -229,18 +240,17 @@ class MemoryBank(SessionBank):
         status: Literal["complete", "interrupted"] = "complete",
         recalled: Sequence[RecalledMemory] = (),
         working: Sequence[Memory] = (),
+        tools: Sequence[Memory] = (),
         tags: Sequence[str] | None = None,
         expires_at: datetime | None = None,
     ) -> Memory:
         """Add the reply's words and its provenance to an exchange; durable when this returns.
 
-        `working` are the earlier turns that the reply was made with: forgetting one takes the reply with it.
+        `working` are the earlier turns that the reply was made with, `tools` what tools returned: forgetting
+        one takes the reply with it.
         Tags and an expiry, where given, take the place of the exchange's own.
         """
-        uses = [
-            UseRecord(r.memory.id, r.rank, r.score, dict(r.signals), r.attention, r.cited) for r in recalled
-        ]
-        uses += [UseRecord(memory.id, 0, 0.0, {_IN_WORKING_MEMORY: 1.0}) for memory in working]
+        uses = made_with(recalled, working, tools)
         record = self.store.complete(
             exchange.namespace, exchange.id, reply, status, uses, tags=tags, expires_at=expires_at
         )

@@ -184,7 +184,7 @@ def test_memories_that_do_not_fit_leave_the_cache_as_it_was(family: Callable[[st
     assert (cache.length, cache.next_position, cache.memory_tokens) == (3, 3, 0)
     narrow = KVCache(ModelConfig.from_json(config.to_json() | {"max_positions": 100}), 400, torch.float32)
     narrow.load_prefix(prefix)
-    with pytest.raises(ContextOverflowError, match="a memory of 125 tokens behind a prefix of 3"):
+    with pytest.raises(ContextOverflowError, match="memories over 125 places behind a prefix of 3"):
         narrow.page_in(spans)
     with pytest.raises(ContextOverflowError, match="too short for memories behind a prefix of 130"):
         TraceEncoder(decoder, Calibration.uncalibrated(config), encode_prefix(decoder, [5] * 130))

@@ -22,7 +22,9 @@ def test_what_is_told_is_recalled_by_another_process(mnemos: Command) -> None:
     asked = mnemos.process("ask", QUESTION, *SHORT, "--json")
     assert asked.code == 0
     answer = asked.json
-    assert {"text", "memories", "session", "exchange", "status", "stop_reason", "usage"} == set(answer)
+    assert {"text", "memories", "session", "exchange", "status", "stop_reason", "stored", "usage"} == set(
+        answer
+    )
     assert answer["session"] != told["session"]
     (memory,) = answer["memories"]
     assert (memory["id"], memory["text"], memory["rank"]) == (told["exchange"], FACT, 1)

@@ -32,7 +32,7 @@ class Question(ModalScreen[str | None]):
         with Vertical(classes="dialog"):
             yield Static(visible(self._title), classes="title", markup=False)
             yield Static(visible(self._text, keep="\n"), classes="hint", markup=False)
-            with Horizontal(classes="buttons"):
+            with Horizontal(classes="buttons -many" if len(self._answers) > 2 else "buttons"):
                 for name, label in self._answers:
                     yield Button(label, id=name, compact=True)
 

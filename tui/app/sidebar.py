@@ -76,7 +76,8 @@ class Sidebar(Vertical):
 
     def show(self, sessions: Sequence[SessionLine], current: str | None) -> None:
         self.sessions, self._current = sessions, current
-        self._fill()
+        if self.query(OptionList):  # not while the app closes
+            self._fill()
 
     def _fill(self) -> None:
         words = self.query_one(Input).value.casefold()

@@ -61,8 +61,8 @@ KEYS = """
 | Ctrl+C | copies what is selected, or stops the reply; twice leaves. Ctrl+Q leaves at once |
 
 In the inspector: Space marks, `f` forgets, `h` hides, `p` pins, `x` sets an expiry, `/` filters by words or
-by a selector such as `tag:work and since:3d`, `Enter` shows the words. What is forgotten is gone for good;
-hidden memories can be shown again.
+by a selector such as `tag:work and since:3d`, `Enter` shows the words, `t` tags, `e` exports, `s` sorts, `d`
+chooses days, `m` shows the map. What is forgotten is gone for good; hidden memories can be shown again.
 """
 
 

@@ -34,9 +34,13 @@ class Overview(Static):
         super().__init__(id="overview")
 
     def show(self, survey: "Survey") -> None:
-        traces = {name: (part.memories, _said(part)) for name, part in survey.fidelities.items()}
-        words = {name: (part.bytes, _said(part)) for name, part in survey.kinds.items()}
-        self.update(Content("\n").join([_line("traces", dict(traces)), _line("words", dict(words))]))
+        traces: dict[str, tuple[int, str]] = {
+            name: (part.memories, _said(part)) for name, part in survey.fidelities.items()
+        }
+        words: dict[str, tuple[int, str]] = {
+            name: (part.bytes, _said(part)) for name, part in survey.kinds.items()
+        }
+        self.update(Content("\n").join([_line("traces", traces), _line("words", words)]))
 
 
 def _said(part: "Part") -> str:

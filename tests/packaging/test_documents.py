@@ -121,6 +121,7 @@ def test_the_readme_sample_is_python_of_fifteen_lines_at_most() -> None:
         "docs/cli.md",
         "docs/formats/archive.md",
         "docs/formats/importers.md",
+        "examples/README.md",
     ],
 )
 def test_links_between_documents_lead_somewhere(document: str) -> None:

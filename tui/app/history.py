@@ -89,7 +89,7 @@ def _family(sessions: "Mapping[str, SessionRecord]", session_id: str) -> list[st
     """A session, what it branched from and what branched from them, as far as they are many."""
     beside: dict[str, list[str]] = {}
     for each in sessions.values():
-        if each.parent_id in sessions:
+        if each.parent_id is not None and each.parent_id in sessions:
             beside.setdefault(each.id, []).append(each.parent_id)
             beside.setdefault(each.parent_id, []).append(each.id)
     found, waiting = [session_id], [session_id]

@@ -4,13 +4,16 @@ remembered.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterable, Sequence
 from contextlib import aclosing
 from threading import Lock, get_ident
+from typing import Any
 
+from mnemos.agent.abilities import MAX_STEPS, OUTPUT_RETRIES, Abilities, Answerer, ToolChoice
 from mnemos.agent.events import Event, Reply
 from mnemos.agent.generators import Generator as ReplyGenerator
 from mnemos.agent.observing import observed
+from mnemos.agent.output import OutputType
 from mnemos.agent.policies import WritePolicy
 from mnemos.agent.pooled_turn import PooledTurn
 from mnemos.agent.prompt import PromptBuilder
@@ -19,6 +22,8 @@ from mnemos.agent.recording import TurnRecord
 from mnemos.agent.runtime import Runtime
 from mnemos.agent.stopping import Stop
 from mnemos.agent.text_turn import TextTurn
+from mnemos.agent.tools.tool import Tool
+from mnemos.agent.tools.toolbox import Toolbox
 from mnemos.agent.turn import Turn
 from mnemos.agent.what_if import Scope, asked_again
 from mnemos.agent.working import WorkingMemory
@@ -58,6 +63,10 @@ class Agent:
     own turns stay in view. An agent that is `read_only` recalls and writes nothing at all; one that is
     `incognito` keeps nothing of its turns. With a `generator` the model only routes and recalls: the words of
     memories, of recent turns and of the message go to that generator, which writes the replies.
+
+    `tools` are functions that the model may call, of which `@tool` says more, in up to `max_steps` steps of
+    decoding a turn. With an `output_type` a reply is a value of that type, `Reply.output`; one that fails
+    pydantic's validation is asked for again, `output_retries` times. Both are decoded by a grammar.
     """
 
     def __init__(
@@ -78,6 +87,11 @@ class Agent:
         read_only: bool = False,
         incognito: bool = False,
         generator: ReplyGenerator | None = None,
+        tools: Iterable[Tool[..., Any] | Callable[..., Any]] = (),
+        tool_choice: ToolChoice = "auto",
+        output_type: Any = None,
+        output_retries: int = OUTPUT_RETRIES,
+        max_steps: int = MAX_STEPS,
     ) -> None:
         check_namespace(namespace)
         if k < 0:
@@ -99,6 +113,14 @@ class Agent:
         self._read_only = read_only
         self._incognito = incognito
         self._generator = generator
+        output = None if output_type is None else OutputType(output_type)
+        self._abilities = Abilities(Toolbox(tools), output, max_steps, tool_choice, output_retries)
+        if self._abilities and generator is not None:
+            raise UsageError(
+                f"the generator {generator.name} writes words, without tools or an output type; leave out "
+                "tools= and output_type=, or generator="
+            )
+        self._answerer: Answerer | None = None
         self._working: WorkingMemory | None = None
         self._lock = Lock()  # one turn at a time
         self._busy_in: int | None = None  # thread whose turn holds the lock
@@ -220,7 +242,7 @@ class Agent:
             self._lock.release()
             raise
         self._busy_in = get_ident()
-        turn = observed(self._turn(text, stop, scope))
+        turn = observed(self._turn(text, stop, scope, asyncio.get_running_loop()))
         try:
             while (event := await runtime.in_thread(next, turn, None)) is not None:
                 yield event
@@ -292,13 +314,21 @@ class Agent:
             runtime.leave()
             self._lock.release()
 
-    def _turn(self, text: str, stop: Stop, scope: Scope) -> Generator[Event]:
+    def _turn(
+        self, text: str, stop: Stop, scope: Scope, loop: asyncio.AbstractEventLoop | None = None
+    ) -> Generator[Event]:
         check_size(text)
         if not text.strip():
             raise InvalidTextError("the message is empty; nothing was stored")
         recaller = self.bank.recaller(self.model)
-        if self._working is None or self._working.recaller is not recaller:
-            prompts = PromptBuilder(recaller.model, self._instructions)
+        if recaller.model.config.msa is not None and self._abilities:
+            raise UsageError(
+                f"{recaller.model.name} reads pooled memories, where tools and output types are not at hand; "
+                "use a model that reads them in full, or leave out tools= and output_type="
+            )
+        if self._answerer is None or self._working is None or self._working.recaller is not recaller:
+            self._answerer = Answerer(recaller.model, self._abilities)
+            prompts = PromptBuilder(recaller.model, self._instructions, self._answerer.system)
             self._working = WorkingMemory(recaller, prompts, self._working_tokens)
         words = recaller.model.tokenizer.encode(text)
         self._working.check_fits(words)
@@ -314,6 +344,9 @@ class Agent:
             policies=self._policies,
             is_kept=is_kept,
         )
+        answerer = self._answerer
+        if scope.past is not None:  # asked again, a turn acts on nothing
+            answerer = Answerer(recaller.model, Abilities(Toolbox([]), self._abilities.output))
         turn = self._kind(recaller.model)(
             self.bank,
             working,
@@ -321,6 +354,8 @@ class Agent:
             k=self._k,
             sampling=self._sampling,
             stop=stop,
+            answerer=answerer,
+            loop=loop,
             rounds=self._rounds,
             where=self._where if scope.where is None else scope.where,
             may_encode=not self._read_only,

@@ -1,9 +1,11 @@
 """What a turn tells as it goes, as typed events in this order: RecallStarted, Recalled, TokenDelta ...,
-Reply, Stored.
+Reply, Stored. Where tools are called, each ToolCall is followed by its ToolResult, between the words of the
+reply.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -45,6 +47,28 @@ class TokenDelta(_Event):
     text: str
 
 
+class ToolCall(_Event):
+    """The model calls a tool; it runs now. `step` counts the reply's steps of decoding from 1."""
+
+    type: Literal["tool_call"] = "tool_call"
+    call_id: str
+    name: str
+    arguments: Mapping[str, Any]
+    step: int
+
+
+class ToolResult(_Event):
+    """What the model was told that came of a call. `memory_id` is the memory that the result became."""
+
+    type: Literal["tool_result"] = "tool_result"
+    call_id: str
+    name: str
+    text: str
+    is_error: bool
+    ms: float
+    memory_id: str | None = None
+
+
 class Usage(_Event):
     """What a turn cost."""
 
@@ -72,7 +96,8 @@ class StoredMemory(_Event):
 
 
 class Reply(_Event):
-    """The whole reply. It is durable when this event arrives, unless the turn is not kept.
+    """The whole reply. It is durable when this event arrives, unless the turn is not kept or forgot what the
+    reply was made from. `output` is its value where the agent has an output type.
 
     `text` is what the model said; `stored` says what the turn wrote, which policies may have changed.
     `generator` names what wrote the reply where that is not the agent's own model.
@@ -89,6 +114,7 @@ class Reply(_Event):
     stored: tuple[StoredMemory, ...] = ()
     mode: Mode = "kv"
     generator: str | None = None
+    output: Any = None
 
 
 class Stored(_Event):
@@ -100,4 +126,4 @@ class Stored(_Event):
     encode_ms: float = 0.0
 
 
-Event = RecallStarted | Recalled | TokenDelta | Reply | Stored
+Event = RecallStarted | Recalled | TokenDelta | ToolCall | ToolResult | Reply | Stored

@@ -35,13 +35,27 @@ class TurnTokens:
         return cls(system_head, system_tail, user_head, user_tail, reply_head, reply_tail)
 
 
+@dataclass(frozen=True, slots=True)
+class SystemParts:
+    """What tools and an output type change in the system turn. None leaves the template's own part."""
+
+    words: str = ""  # behind the instructions
+    head: Sequence[int] | None = None  # where no memories are in view
+    behind_memories: Sequence[int] = ()  # what of the head stands behind the frozen prefix and the memories
+    tail: Sequence[int] | None = None
+
+
 class PromptBuilder:
     """Token ids of prompts. Words of people are never read as control tokens."""
 
-    def __init__(self, model: LanguageModel, instructions: str | None) -> None:
+    def __init__(
+        self, model: LanguageModel, instructions: str | None, parts: SystemParts | None = None
+    ) -> None:
         self._tokenizer = model.tokenizer
         self.turn = TurnTokens.of(model)
         self._instructions = instructions
+        self._parts = parts or SystemParts()
+        self._tail = self.turn.system_tail if self._parts.tail is None else self._parts.tail
 
     @property
     def instructions(self) -> str | None:
@@ -50,13 +64,17 @@ class PromptBuilder:
 
     def with_memories(self) -> list[int]:
         """What closes the system turn behind paged memories."""
-        words = self._tokenizer.encode(f"{self._instructions}\n") if self._instructions else []
-        return [*words, *self.turn.system_tail]
+        told = "\n\n".join(words for words in (self._instructions, self._parts.words) if words)
+        words = self._tokenizer.encode(f"{told}\n") if told else []
+        return [*self._parts.behind_memories, *words, *self._tail]
 
     def without_memories(self) -> list[int]:
         """A whole system turn, for a reply that no memory matters to."""
-        words = self._tokenizer.encode(self._instructions or DEFAULT_INSTRUCTIONS)
-        return [*self.turn.system_head, *words, *self.turn.system_tail]
+        told = "\n\n".join(
+            words for words in (self._instructions or DEFAULT_INSTRUCTIONS, self._parts.words) if words
+        )
+        head = self.turn.system_head if self._parts.head is None else self._parts.head
+        return [*head, *self._tokenizer.encode(told), *self._tail]
 
     def words_of(self, memories: Iterable[RecalledMemory]) -> list[list[int]]:
         """Token ids of what each memory says: a reply may quote them."""

@@ -80,6 +80,7 @@ class TurnRecord:
         status: Literal["complete", "interrupted"],
         recalled: Sequence[RecalledMemory] = (),
         working: Sequence[Memory] = (),
+        tools: Sequence[Memory] = (),
     ) -> Memory:
         """The exchange with its reply and provenance, durable where the turn is kept."""
         if not self.is_kept:
@@ -104,6 +105,7 @@ class TurnRecord:
                 status=status,
                 recalled=recalled,
                 working=working,
+                tools=tools,
                 tags=None if draft is None else draft.tags,
                 expires_at=None if draft is None else draft.expires_at,
             )

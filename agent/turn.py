@@ -1,19 +1,23 @@
 """One turn: written down, routed, paged, answered, kept, remembered."""
 
+import asyncio
 import time
 from collections.abc import Generator, Sequence
 from contextlib import suppress
+from typing import Any
 
+from mnemos.agent.abilities import Answerer
+from mnemos.agent.answering import Answering
 from mnemos.agent.citing import cite
-from mnemos.agent.events import Event, Recalled, RecallStarted, Reply, Stored, TokenDelta, Usage
+from mnemos.agent.events import Event, Recalled, RecallStarted, Reply, Stored, Usage
 from mnemos.agent.recording import TurnRecord
 from mnemos.agent.stopping import Stop
+from mnemos.agent.tools.context import TurnMemories
 from mnemos.agent.working import WorkingMemory
 from mnemos.attention.decoder import Collect
-from mnemos.attention.generate import StopReason, generate, text_pieces
+from mnemos.attention.generate import StopReason
 from mnemos.attention.kv import KVCache
 from mnemos.attention.sampling import Sampling
-from mnemos.attention.tokenizer import Detokenizer
 from mnemos.errors import (
     BankError,
     BankLockedError,
@@ -22,7 +26,7 @@ from mnemos.errors import (
     NotFoundError,
     PolicyError,
 )
-from mnemos.memory.bank import MemoryBank
+from mnemos.memory.bank import FROM_TOOL, MemoryBank, made_with
 from mnemos.memory.recall import Recall
 from mnemos.memory.records import Memory, RecalledMemory
 from mnemos.memory.rounds import recall_in_rounds
@@ -43,6 +47,8 @@ class Turn:
         k: int,
         sampling: Sampling,
         stop: Stop,
+        answerer: Answerer,
+        loop: asyncio.AbstractEventLoop | None = None,
         rounds: int = 1,
         where: Condition | None = None,
         may_encode: bool = True,
@@ -61,6 +67,9 @@ class Turn:
         self._sampling = sampling
         self._stop = stop
         self._rounds = rounds
+        self._answerer = answerer
+        self._loop = loop  # where async tools run
+        self._tools: TurnMemories | None = None  # the bank as tools reach it, and what they found and wrote
         self._pieces: list[str] = []
         self._memories: Sequence[RecalledMemory] = ()
         self._seen: Sequence[Memory] = ()  # turns in working memory: the reply depends on them too
@@ -99,32 +108,33 @@ class Turn:
                 paged_tokens=recall.tokens,
                 paged_bytes=recall.bytes,
             )
-            answering = time.perf_counter()
+            prefilling = time.perf_counter()
             cache, prompt, whole = self._prompt(recall, text)
             collect = Collect(memory_mass=bool(recall.spans))
             model = recaller.model
             logits = model.decoder.forward(prompt, cache, collect=collect)
             is_kept = not self._record.is_changed and self._working.keep_answer(cache, whole)
-            prefill_ms = (time.perf_counter() - answering) * 1e3
-            generation = generate(
-                model.decoder,
-                cache,
-                logits,
-                self._sampling,
-                eos_ids=model.tokenizer.eos_ids,
+            prefill_ms = (time.perf_counter() - prefilling) * 1e3
+            self._tools = self._reach(exchange)
+            answering = Answering(
+                self._answerer,
+                self._working.prompts,
+                self._tools,
+                sampling=self._sampling,
                 history=self._working.last_reply(self._seen),
-                should_stop=self._stop.is_set,
                 drafts=[prompt, *self._working.prompts.words_of(recall.memories)],
+                should_stop=self._stop.is_set,
+                pieces=self._pieces,
+                loop=self._loop,
             )
             first_ms = 0.0
-            for piece in text_pieces(generation, Detokenizer(model.tokenizer), self._sampling.stop):
+            for event in answering.run(logits, cache):
                 first_ms = first_ms or (time.perf_counter() - started) * 1e3
-                self._pieces.append(piece)
-                yield TokenDelta(text=piece)
+                yield event
             reply_text = "".join(self._pieces)
             decoded_ms = (time.perf_counter() - started) * 1e3
-            self._memories = cite(_with_attention(recall, collect), text, reply_text)
-            is_cut = generation.stop_reason is StopReason.INTERRUPTED
+            self._memories = cite(self._with_found(_with_attention(recall, collect)), text, reply_text)
+            is_cut = answering.stop_reason is StopReason.INTERRUPTED
             done = self._keep(exchange, reply_text, is_cut=is_cut)
         except BaseException as error:
             if done is None:
@@ -137,11 +147,12 @@ class Turn:
             done,
             reply_text,
             is_cut=is_cut,
-            stop_reason=str(generation.stop_reason),
+            stop_reason=str(answering.stop_reason),
+            output=answering.output,
             usage=Usage(
-                prefill_tokens=len(prompt),
+                prefill_tokens=len(prompt) + answering.read_tokens,
                 paged_tokens=recall.tokens,
-                decoded_tokens=len(generation.tokens),
+                decoded_tokens=answering.decoded_tokens,
                 route_ms=recall.route_ms,
                 page_ms=recall.page_ms,
                 prefill_ms=prefill_ms,
@@ -152,7 +163,9 @@ class Turn:
         )
         yield from self._remember(done)
 
-    def _reply(self, done: Memory, text: str, *, is_cut: bool, stop_reason: str, usage: Usage) -> Reply:
+    def _reply(
+        self, done: Memory, text: str, *, is_cut: bool, stop_reason: str, usage: Usage, output: Any = None
+    ) -> Reply:
         """The event of a whole reply, and what of the turn is kept."""
         timed_out = is_cut and self._stop.timed_out
         return Reply(
@@ -164,6 +177,7 @@ class Turn:
             stop_reason="timeout" if timed_out else stop_reason,
             usage=usage,
             stored=self._record.stored,
+            output=output,
         )
 
     def _started(self, exchange: Memory) -> RecallStarted:
@@ -181,13 +195,17 @@ class Turn:
             self._working.recaller.encode_pending(self._namespace, should_stop=self._stop.is_set)
 
     def _keep(self, exchange: Memory, reply: str, *, is_cut: bool) -> Memory:
-        """The exchange with its reply and provenance, durable."""
+        """The exchange with its reply and provenance, durable; without them where the turn itself forgot what
+        the reply was made from.
+        """
+        has_forgotten = self._tools is not None and self._tools.has_forgotten
         return self._record.complete(
             exchange,
-            reply,
+            "" if has_forgotten else reply,
             status="interrupted" if is_cut else "complete",
-            recalled=self._memories,
-            working=self._seen,
+            recalled=() if has_forgotten else self._memories,
+            working=() if has_forgotten else self._seen,
+            tools=() if has_forgotten or self._tools is None else self._tools.returned,
         )
 
     def _remember(self, done: Memory) -> Generator[Event]:
@@ -204,13 +222,8 @@ class Turn:
     def _leave(self, exchange: Memory, error: BaseException) -> None:
         """Keep what there is of a turn that `error` ends."""
         try:
-            self._record.complete(
-                exchange,
-                "".join(self._pieces),
-                status="interrupted",
-                recalled=self._memories,
-                working=self._seen,
-            )
+            self._memories = self._with_found(self._memories)
+            self._keep(exchange, "".join(self._pieces), is_cut=True)
         except (NotFoundError, PolicyError):
             # What the words were made from was forgotten meanwhile, so they may not stay either; nor may what
             # no policy has seen.
@@ -223,6 +236,32 @@ class Turn:
             self._record.complete(exchange, "", status="interrupted")
         except MnemosError as second:
             error.add_note(f"The message may be gone or its turn still open ({second})")
+
+    def _reach(self, exchange: Memory) -> TurnMemories:
+        """The bank as this turn's tools reach it. What they write depends on all that was in view."""
+        reach = TurnMemories(
+            self._bank,
+            self._record,
+            exchange_id=exchange.id,
+            made_with=lambda: made_with(
+                self._with_found(self._memories), [exchange, *self._seen], reach.returned
+            ),
+            where=self._where,
+        )
+        return reach
+
+    def _with_found(self, recalled: Sequence[RecalledMemory]) -> list[RecalledMemory]:
+        """What was recalled, and behind it what tools found in this turn."""
+        known = {each.memory.id for each in recalled}
+        found = [] if self._tools is None else list(self._tools.recalled.values())
+        fresh = [each for each in found if each.memory.id not in known]
+        return [
+            *recalled,
+            *(
+                each.model_copy(update={"rank": rank, "signals": {**each.signals, FROM_TOOL: 1.0}})
+                for rank, each in enumerate(fresh, len(recalled) + 1)
+            ),
+        ]
 
     def _past(self, exchange: Memory) -> list[Memory]:
         """The session's earlier exchanges, oldest first."""
@@ -246,7 +285,7 @@ class Turn:
         kept = [token for memory in self._seen for token in prompts.exchange(memory)]
         start = prompts.with_memories() if recall.spans else prompts.without_memories()
         prompt = [*start, *kept, *prompts.message(text), *prompts.turn.reply_head]
-        room = len(prompt) + min(self._sampling.max_tokens, model.config.max_positions)
+        room = len(prompt) + min(self._answerer.room(self._sampling), model.config.max_positions)
         if not recall.spans:
             return *self._working.answer_context(prompt, room), prompt
         cache = recaller.new_context(recaller.encoder.prefix.tokens + recall.tokens + room)

@@ -45,19 +45,27 @@ class Template:
             except jinja2.TemplateError as error:
                 raise ModelError(f"model {name}: its chat template doesn't parse ({error})") from error
 
-    def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation as text. Each message has a `role` (of ROLES) and a `content`.
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
+        """The conversation as text. Each message has a `role` (of ROLES) and a `content`; `tools` are offered
+        in the form of OpenAI's API.
 
         Raises ModelError when there is no template or it refuses the messages, UsageError on another role.
         """
-        return self._render(messages, add_generation_prompt)
+        return self._render(messages, add_generation_prompt, tools=tools)
 
     def _render(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool,
         *,
         fixed_date: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> str:
         if self._compiled is None:
             raise ModelError(f"model {self._name} has no chat template; use an instruction-tuned model")
@@ -67,6 +75,8 @@ class Template:
         variables: dict[str, Any] = dict(self._variables)
         if fixed_date:
             variables["strftime_now"] = PARTS_DATE.strftime
+        if tools:  # of the two places that Llama 3's template knows, the one that doesn't change the message
+            variables |= {"tools": [dict(tool) for tool in tools], "tools_in_user_message": False}
         try:
             return self._compiled.render(
                 messages=[dict(message) for message in messages],
@@ -115,6 +125,28 @@ class Template:
         """
         head, tail = self._part_texts(role)
         return tokenizer.encode(head, special=True), tokenizer.encode(tail, special=True)
+
+    def around(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = False,
+    ) -> list[str]:
+        """The template's own text before, between and after the messages' contents, on `PARTS_DATE`.
+
+        `tools` are offered to the template in the form of OpenAI's API. Raises ModelError when the template
+        takes no such messages.
+        """
+        return self._around(messages, tools, add_generation_prompt)
+
+    def opening(self) -> list[dict[str, str]]:
+        """A system message where the template takes one, nothing where it refuses or drops it."""
+        return self._opening()
+
+    def user_head(self) -> str:
+        """The text that opens a user turn behind the system turn; empty where the two are one."""
+        return self._user_head()
 
     def _part_texts(self, role: str) -> tuple[str, str]:
         user, reply = ({"role": role, "content": "x"} for role in ("user", "assistant"))
@@ -166,9 +198,14 @@ class Template:
             tail = self._around([system, user])[-1]
         return tail if between.startswith(tail) else between
 
-    def _around(self, messages: Sequence[Mapping[str, str]]) -> list[str]:
+    def _around(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = False,
+    ) -> list[str]:
         """The template's own text before, between and after the messages' contents, on a fixed date."""
-        pieces = self._pieces(messages, add_generation_prompt=False, fixed_date=True)
+        pieces = self._pieces(messages, add_generation_prompt, fixed_date=True, tools=tools)
         texts = [""]
         for piece, is_content in pieces:
             if is_content:
@@ -185,6 +222,7 @@ class Template:
         add_generation_prompt: bool,
         *,
         fixed_date: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[tuple[str, bool]]:
         """The rendered text in order, as (text, is_content): the template's own words, and the contents."""
         nonce = secrets.randbelow(10**12)
@@ -198,7 +236,7 @@ class Template:
             # White space stays outside, where a template that trims contents can trim it.
             lead, _, trail = message["content"].partition(core) if core else (message["content"], "", "")
             marked.append({**message, "content": lead + (placeholder if core else "") + trail})
-        rest = self._render(marked, add_generation_prompt, fixed_date=fixed_date)
+        rest = self._render(marked, add_generation_prompt, fixed_date=fixed_date, tools=tools)
         length = len(f"{_OPEN}{0:018d}{_CLOSE}")
         pieces: list[tuple[str, bool]] = []
         while rest:

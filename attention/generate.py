@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mnemos.attention.decoder import Decoder
 from mnemos.attention.kv import KVCache
+from mnemos.attention.logit_mask import LogitMask
 from mnemos.attention.lookup import Lookahead, can_look_ahead
 from mnemos.attention.sampling import Sampler, Sampling
 from mnemos.attention.tokenizer import Detokenizer
@@ -41,6 +42,7 @@ class Generation(Iterator[int]):
         history: Sequence[int] = (),
         should_stop: Callable[[], bool] | None = None,
         drafts: Sequence[Sequence[int]] | None = (),
+        mask: LogitMask | None = None,
     ) -> None:
         self.tokens: list[int] = []
         self.pending: list[int] = []
@@ -52,6 +54,7 @@ class Generation(Iterator[int]):
         self._eos_ids = eos_ids
         self._history = list(history)
         self._should_stop = should_stop
+        self._mask = mask
         self.lookahead: Lookahead | None = None
         if drafts is not None and can_look_ahead(decoder, cache):
             self.lookahead = Lookahead(decoder, cache, drafts)
@@ -72,10 +75,13 @@ class Generation(Iterator[int]):
         """The next token, or None with a stop reason set."""
         if self._should_stop is not None and self._should_stop():
             self.stop(StopReason.INTERRUPTED)
+        elif self._mask is not None and self._mask.is_finished(self.tokens):
+            self.stop(StopReason.EOS)
         elif len(self.tokens) >= self._sampler.sampling.max_tokens:
             self.stop(StopReason.LENGTH)
         elif self._run_pending():
-            token = self._sampler(self._logits, self._history)
+            allowed = None if self._mask is None else self._mask.allowed(self.tokens)
+            token = self._sampler(self._logits, self._history, allowed)
             if token not in self._eos_ids:
                 return token
             self.stop(StopReason.EOS)
@@ -108,13 +114,14 @@ def generate(
     history: Sequence[int] = (),
     should_stop: Callable[[], bool] | None = None,
     drafts: Sequence[Sequence[int]] | None = (),
+    mask: LogitMask | None = None,
 ) -> Generation:
     """Decodes from `first_logits [vocab]`, those of the last token in `cache`, appending to the cache.
 
     `history` is earlier tokens that the repetition penalty counts. `should_stop()` is asked before each
     token. `drafts` are token sequences that the reply may quote, None turns looking ahead off: the reply is
-    the same, only its speed may differ. Iterate the result for token ids; afterwards its `stop_reason` says
-    why it ended.
+    the same, only its speed may differ. `mask` says which tokens may come. Iterate the result for token ids;
+    afterwards its `stop_reason` says why it ended.
     """
     return Generation(
         decoder,
@@ -125,6 +132,7 @@ def generate(
         history=history,
         should_stop=should_stop,
         drafts=drafts,
+        mask=mask,
     )
 
 

@@ -56,12 +56,15 @@ class Sampler:
         else:
             self._random.manual_seed(sampling.seed % (1 << 63))
 
-    def __call__(self, logits: Tensor, history: Sequence[int] = ()) -> int:
+    def __call__(self, logits: Tensor, history: Sequence[int] = (), allowed: Tensor | None = None) -> int:
         """The next token's id, from `logits [vocab]`; `history` is what the repetition penalty looks at.
 
-        Raises ModelError when no logit is finite or one is NaN.
+        `allowed [vocab]` are the tokens to draw from, all of them when absent. Raises ModelError when none of
+        their logits is finite or one is NaN.
         """
         scores = self._penalised(logits.float(), history)
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, -math.inf)
         best = int(scores.argmax())  # NaN counts as the largest
         if not math.isfinite(scores[best]):
             raise ModelError(

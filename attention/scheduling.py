@@ -29,16 +29,23 @@ Result = TypeVar("Result")
 class _Request:
     """What one thread waits for: a step, or a piece of other work."""
 
-    __slots__ = ("done", "error", "key", "result", "thread", "tokens", "what")
+    __slots__ = ("done", "error", "is_taken", "key", "result", "thread", "tokens", "what")
 
     def __init__(self, key: Hashable, what: Any, tokens: int) -> None:
         self.key = key
         self.thread = threading.get_ident()
         self.what = what
         self.tokens = tokens
+        self.is_taken = False  # out of its queue, to be run
         self.done = threading.Event()
         self.result: Any = None
         self.error: Exception | None = None
+
+    def outcome(self) -> Any:
+        """What came of it, once it is done."""
+        if self.error is not None:
+            raise self.error
+        return self.result
 
     def finish(self, outcome: Any) -> None:
         if isinstance(outcome, Exception):
@@ -78,14 +85,9 @@ class Scheduler(Generic[Row, Out]):
 
     def step(self, key: Hashable, row: Row) -> Out:
         """One step of the conversation `key`, together with those of others that are ready."""
-        with self._mutex:
-            alone = self._is_free()
-            if alone:
-                self._runs_in = threading.get_ident()
-            else:
-                request = self._enqueue(self._steps, _Request(key, row, 1))
-        if not alone:
-            outcome: Out = self._wait_for(request, self._steps)
+        request = _Request(key, row, 1)
+        if not self._runs_here(request, self._steps):
+            outcome: Out = request.outcome()
             return outcome
         started = time.perf_counter()
         try:
@@ -101,15 +103,9 @@ class Scheduler(Generic[Row, Out]):
 
     def run(self, work: Callable[[], Result], tokens: int) -> Result:
         """Other work on the model, of about as much as prefilling so many tokens."""
-        with self._mutex:
-            self._gone(threading.get_ident())
-            alone = self._is_free()
-            if alone:
-                self._runs_in = threading.get_ident()
-            else:
-                request = self._enqueue(self._pieces, _Request(None, work, tokens))
-        if not alone:
-            result: Result = self._wait_for(request, self._pieces)
+        request = _Request(None, work, tokens)
+        if not self._runs_here(request, self._pieces):
+            result: Result = request.outcome()
             return result
         started = time.perf_counter()
         try:
@@ -143,27 +139,33 @@ class Scheduler(Generic[Row, Out]):
         for key in [key for key, at in self._members.items() if at == thread]:
             del self._members[key]
 
-    def _enqueue(self, queue: deque[_Request], request: _Request) -> _Request:
+    def _runs_here(self, request: _Request, queue: deque[_Request]) -> bool:
+        """Whether the model is this thread's now; otherwise the request has been run, or has failed."""
+        try:
+            with self._mutex:
+                if queue is self._pieces:
+                    self._gone(request.thread)
+                if self._is_free():
+                    self._runs_in = request.thread
+                    return True
+                self._enqueue(queue, request)
+            request.done.wait()
+        except BaseException:  # an interrupt: nothing of the request may run when the caller goes on
+            with self._mutex:
+                if request in queue:
+                    queue.remove(request)
+                if not request.is_taken:
+                    request.done.set()
+            _wait_to_the_end(request.done)
+            raise
+        return False
+
+    def _enqueue(self, queue: deque[_Request], request: _Request) -> None:
         queue.append(request)
         if self._worker is None or not self._worker.is_alive():
             self._worker = threading.Thread(target=self._work, name="mnemos-model", daemon=True)
             self._worker.start()
         self._wake.notify()
-        return request
-
-    def _wait_for(self, request: _Request, queue: deque[_Request]) -> Any:
-        try:
-            request.done.wait()
-        except BaseException:  # an interrupt: nothing of the request may still run when the caller goes on
-            with self._mutex:
-                if request in queue:
-                    queue.remove(request)
-                    request.done.set()
-            _wait_to_the_end(request.done)
-            raise
-        if request.error is not None:
-            raise request.error
-        return request.result
 
     def _work(self) -> None:
         """The worker thread: batches and pieces in turn, until nobody has come for a while."""
@@ -180,7 +182,7 @@ class Scheduler(Generic[Row, Out]):
             with self._mutex:
                 self.piece_s += time.perf_counter() - started
                 self._wait_for_members()
-                batch = [self._steps.popleft() for _ in range(min(len(self._steps), self._max_batch))]
+                batch = [_taken(self._steps) for _ in range(min(len(self._steps), self._max_batch))]
             self._run_steps(batch)
             with self._mutex:
                 self._runs_in = None
@@ -193,7 +195,7 @@ class Scheduler(Generic[Row, Out]):
         found: list[_Request] = []
         left = self.piece_tokens
         while self._pieces and (not found or self._pieces[0].tokens <= left):
-            found.append(self._pieces.popleft())
+            found.append(_taken(self._pieces))
             left -= found[-1].tokens
         return found
 
@@ -235,6 +237,12 @@ def pieces(tokens: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         end = start + size if start + size + 1 < len(tokens) else len(tokens)
         yield tokens[start:end]
         start = end
+
+
+def _taken(queue: deque[_Request]) -> _Request:
+    request = queue.popleft()
+    request.is_taken = True
+    return request
 
 
 def _outcome_of(work: Callable[[], Any]) -> Any:

@@ -8,6 +8,7 @@ import json
 import re
 import threading
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import tokenizers
@@ -75,11 +76,12 @@ class Tokenizer:
 class Detokenizer:
     """Turns ids into text as they arrive, holding back bytes of a character that is not whole yet.
 
-    The pieces handed out, `finish` included, join to `Tokenizer.decode` of all the ids.
+    The pieces handed out, `finish` included, join to `Tokenizer.decode` of all the ids, with control tokens
+    among them if `special`.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, *, special: bool = False) -> None:
+        self._decode = partial(tokenizer.decode, special=True) if special else tokenizer.decode
         self._context: list[int] = []  # ids whose text is out, decoded again so that spacing rules see them
         self._ids: list[int] = []  # ids that came after those
         self._shown = 0  # characters of the decoded context + ids that are out
@@ -87,19 +89,19 @@ class Detokenizer:
     def push(self, token: int) -> str:
         """The text that `token` completes; empty while a character is still incomplete."""
         self._ids.append(token)
-        text = self._tokenizer.decode(self._context + self._ids)
+        text = self._decode(self._context + self._ids)
         # Only bytes of an unfinished character, shown as trailing U+FFFD, can still change.
         whole = text.rstrip(_REPLACEMENT)
         piece = text[self._shown : len(whole)]
         self._shown += len(piece)
         if len(whole) == len(text):
             self._context, self._ids = self._ids, []
-            self._shown = len(self._tokenizer.decode(self._context))
+            self._shown = len(self._decode(self._context))
         return piece
 
     def finish(self) -> str:
         """What was held back: U+FFFD for a character that never became whole."""
-        text = self._tokenizer.decode(self._context + self._ids)
+        text = self._decode(self._context + self._ids)
         piece = text[self._shown :]
         self._shown = len(text)
         return piece

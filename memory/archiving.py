@@ -27,6 +27,7 @@ OnProgress = Callable[[int, int], None]
 class Chosen:
     """Which memories an export takes: every condition that is set must hold."""
 
+    ids: Sequence[str] | None = None  # whole ones
     session_id: str | None = None
     tags: Sequence[str] | None = None
     matching: str | None = None
@@ -39,7 +40,15 @@ class Chosen:
     def is_filtered(self) -> bool:
         return any(
             value is not None
-            for value in (self.session_id, self.tags, self.matching, self.source, self.since, self.until)
+            for value in (
+                self.ids,
+                self.session_id,
+                self.tags,
+                self.matching,
+                self.source,
+                self.since,
+                self.until,
+            )
         )
 
 
@@ -95,6 +104,7 @@ def _write(
         target if sealing is None else sealing,
         names,
         Filter(
+            ids=chosen.ids,
             session_id=chosen.session_id,
             tags=chosen.tags,
             matching=chosen.matching,

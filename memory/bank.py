@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from mnemos.memory.archive_records import ExportReport, ImportReport
     from mnemos.memory.archiving import Chosen
     from mnemos.memory.importing import ImportFormat
+    from mnemos.memory.listing import Sort
     from mnemos.memory.recall import Recaller
     from mnemos.memory.records import LikeMatch
     from mnemos.store.keys import KeyProvider, LockKind
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from mnemos.store.store import Store
 
 _IN_WORKING_MEMORY = "working"  # the signal of a use that was no recall
+FROM_TOOL = "tool"  # the signal of what a tool of the same turn returned or found
 MAX_TEXT_BYTES = 64 * 1024  # of one memory: some 16,000 tokens of KV
 BANK_VARIABLE = "MNEMOS_BANK"
 
@@ -86,6 +88,16 @@ def check_size(text: str) -> None:
             f"the text has {size:,} bytes, one memory takes {MAX_TEXT_BYTES:,}; put it in a file and "
             "`mnemos ingest` it, which cuts it into passages. Nothing was stored"
         )
+
+
+def made_with(
+    recalled: Sequence[RecalledMemory] = (), working: Sequence[Memory] = (), tools: Sequence[Memory] = ()
+) -> "list[UseRecord]":
+    """The provenance of what is made with these memories in view, each once."""
+    uses = [UseRecord(memory.id, 0, 0.0, {_IN_WORKING_MEMORY: 1.0}) for memory in working]
+    uses += [UseRecord(memory.id, 0, 0.0, {FROM_TOOL: 1.0}) for memory in tools]
+    uses += [UseRecord(r.memory.id, r.rank, r.score, dict(r.signals), r.attention, r.cited) for r in recalled]
+    return list({use.memory_id: use for use in uses}.values())
 
 
 class MemoryBank(SessionBank):
@@ -229,18 +241,17 @@ class MemoryBank(SessionBank):
         status: Literal["complete", "interrupted"] = "complete",
         recalled: Sequence[RecalledMemory] = (),
         working: Sequence[Memory] = (),
+        tools: Sequence[Memory] = (),
         tags: Sequence[str] | None = None,
         expires_at: datetime | None = None,
     ) -> Memory:
         """Add the reply's words and its provenance to an exchange; durable when this returns.
 
-        `working` are the earlier turns that the reply was made with: forgetting one takes the reply with it.
+        `working` are the earlier turns that the reply was made with, `tools` what tools returned: forgetting
+        one takes the reply with it.
         Tags and an expiry, where given, take the place of the exchange's own.
         """
-        uses = [
-            UseRecord(r.memory.id, r.rank, r.score, dict(r.signals), r.attention, r.cited) for r in recalled
-        ]
-        uses += [UseRecord(memory.id, 0, 0.0, {_IN_WORKING_MEMORY: 1.0}) for memory in working]
+        uses = made_with(recalled, working, tools)
         record = self.store.complete(
             exchange.namespace, exchange.id, reply, status, uses, tags=tags, expires_at=expires_at
         )
@@ -272,10 +283,30 @@ class MemoryBank(SessionBank):
         newest_first: bool = True,
         limit: int | None = None,
         offset: int = 0,
+        sort: "Sort" = "created",
         model: "LanguageModel | None" = None,
     ) -> list[Memory]:
-        """Memories of a namespace; every filter that is given must hold. `where` is as in `plan_forget`."""
+        """Memories of a namespace; every filter that is given must hold. `where` is as in `plan_forget`.
+
+        Sorted by `size` or `uses` the largest or most used come first, unless `newest_first` is off.
+        """
         condition, _ = self._choose(where, namespace, model)
+        if sort != "created":
+            from mnemos.memory.listing import Listing, listed
+            from mnemos.store.words import Filter
+
+            chosen = Filter(
+                session_id=session_id,
+                matching=matching,
+                tags=tags,
+                source=source,
+                since=since,
+                until=until,
+                where=condition,
+                include_hidden=include_hidden,
+            )
+            listing = Listing(self, namespace, chosen, sort=sort, reverse=not newest_first)
+            return listed(listing, limit, offset)
         records = self.store.list(
             namespace,
             session_id=session_id,
@@ -488,6 +519,10 @@ class MemoryBank(SessionBank):
             if self._recaller is not None:
                 self._recaller.drop(plan.namespace, ids)
         return Edited(memory=to_memory(record), receipt=receipt_from_store(document, plan.namespace))
+
+    def tag(self, memory_id: str, tags: Sequence[str], *, namespace: str = DEFAULT_NAMESPACE) -> Memory:
+        """Give a memory these tags in the place of its own; durable when this returns."""
+        return to_memory(self.store.set_tags(namespace, memory_id, tags))
 
     def expire(
         self, memory_id: str, moment: datetime | None, *, namespace: str = DEFAULT_NAMESPACE

@@ -10,7 +10,7 @@ from mnemos.errors import StalePlanError
 from mnemos.store import branches, catalog, catalog_schema, editing, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.ids import new_id
-from mnemos.store.planning import WHOLE, dependants_of, token
+from mnemos.store.planning import WHOLE, dependants_of, is_made, token
 from mnemos.store.receipts import note
 from mnemos.store.records import ErasePlan, MemoryDraft
 from mnemos.store.selfcheck import take_stock
@@ -87,7 +87,9 @@ def intend(
     edit: editing.Edit | None = None,
 ) -> Intent:
     is_whole = plan.token.startswith(WHOLE)
-    selected = [record.id for record in plan.selected]
+    made = [row for row in dependants if is_made(row)]
+    dependants = [row for row in dependants if not is_made(row)]
+    selected = [*(record.id for record in plan.selected), *(row.id for row in made)]
     body: dict[str, Any] = {
         "whole": is_whole,
         "cascade": plan.cascade,
@@ -95,10 +97,11 @@ def intend(
         "rewritten": {row.id: new_id() for row in dependants},
     }
     if edit is not None:
-        body["selected"] = []
+        body["selected"] = [row.id for row in made]
         body["edited"] = [edit.old.id]
         body["rewritten"][edit.old.id] = edit.new.id
         rows, dependants = [], [*rows, *dependants]
+    rows = [*rows, *made]
     if not is_whole:
         body |= _sessions_to_clear(namespace, rows, dependants)
     intent = Intent(new_id(), namespace.id, catalog.now_us(), body)

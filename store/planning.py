@@ -80,18 +80,27 @@ def plan_rows(
 
 
 def dependants_of(namespace: Namespace, ids: Sequence[str]) -> list[Row]:
-    """Replies made while one of these was paged in, and replies made while one of those was, and so on."""
+    """Replies and memories made while one of these was in view, those made with one of those, and so on."""
     seen = set(ids)
     found: list[Row] = []
     frontier: Iterable[str] = ids
     with namespace.database.read() as connection:
         while frontier:
             fresh = [memory_id for memory_id in words.used_in(connection, frontier) if memory_id not in seen]
-            rows = [row for row in words.select_rows(connection, Filter(ids=fresh)) if row.reply is not None]
+            rows = words.select_rows(connection, Filter(ids=fresh))
+            rows = [row for row in rows if row.reply is not None or is_made(row)]
             found += rows
             seen.update(fresh)
             frontier = [row.id for row in rows]
     return sorted(found, key=lambda row: row.ordinal)
+
+
+def is_made(row: Row) -> bool:
+    """Whether a dependant has no words of the user's: what a tool returned, a note that the model wrote.
+
+    It is erased with what it was made from; of any other, the reply is.
+    """
+    return row.kind != "exchange" and row.reply is None
 
 
 def token(

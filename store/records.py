@@ -35,6 +35,7 @@ class MemoryDraft:
     tags: Sequence[str] = ()
     status: Status = "complete"
     content_key: bytes | None = None
+    uses: "Sequence[UseRecord]" = ()  # what it was made from; forgetting one of those takes it, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class ErasePlan:
     token: str  # of the bank's state; an erase with a stale one is refused
     namespace: str
     selected: tuple[MemoryRecord, ...]
-    dependants: tuple[MemoryRecord, ...]  # replies made while a selected memory was paged in, closed over
+    dependants: tuple[MemoryRecord, ...]  # replies and memories made with a selected one in view, closed over
     cascade: Cascade
     bytes_on_disk: int
     takes_all: bool = False  # whether it selects every memory of the namespace

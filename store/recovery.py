@@ -75,9 +75,10 @@ def settle(core: Core, namespace: Namespace) -> int:
         pinned, hidden = touched[memory_id]
         restored.append((replace(row, pinned=pinned, hidden=hidden), uses))
     with namespace.database.write() as connection:
-        doomed = text("DELETE FROM memory WHERE id IN :ids").bindparams(bindparam("ids", expanding=True))
-        for part in catalog.chunks(touched):
-            connection.execute(doomed, {"ids": part})
+        for table, column in (("memory", "id"), ("use", "reply_id")):
+            doomed = text(f"DELETE FROM {table} WHERE {column} IN :ids")
+            for part in catalog.chunks(touched):
+                connection.execute(doomed.bindparams(bindparam("ids", expanding=True)), {"ids": part})
         words.insert_rows(connection, [row for row, _ in restored])
         for row, uses in restored:
             words.set_uses(connection, row.id, uses)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from mnemos.errors import BankError, BankUnreadableError, ErasePendingError
 from mnemos.store import (
     catalog,
-    expiring,
     lexical,
     nearby,
     reading,
     rekeying,
+    restating,
     rewriting,
     upkeep,
     words,
@@ -38,6 +38,7 @@ from mnemos.store.records import (
 from mnemos.store.recovery import recover
 from mnemos.store.selector_sql import resolved
 from mnemos.store.selectors import Condition
+from mnemos.store.store_browsing import BrowsingStore
 from mnemos.store.store_care import CareStore
 from mnemos.store.store_erasing import ErasingStore
 from mnemos.store.store_sessions import SessionStore
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["Store"]
 
 
-class Store(TraceStore, ErasingStore, SessionStore, CareStore):
+class Store(TraceStore, ErasingStore, SessionStore, CareStore, BrowsingStore):
     """A bank: memories in namespaces, durable when a call returns, gone when an erase has its receipt.
 
     Safe to call from several threads; several processes may read, one writes at a time.
@@ -342,7 +343,7 @@ class Store(TraceStore, ErasingStore, SessionStore, CareStore):
     def set_expiry(self, namespace: str, memory_id: str, moment: datetime | None) -> MemoryRecord:
         """When a memory expires, or that it never does. NotFoundError, AmbiguousIdError."""
         moment_us = None if moment is None else words.to_us(moment)
-        full_id = expiring.set_expiry(self._core, namespace, memory_id, moment_us)
+        full_id = restating.set_expiry(self._core, namespace, memory_id, moment_us)
         return reading.by_id(self._core, namespace, [full_id])[0]
 
     def abandoned(self, older_than_s: float) -> builtins.list[tuple[str, str]]:

@@ -171,7 +171,7 @@ def select_rows(
 def _select(
     connection: Connection, chosen: Filter, ids: Sequence[str] | None, tail: str, values: dict[str, Any]
 ) -> list[Row]:
-    where, bound = _where(chosen, ids)
+    where, bound = conditions_of(chosen, ids)
     query = text(f"SELECT {COLUMNS} FROM memory WHERE {where}{tail}")
     for name, value in bound.items():
         if isinstance(value, list):
@@ -179,7 +179,8 @@ def _select(
     return [Row(*row) for row in connection.execute(query, {**bound, **values})]
 
 
-def _where(chosen: Filter, ids: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
+def conditions_of(chosen: Filter, ids: Sequence[str] | None = None) -> tuple[str, dict[str, Any]]:
+    """What a row must meet as SQL, and the values bound in it; a list among them is to be expanded."""
     parts, bound = [LIVE], dict[str, Any]()
     if ids is not None:
         parts.append("id IN :ids")
@@ -225,7 +226,7 @@ def recent_ids(
     connection: Connection, limit: int, where: "Condition | None" = None, ids: Sequence[str] | None = None
 ) -> list[str]:
     """Newest first, of those neither hidden nor expired; `where` is as in `Filter`."""
-    chosen, bound = _where(Filter(include_hidden=False, where=where), ids)
+    chosen, bound = conditions_of(Filter(include_hidden=False, where=where), ids)
     query = text(f"SELECT id FROM memory WHERE {chosen} ORDER BY ordinal DESC LIMIT :limit")
     if ids is not None:
         query = query.bindparams(bindparam("ids", expanding=True))
@@ -238,7 +239,7 @@ def count(connection: Connection) -> int:
 
 def count_rows(connection: Connection, chosen: Filter) -> int:
     """How many rows `select_rows` would give; the filter names no ids."""
-    where, bound = _where(chosen, None)
+    where, bound = conditions_of(chosen)
     query = text(f"SELECT count(*) FROM memory WHERE {where}")
     for name, value in bound.items():
         if isinstance(value, list):

@@ -5,7 +5,7 @@ What the catalog does not know of was never acknowledged, and recovery takes it 
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -95,8 +95,11 @@ def add(core: Core, name: str, drafts: Sequence[MemoryDraft]) -> tuple[list[str]
             tags = [None if d.content_key is None else namespace.content_tag(d.content_key) for d in drafts]
             known = words.ids_by_content(connection, {tag for tag in tags if tag is not None})
             ordinal = words.next_ordinal(connection)
+            for draft in drafts:
+                _check_uses(connection, draft.uses)
         ids: list[str] = []
         rows: list[Row] = []
+        uses: dict[str, Sequence[UseRecord]] = {}
         for draft, tag in zip(drafts, tags, strict=True):
             if tag is not None and tag in known:
                 ids.append(known[tag])
@@ -104,23 +107,30 @@ def add(core: Core, name: str, drafts: Sequence[MemoryDraft]) -> tuple[list[str]
             row = _row(draft, new_id(), ordinal + len(rows), tag, batch)
             rows.append(row)
             ids.append(row.id)
+            if draft.uses:
+                uses[row.id] = draft.uses
             if tag is not None:
                 known[tag] = row.id
         if rows:
             with namespace.database.read() as connection:
                 quotas.check_room(connection, rows, catalog.now_us())
-            _write_rows(core, namespace, rows, batch)
+            _write_rows(core, namespace, rows, batch, uses)
         return ids, {row.id: row for row in rows}
 
 
-def _write_rows(core: Core, namespace: Namespace, rows: list[Row], batch: int) -> None:
+def _write_rows(
+    core: Core, namespace: Namespace, rows: list[Row], batch: int, uses: Mapping[str, Sequence[UseRecord]]
+) -> None:
     slots, pages = allocate_keys(core, namespace, len(rows))
     with frame_group(core) as group:
         for row, slot in zip(rows, slots, strict=True):
-            group.add("text", row.id, pack_text(row, ()), None if slot is None else slot.key)
+            payload = pack_text(row, uses.get(row.id, ()))
+            group.add("text", row.id, payload, None if slot is None else slot.key)
         group.start_sync(namespace)
         with namespace.database.write() as connection:
             words.insert_rows(connection, rows)
+            for memory_id, made_with in uses.items():
+                words.set_uses(connection, memory_id, made_with)
             named = {row.session_id for row in rows if row.session_id is not None}
             words.touch_sessions(connection, named)
             branches.reopen(connection, named)
@@ -159,22 +169,14 @@ def complete(
         with namespace.database.read() as connection:
             memory_id = words.full_id(connection, prefix)
             (row,) = words.select_rows(connection, words.Filter(ids=[memory_id]))
-            used = {use.memory_id for use in uses}
-            gone = used - {
-                found.id for found in words.select_rows(connection, words.Filter(ids=sorted(used)))
-            }
-        if gone:
-            raise NotFoundError(
-                f"{len(gone)} of the memories that this reply was made with were erased meanwhile, so it "
-                "was not kept. Ask again."
-            )
+            _check_uses(connection, uses)
         changed = replace(
             row,
             reply=reply or None,
             status=status,
             batch=batch,
             text_bytes=len(row.text.encode()) + len(reply.encode()),
-            tags=row.tags if tags is None else _packed(tags),
+            tags=row.tags if tags is None else packed(tags),
             expires_us=row.expires_us if expires_us is None else expires_us,
         )
         with core.catalog.read() as connection:
@@ -201,6 +203,19 @@ def complete(
                 group.record(connection)
             namespace.committed = batch
         return memory_id
+
+
+def _check_uses(connection: Connection, uses: Sequence[UseRecord]) -> None:
+    """Raises NotFoundError when something is to be kept that was made from what is gone."""
+    used = {use.memory_id for use in uses}
+    if not used:
+        return
+    gone = used - {found.id for found in words.select_rows(connection, words.Filter(ids=sorted(used)))}
+    if gone:
+        raise NotFoundError(
+            f"{len(gone)} of the memories that this reply was made with were erased meanwhile, so it "
+            "was not kept. Ask again."
+        )
 
 
 def put_traces(core: Core, name: str, drafts: Sequence[TraceDraft]) -> None:
@@ -397,7 +412,7 @@ def _row(draft: MemoryDraft, memory_id: str, ordinal: int, tag: bytes | None, ba
         session_id=draft.session_id,
         created_us=created_us,
         expires_us=None if draft.expires_at is None else words.to_us(draft.expires_at),
-        tags=_packed(draft.tags),
+        tags=packed(draft.tags),
         status=draft.status,
         pinned=0,
         hidden=0,
@@ -408,5 +423,5 @@ def _row(draft: MemoryDraft, memory_id: str, ordinal: int, tag: bytes | None, ba
     )
 
 
-def _packed(tags: Sequence[str]) -> str:
+def packed(tags: Sequence[str]) -> str:
     return json.dumps(list(dict.fromkeys(tags)), ensure_ascii=False)

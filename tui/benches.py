@@ -202,6 +202,37 @@ def soak(
     console.say("nothing was lost, and what was erased is gone")
 
 
+def tui(
+    memories: Annotated[
+        int,
+        typer.Option("--memories", min=100, metavar="N", help="Memories in the bank that is looked into."),
+    ] = 1_000_000,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="NAME|PATH",
+            help="Loaded behind the start; none without it.",
+            show_default=False,
+        ),
+    ] = "/none",
+    bank: Annotated[
+        Path | None,
+        typer.Option(
+            "--bank", metavar="PATH", help="Look into this one; it is not changed.", show_default=False
+        ),
+    ] = None,
+    namespace: Annotated[str, typer.Option("--namespace", metavar="NAME", help="Of that bank.")] = "default",
+    json: Json = False,
+) -> None:
+    """Measure how soon the screen answers: typing, scrolling, filtering, starting."""
+    from mnemos.tui import bench_screen
+
+    console.say("filling a bank, then typing, scrolling and starting ...")
+    _show(bench_screen.run(memories, bank, namespace, quick=quick, model=model), json=json)
+
+
 def _show(measured: Mapping[str, Any], *, json: bool) -> None:
     if json:
         output.document(measured)

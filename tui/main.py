@@ -137,6 +137,7 @@ bench.command("agent")(benches.agent)
 bench.command("erase")(benches.erase)
 bench.command("ingest")(benches.ingest)
 bench.command("soak")(benches.soak)
+bench.command("tui")(benches.tui)
 
 evaluation = _group("eval", "Measure how well a model recalls and reads.")
 evaluation.command("recall")(evals.recall)

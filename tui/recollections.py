@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mnemos.errors import UsageError
 from mnemos.tui import console, forms, output, when
 from mnemos.tui.options import (
     Bank,
@@ -27,6 +29,14 @@ if TYPE_CHECKING:
     from mnemos.memory.records import Memory, RecalledMemory, TraceParts
 
 TEXT_CHARS = 200  # of a memory's text in a table
+
+
+class Sort(StrEnum):
+    """What a list is ordered by."""
+
+    CREATED = "created"
+    SIZE = "size"
+    USES = "uses"
 
 
 class Router(StrEnum):
@@ -51,7 +61,12 @@ def list_memories(
     until: Until = None,
     where: Where = None,
     hidden: Annotated[bool, typer.Option("--hidden", help="Hidden ones too.")] = False,
-    oldest: Annotated[bool, typer.Option("--oldest", help="Oldest first.")] = False,
+    sort: Annotated[
+        Sort, typer.Option("--sort", help="Newest first, largest first, or most used first.")
+    ] = Sort.CREATED,
+    oldest: Annotated[
+        bool, typer.Option("--oldest", help="The other way round: oldest, smallest or least used first.")
+    ] = False,
     limit: Limit = 50,
     model: Model = None,
     bank: Bank = None,
@@ -77,6 +92,7 @@ def list_memories(
             model=selecting.model_for(condition, opened, model, namespace),
             include_hidden=hidden,
             newest_first=not oldest,
+            sort=sort.value,
             limit=limit,
         )
     if jsonl:
@@ -288,6 +304,16 @@ def stats(
     everything: Annotated[
         bool, typer.Option("--all", help="Of the whole bank, not of one namespace.")
     ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE.png",
+            help="Draw the namespace's growth, and its bytes by kind and fidelity.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a picture of that name.")] = False,
     bank: Bank = None,
     namespace: Namespace = "default",
     json: Json = False,
@@ -295,8 +321,20 @@ def stats(
     """Count memories, tokens and bytes."""
     from mnemos.tui.opening import open_bank
 
+    if plot is not None:
+        from mnemos.tui import plotting
+
+        plot = plot.expanduser()
+        if everything:
+            raise UsageError("a plot is of one namespace; leave --all out, or name one with --namespace")
+        plotting.check(plot, overwrite=overwrite)
     with open_bank(bank, namespace) as opened:
         found = opened.stats(None if everything else namespace).model_dump(mode="json")
+        if plot is not None:
+            from mnemos.memory.survey import Survey
+
+            plotting.plot(Survey(opened, namespace).finish(), namespace, plot)
+            console.say(f"drawn to {plot}")
     if json:
         output.document(found)
     else:

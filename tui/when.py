@@ -19,7 +19,16 @@ def until(text: str | None) -> datetime | None:
 
 def age_of(moment: datetime) -> str:
     """How long ago, in one unit: `5m`, `3d`."""
-    seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
+    return _length((datetime.now(UTC) - moment).total_seconds())
+
+
+def left_until(moment: datetime) -> str:
+    """How long until then, in one unit; `over` when that is past."""
+    seconds = (moment - datetime.now(UTC)).total_seconds()
+    return "over" if seconds <= 0 else _length(seconds)
+
+
+def _length(seconds: float) -> str:
     for unit, length in (("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds >= length:
             return f"{int(seconds // length)}{unit}"

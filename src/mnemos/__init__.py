@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mnemos.agent.agent import Agent
-    from mnemos.agent.events import Recalled, Reply, Stored, TokenDelta
+    from mnemos.agent.events import Recalled, Reply, Stored, TokenDelta, ToolCall, ToolResult
+    from mnemos.agent.runtime import Runtime
+    from mnemos.agent.tools.context import ToolContext
+    from mnemos.agent.tools.memory_tools import memory_tools
+    from mnemos.agent.tools.tool import tool
     from mnemos.errors import MnemosError
     from mnemos.memory.bank import MemoryBank
     from mnemos.memory.records import Memory, RecalledMemory
@@ -24,8 +28,14 @@ _HOMES = {
     "Recalled": "mnemos.agent.events",
     "RecalledMemory": "mnemos.memory.records",
     "Reply": "mnemos.agent.events",
+    "Runtime": "mnemos.agent.runtime",
     "Stored": "mnemos.agent.events",
     "TokenDelta": "mnemos.agent.events",
+    "ToolCall": "mnemos.agent.events",
+    "ToolContext": "mnemos.agent.tools.context",
+    "ToolResult": "mnemos.agent.events",
+    "memory_tools": "mnemos.agent.tools.memory_tools",
+    "tool": "mnemos.agent.tools.tool",
 }
 
 __all__ = [
@@ -36,9 +46,15 @@ __all__ = [
     "Recalled",
     "RecalledMemory",
     "Reply",
+    "Runtime",
     "Stored",
     "TokenDelta",
+    "ToolCall",
+    "ToolContext",
+    "ToolResult",
     "__version__",
+    "memory_tools",
+    "tool",
 ]
 
 

@@ -6,6 +6,7 @@
     │   ├── InvalidNamespaceError
     │   ├── InvalidTextError              empty, too large, not UTF-8
     │   ├── InvalidSelectorError
+    │   ├── InvalidSchemaError            a tool or output type that JSON can't express
     │   └── AmbiguousIdError
     ├── StalePlanError                    the bank moved on since the plan was made
     ├── QuotaExceededError                the namespace may hold no more
@@ -23,7 +24,8 @@
     │   ├── ModelDownloadError
     │   ├── InvalidWeightsError           truncated, foreign or unsupported weights
     │   ├── InvalidTokenizerError
-    │   └── ContextOverflowError
+    │   ├── ContextOverflowError
+    │   └── InvalidOutputError            a reply that never fitted its output type
     └── BankError (3)                     the bank can't be read or written
         ├── BankUnreadableError
         ├── BankVersionError              made by a newer Mnemos
@@ -65,6 +67,10 @@ class InvalidTextError(UsageError):
 
 class InvalidSelectorError(UsageError):
     """A selector that selects by nothing, or contradicts itself."""
+
+
+class InvalidSchemaError(UsageError):
+    """A tool's parameters or an output type that can't be expressed as a JSON schema and decoded by it."""
 
 
 class AmbiguousIdError(UsageError):
@@ -143,6 +149,10 @@ class InvalidTokenizerError(ModelError):
 
 class ContextOverflowError(ModelError):
     """More tokens than the model's window holds."""
+
+
+class InvalidOutputError(ModelError):
+    """The model did not manage a reply of the output type that was asked for."""
 
 
 class BankError(MnemosError):

@@ -18,7 +18,7 @@ from mnemos.errors import BankFullError, BusyError
 
 pytestmark = pytest.mark.model
 
-LONG = Sampling(max_tokens=24, repetition_penalty=1.1)
+LONG = Sampling(max_tokens=12, repetition_penalty=1.1)
 ASKED = "Tell me about house number {}."
 
 
@@ -57,14 +57,14 @@ def test_tasks_answer_together_as_each_would_alone(bank: MemoryBank, language_mo
     ]
     scheduler = scheduler_of(language_model)
     before = scheduler.steps - scheduler.batches
-    agents = agents_of(bank, language_model, 5)
+    agents = agents_of(bank, language_model, 4)
 
     async def all_of_them() -> list[Reply]:
         return await asyncio.gather(*(agent.run(ASKED.format(i)) for i, agent in enumerate(agents)))
 
     replies = asyncio.run(all_of_them())
     assert scheduler.steps - scheduler.batches > before, "some steps went together"
-    assert [reply.status for reply in replies] == ["complete"] * 5
+    assert [reply.status for reply in replies] == ["complete"] * 4
     for index, reply in enumerate(replies):
         (kept,) = bank.list(f"person-{index}")
         assert (kept.text, kept.reply) == (ASKED.format(index), reply.text)
@@ -73,7 +73,7 @@ def test_tasks_answer_together_as_each_would_alone(bank: MemoryBank, language_mo
         prompts = [reply.usage.prefill_tokens for reply in replies[:2]]
         assert prompts == [reply.usage.prefill_tokens for reply in alone]
         assert [reply.text for reply in replies[:2]] == [reply.text for reply in alone]
-    check_whole(bank, [f"person-{index}" for index in range(5)])
+    check_whole(bank, [f"person-{index}" for index in range(4)])
 
 
 def test_threads_and_one_namespace_make_each_trace_once(
@@ -109,7 +109,7 @@ def test_threads_and_one_namespace_make_each_trace_once(
 def test_one_that_is_cancelled_mid_token_leaves_the_others_alone(
     bank: MemoryBank, language_model: LanguageModel
 ) -> None:
-    agents = agents_of(bank, language_model, 3, sampling=Sampling(max_tokens=40, repetition_penalty=1.1))
+    agents = agents_of(bank, language_model, 3, sampling=Sampling(max_tokens=24, repetition_penalty=1.1))
 
     async def run() -> list[Reply | BaseException]:
         talking = asyncio.Event()

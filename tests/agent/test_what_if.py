@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mnemos import Agent, MemoryBank
-from mnemos.agent.events import Recalled, Reply
+from mnemos import Agent, MemoryBank, tool
+from mnemos.agent.events import Recalled, Reply, ToolCall
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.sampling import Sampling
 from mnemos.errors import NotFoundError, UsageError
@@ -77,3 +77,27 @@ def test_only_exchanges_can_be_asked_again(bank: MemoryBank, language_model: Lan
         next(agent.what_if_sync(fact.id, without=[]))
     with pytest.raises(NotFoundError):
         next(agent.what_if_sync("0123456789abcdef0123456789abcdef", without=[]))
+
+
+def test_a_turn_asked_again_calls_no_tools(bank: MemoryBank, language_model: LanguageModel) -> None:
+    calls: list[str] = []
+
+    @tool
+    def look_up(word: str) -> str:
+        """Look a word up."""
+        calls.append(word)
+        return "a word"
+
+    agent = Agent(
+        bank,
+        model=language_model,
+        tools=[look_up],
+        tool_choice="required",
+        max_steps=2,
+        sampling=Sampling(max_tokens=40),
+    )
+    asked = agent.run_sync("Look up the word kettle.")
+    assert len(calls) == 1
+    for event in agent.what_if_sync(asked.exchange_id or "", without=[]):
+        assert not isinstance(event, ToolCall)
+    assert len(calls) == 1

@@ -81,7 +81,7 @@ def test_together_is_what_each_is_alone(
         pytest.skip("no FBGEMM in this build of PyTorch")
     monkeypatch.setenv("MNEMOS_CACHE_DIR", str(tmp_path))
     config, weights, _, _ = load_directory(family(name).directory)
-    alone, together = both_ways(Decoder(config, weights, step_format=form), 30)
+    alone, together = both_ways(Decoder(config, weights, step_format=form), 8)
     room = 1e-4 if form == "plain" else 2e-3
     assert (alone - together).abs().max() < room * alone.abs().max()
     if form == "plain":
@@ -102,8 +102,9 @@ def test_every_format_of_weights(hf_directory: Path, cache: Path, dtype: str, we
     )
 
 
-@pytest.mark.parametrize("weights", ["int8", "int4"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "weights"), [("llama3", "int8"), *((name, "int4") for name in FAMILIES if name != "llama2")]
+)
 def test_compiled_rows_of_several_caches_are_equal_to_the_last_bit(
     name: str, weights: Any, family: Callable[[str], Any], tmp_path: Path
 ) -> None:

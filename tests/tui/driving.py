@@ -32,7 +32,7 @@ def drive(app: MemoryApp, script: Script, size: tuple[int, int] = (100, 30), *, 
         app.stack.close()
 
 
-async def until(pilot: Pilot[Any], condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+async def until(pilot: Pilot[Any], condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Lets the app run until the condition holds."""
     end = asyncio.get_running_loop().time() + timeout_s
     while not condition():

@@ -1,5 +1,6 @@
 """The inspector over a real bank: pages, filter, marks, provenance, forgetting."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from tests.tui.driving import drive, screen_text, until
 from tests.tui.scripted import opener_at
 from textual.pilot import Pilot
+from textual.widgets import Input, Static
 
 from mnemos import MemoryBank
 from mnemos.memory.records import RecalledMemory
@@ -135,10 +137,138 @@ def test_the_detail_shows_provenance_both_ways(tmp_path: Path) -> None:
     async def script(pilot: Pilot[Any]) -> None:
         inspector = await opened(pilot, app, 2)
         detail = inspector.query_one(Detail)
-        await until(pilot, lambda: "Reply made from" in str(detail.content))
-        assert "score 2.50 75%" in str(detail.content) and "mass 1.50" in str(detail.content)
-        await pilot.press("down")
-        await until(pilot, lambda: "Used in replies to" in str(detail.content))
-        assert "What is Clara?" in str(detail.content)
+
+        def said() -> str:
+            return "\n".join(str(part.content) for part in detail.query(Static))
+
+        await until(pilot, lambda: "Reply made from" in said())
+        assert "score 2.50  attention 75%" in said() and "mass 1.50" in said()
+        assert inspector.table.cursor == 0
+        await pilot.press("enter", "tab", "enter")
+        await until(pilot, lambda: "Used in 1 reply to" in said() and inspector.table.cursor == 1)
+        assert "What is Clara?" in said() and "Clara is a nurse." in said()
+        assert detail.has_focus
+        await pilot.press("b")
+        await until(pilot, lambda: "Reply made from" in said() and inspector.table.cursor == 0)
 
     drive(app, script)
+
+
+def test_tags_are_given_to_all_that_are_marked(place: Path) -> None:
+    app = BrowseApp(opener_at(place), "default")
+
+    async def script(pilot: Pilot[Any]) -> None:
+        await opened(pilot, app)
+        await pilot.press("space", "space", "t")
+        await until(pilot, lambda: len(app.screen_stack) == 3)
+        assert "some of them have are kept" in screen_text(app)
+        await pilot.press(*"work,home", "enter")
+        expected = [("work", "home"), ("even", "work", "home"), ()]
+        await until(pilot, lambda: [m.tags for m in app.bank.list(limit=3)] == expected)
+
+        await pilot.press("t")
+        await until(pilot, lambda: len(app.screen_stack) == 3)
+        await pilot.press("end", *["backspace"] * len(", home"), "enter")
+        expected = [("work",), ("even", "work"), ()]
+        await until(pilot, lambda: [m.tags for m in app.bank.list(limit=3)] == expected)
+
+    drive(app, script)
+
+
+def test_marked_memories_are_exported_for_the_owner_alone(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = BrowseApp(opener_at(place), "default")
+    target = tmp_path / "some.mnemos"
+    said: list[str] = []
+    monkeypatch.setattr(app, "notify", lambda text, **_: said.append(text))
+
+    async def script(pilot: Pilot[Any]) -> None:
+        await opened(pilot, app)
+        await pilot.press("h", "space", "space", "e")
+        await until(pilot, lambda: len(app.screen_stack) == 3)
+        app.screen.query_one(Input).value = str(target)
+        await pilot.press("enter")
+        await until(pilot, lambda: said == [f"2 exported to {target}"])
+        await pilot.press("e")
+        await until(pilot, lambda: len(app.screen_stack) == 3)
+        app.screen.query_one(Input).value = str(target)
+        await pilot.press("enter")
+        await until(pilot, lambda: "exists already" in said[-1])
+
+    drive(app, script)
+    assert target.stat().st_mode & 0o777 == 0o600
+    with MemoryBank.open(tmp_path / "other") as other:
+        assert other.import_(target).added == 2
+        kept = {memory.text for memory in other.list(include_hidden=True)}
+    assert kept == {f"note number {COUNT - 1}", f"note number {COUNT - 2}"}
+
+
+def test_the_table_is_sorted_and_shows_uses(place: Path) -> None:
+    with MemoryBank.open(place) as bank:
+        often = bank.list(matching="note number 42")[0]
+        long = bank.remember("long " * 400)
+        exchange = bank.begin_exchange("What is 42?", namespace="default", session_id=None)
+        bank.complete_exchange(
+            exchange, "A note.", recalled=[RecalledMemory(memory=often, rank=1, score=1.0)]
+        )
+    app = BrowseApp(opener_at(place), "default")
+
+    async def script(pilot: Pilot[Any]) -> None:
+        table = (await opened(pilot, app, COUNT + 2)).table
+        await pilot.press("s")
+        await until(pilot, lambda: table.current and table.current.id == long.id)
+        assert "largest first" in screen_text(app)
+        await pilot.press("s")
+        await until(pilot, lambda: table.current and table.current.id == often.id)
+        row = next(line for line in screen_text(app).splitlines() if line.split()[:1] == [often.id[:8]])
+        assert " 1 " in row, "uses"
+        await pilot.press("s")
+        await until(pilot, lambda: table.current and table.current.id == exchange.id)
+
+    drive(app, script, (160, 40))
+
+
+def test_the_timeline_chooses_days(tmp_path: Path) -> None:
+    start = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    with MemoryBank.open(tmp_path / "bank") as bank:
+        bank.remember_many(
+            [MemoryDraft(f"day {day}", created_at=start + timedelta(days=day)) for day in (0, 0, 1, 5)]
+        )
+        bank.remember_many([MemoryDraft("of a file", kind="document", created_at=start + timedelta(days=9))])
+    app = BrowseApp(opener_at(tmp_path / "bank"), "default")
+
+    async def script(pilot: Pilot[Any]) -> None:
+        table = (await opened(pilot, app, 5)).table
+        await until(pilot, lambda: "2026-03-01 to 2026-03-10" in screen_text(app))
+        assert "█▄   ▄   ▄" in screen_text(app)
+        assert "document 1" in screen_text(app) and "pending 5" in screen_text(app), "the map"
+        await pilot.press("d", "left")
+        await until(pilot, lambda: table.count == 1 and "of a file" in screen_text(app))
+        await pilot.press("left", "left", "left")
+        await until(pilot, lambda: table.count == 2 and "2026-03-01  2" in screen_text(app))
+        assert [memory.text for memory in table._pages[0].rows if memory] == ["day 0", "day 0"]
+        await pilot.press("enter")
+        assert table.has_focus
+        await pilot.press("slash", *"day 1", "enter")
+        await until(pilot, lambda: table.count == 0)
+        await pilot.press("escape")
+        await until(pilot, lambda: table.count == 1)
+        await pilot.press("escape")
+        await until(pilot, lambda: table.count == 5)
+
+    drive(app, script, (100, 40))
+
+
+@pytest.mark.parametrize("size", [(60, 20), (100, 30), (160, 50)])
+def test_it_fits_the_screen(place: Path, size: tuple[int, int]) -> None:
+    app = BrowseApp(opener_at(place), "default")
+
+    async def script(pilot: Pilot[Any]) -> None:
+        await opened(pilot, app)
+        await until(pilot, lambda: "text" in screen_text(app).splitlines()[-2])
+        lines = screen_text(app).splitlines()
+        assert len(lines) == size[1] and all(len(line) <= size[0] for line in lines)
+        assert any("note number 299" in line for line in lines) and "days" in lines[1]
+
+    drive(app, script, size)

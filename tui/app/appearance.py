@@ -54,14 +54,17 @@ def binding_ids(app: "MemoryApp") -> Iterator[str]:
     """Names of the actions that can be given other keys."""
     from mnemos.tui.app.attachments import Chip
     from mnemos.tui.app.conversation import Entry
+    from mnemos.tui.app.detail import Detail
     from mnemos.tui.app.inspector import Inspector
     from mnemos.tui.app.memories_panel import MemoriesPanel, Recalled
     from mnemos.tui.app.prompt import Prompt, PromptText
     from mnemos.tui.app.sidebar import Sidebar
     from mnemos.tui.app.table import MemoryTable
+    from mnemos.tui.app.timeline import Timeline
 
     owners: Iterable[type] = (
-        *(Chip, Entry, Inspector, MemoriesPanel, Recalled, Prompt, PromptText, Sidebar, MemoryTable),
+        *(Chip, Detail, Entry, Inspector, MemoriesPanel, Recalled, Prompt, PromptText, Sidebar, MemoryTable),
+        Timeline,
         *type(app).__mro__,
     )
     for owner in owners:

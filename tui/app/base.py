@@ -260,6 +260,10 @@ class MemoryApp(App[int]):
             return None
         return await self._changed(self.bank.expire, memory_id, moment)
 
+    async def tag(self, memory_id: str, tags: list[str]) -> "Memory | None":
+        """Give a memory these tags in the place of its own."""
+        return await self._changed(self.bank.tag, memory_id, tags)
+
     async def _changed(self, function: Any, *args: Any) -> "Memory | None":
         def changed() -> "Memory":
             result: Memory = function(*args, namespace=self.namespace)

@@ -1,70 +1,51 @@
 """The inspector: every memory of a namespace in a table, with the words and the provenance of each."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container, VerticalScroll
-from textual.screen import Screen
+from textual.containers import Container
 from textual.timer import Timer
 from textual.widgets import Footer, Input, Static
 
-from mnemos.errors import InvalidSelectorError, MnemosError
+from mnemos.errors import MnemosError, NotFoundError
 from mnemos.tui import output
 from mnemos.tui.app.detail import Detail
-from mnemos.tui.app.dialogs import TextDialog
-from mnemos.tui.app.table import PAGE, MemoryTable
+from mnemos.tui.app.inspector_actions import Acting
+from mnemos.tui.app.narrowing import Narrowed, Span
+from mnemos.tui.app.overview import Overview
+from mnemos.tui.app.table import PAGE, MemoryTable, Page
+from mnemos.tui.app.timeline import Timeline
 
 if TYPE_CHECKING:
-    from mnemos.memory.bank import MemoryBank
-    from mnemos.memory.records import BankStats, Memory
-    from mnemos.store.selectors import Condition
-    from mnemos.tui.app.base import MemoryApp
+    from mnemos.memory.listing import Listing, Sort
+    from mnemos.memory.records import Memory
+    from mnemos.memory.survey import Survey
 
-_FILTER_S, _DETAIL_S = 0.12, 0.06  # of rest before a filter is applied and a detail is read
-
-
-@dataclass(frozen=True)
-class Narrowed:
-    """What the filter says: a selector, or words that a memory contains."""
-
-    where: "Condition | None" = None
-    matching: str | None = None
-
-    @classmethod
-    def read(cls, text: str) -> "Narrowed":
-        """As a selector where it can be read as one."""
-        from mnemos.memory.choosing import has_like
-        from mnemos.tui import selecting
-
-        if not text.strip():
-            return cls()
-        try:
-            condition = selecting.where(text) if text.strip() != "-" else None
-        except InvalidSelectorError:
-            condition = None
-        if condition is None or has_like(condition):  # `like` reads the model, which may not be there
-            return cls(matching=text.strip())
-        return cls(where=condition)
+_DETAIL_S = 0.06  # of rest before a detail is read
+_TELL_S = 0.1  # between two accounts of what was found so far
+_SORTS: "tuple[Sort, ...]" = ("created", "size", "uses")
+_SAID = {"created": "newest first", "size": "largest first", "uses": "most used first"}
 
 
-class Inspector(Screen[None]):
-    """Filter, table, detail."""
-
-    app: "MemoryApp"
+class Inspector(Acting):
+    """Filter, timeline, table, detail."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (90, "-middle"), (140, "-wide")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f,delete", "forget", "Forget", id="inspector.forget"),
         Binding("h", "flag('hide')", "Hide", id="inspector.hide"),
         Binding("p", "flag('pin')", "Pin", id="inspector.pin"),
+        Binding("t", "tag", "Tag", id="inspector.tag"),
         Binding("x", "expire", "Expire", id="inspector.expire"),
+        Binding("e", "export", "Export", id="inspector.export"),
+        Binding("s", "sort", "Sort", id="inspector.sort"),
+        Binding("d", "days", "Days", id="inspector.days"),
         Binding("slash", "filter", "Filter", key_display="/", id="inspector.filter"),
         Binding("enter", "detail", "Words", id="inspector.detail"),
+        Binding("m", "map", "Map", show=False, id="inspector.map"),
         Binding("c", "copy", "Copy", show=False, id="inspector.copy"),
         Binding("r", "reload", "Reload", show=False, id="inspector.reload"),
         Binding("escape", "back", "Back", id="inspector.back"),
@@ -73,20 +54,21 @@ class Inspector(Screen[None]):
     def __init__(self, filter_text: str = "") -> None:
         super().__init__()
         self._filter = filter_text
-        self._narrowed = Narrowed()
-        self._stats: BankStats | None = None
-        self._resting: Timer | None = None
+        self._span: Span | None = None
+        self._sort: Sort = "created"
+        self._listing: Listing | None = None
+        self._survey: Survey | None = None
         self._detail_timer: Timer | None = None
-        self._shown: str | None = None
 
     def compose(self) -> ComposeResult:
         yield Input(
             self._filter, placeholder="Filter by words, or tag:work and since:3d", id="filter", compact=True
         )
+        yield Timeline()
+        yield Overview()
         with Container(id="panes"):
             yield MemoryTable()
-            with VerticalScroll(id="detail-pane"):
-                yield Detail()
+            yield Detail()
         yield Static(id="summary", markup=False)
         yield Footer(compact=True, show_command_palette=False)
 
@@ -98,142 +80,168 @@ class Inspector(Screen[None]):
     def table(self) -> MemoryTable:
         return self.query_one(MemoryTable)
 
-    @property
-    def bank(self) -> "MemoryBank":
-        return self.app.bank
+    # what is shown
 
     @work(exclusive=True, group="load")
     async def load(self, *, keep: bool = False) -> None:
-        """Read the first page, then the count; the first rows show before the counting is over."""
-        narrowed = Narrowed.read(self._filter)
-        self._narrowed = narrowed
-        namespace, bank = self.app.namespace, self.bank
+        """Find what the filter allows, piece by piece; the first rows show before all are found."""
+        from mnemos.memory.listing import Listing
 
-        def fetch(limit: int, offset: int) -> "Sequence[Memory]":
-            return bank.list(
-                namespace,
-                matching=narrowed.matching,
-                where=narrowed.where,
-                include_hidden=True,
-                limit=limit,
-                offset=offset,
-            )
+        narrowed = Narrowed.read(self._filter).during(self._span)
+        listing = Listing(
+            self.bank, self.app.namespace, narrowed.filter, sort=self._sort, within=narrowed.within
+        )
+        table, told = self.table, 0.0
 
-        try:
+        def fetch(limit: int, offset: int) -> Page:
+            rows = listing.page(limit, offset)
+            ids = [memory.id for memory in rows if memory is not None]
+            return Page(rows, listing.uses(ids) if ids else {}, offset + limit <= listing.settled)
+
+        async def show() -> None:
             first = await asyncio.to_thread(fetch, PAGE, 0)
             if not keep:
-                self.table.marked.clear()
-                self.table.cursor = 0
-            self.table.show(fetch, max(len(first), self.table.count if keep else 0), first)
-            count = len(first)
-            if count == PAGE:
-                count = await asyncio.to_thread(
-                    bank.count,
-                    namespace,
-                    matching=narrowed.matching,
-                    where=narrowed.where,
-                    include_hidden=True,
-                )
-            self.table.set_count(count)
-            self.table.action_move(0)
-            self.table.refresh()
-            self._summarise()
-            if count:  # a namespace that holds nothing may not be there yet
-                self._stats = await asyncio.to_thread(bank.stats, namespace)
+                table.marked.clear()
+                table.cursor = 0
+            if self._listing is None:
+                self._count()  # after the first rows, so that they come first
+            self._listing = listing
+            table.show(fetch, max(len(first.rows), listing.count, table.count if keep else 0), first)
+
+        try:
+            if listing.is_quick:
+                await show()
+            loop = asyncio.get_running_loop()
+            while await asyncio.to_thread(listing.grow):
+                is_due = loop.time() - told > _TELL_S
+                if self._listing is not listing and not keep and self._sort == "created":
+                    await show()
+                elif self._listing is listing and is_due and not keep:
+                    table.set_count(listing.count)
+                if is_due or not told:
+                    told = loop.time()
+                    self._summarise()
+            if self._listing is not listing:
+                await show()
+            table.set_count(listing.count)
+        except NotFoundError:  # the namespace went with its last memory, or is not there yet
+            table.show(fetch, 0)
         except MnemosError as error:
-            self.query_one("#summary", Static).update(f"error: {error}")
+            self._fail(error)
             return
+        self._listing = listing
+        table.action_move(0)
         self._summarise()
 
+    @work(exclusive=True, group="count")
+    async def _count(self) -> None:
+        """Sum up the namespace behind what is shown."""
+        from mnemos.memory.survey import Survey
+
+        survey = Survey(self.bank, self.app.namespace)
+        told = asyncio.get_running_loop().time()
+        try:
+            while await asyncio.to_thread(survey.grow):
+                await asyncio.sleep(0.005)  # who waits for the database has a turn
+                if asyncio.get_running_loop().time() - told > 10 * _TELL_S:
+                    told = asyncio.get_running_loop().time()
+                    self._show_counts(survey)
+        except MnemosError as error:
+            self._fail(error)
+            return
+        self._show_counts(survey)
+
+    def _show_counts(self, survey: "Survey") -> None:
+        self._survey = survey
+        self.query_one(Timeline).show(survey)
+        self.query_one(Overview).show(survey)
+        self._summarise()
+
+    def _fail(self, error: MnemosError) -> None:
+        self.query_one("#summary", Static).update(f"error: {error}")
+
     def _summarise(self) -> None:
-        marked = len(self.table.marked)
-        noun = "memory" if self.table.count == 1 else "memories"
-        parts = [f"{marked:,} marked"] if marked else []
-        what = " that contain the text" if self._narrowed.matching else ""
-        what = " that fit the selector" if self._narrowed.where is not None else what
-        parts.append(f"{self.table.count:,} {noun}{what}")
-        if self._stats is not None:
-            parts.append(f"{self._stats.tokens:,} tokens")
-            parts.append(f"{output.size(self._stats.text_bytes)} text")
-            parts.append(f"{output.size(self._stats.trace_bytes)} traces")
-            parts += [f"{self._stats.pending:,} not read yet"] if self._stats.pending else []
+        table, listing = self.table, self._listing
+        noun = "memory" if table.count == 1 else "memories"
+        parts = [f"{len(table.marked):,} marked"] if table.marked else []
+        narrowed = Narrowed.read(self._filter)
+        what = " that contain the text" if narrowed.matching else ""
+        what = " that fit the selector" if narrowed.where is not None else what
+        parts.append(f"{table.count:,} {noun}{what}")
+        if listing is not None and not listing.is_complete and not listing.is_quick:
+            parts.append(f"searching {listing.share:.0%}")
+        if self._sort != "created":
+            parts.append(_SAID[self._sort])
+        if self._survey is not None and narrowed == Narrowed() and self._span is None:
+            parts += [f"{self._survey.tokens:,} tokens"] if self._survey.tokens else []
+            parts.append(f"{output.size(self._survey.text_bytes)} text")
+            parts.append(f"{output.size(self._survey.trace_bytes)} traces")
+            pending = self._survey.fidelities.get("pending")
+            parts += [f"{pending.memories:,} not read yet"] if pending else []
         self.query_one("#summary", Static).update("  ·  ".join(parts))
 
-    # filter and detail
-
     def on_input_changed(self, event: Input.Changed) -> None:
-        if event.value == self._filter:
-            return
-        self._filter = event.value
-        if self._resting is not None:
-            self._resting.stop()
-        self._resting = self.set_timer(_FILTER_S, self.load)
+        if event.value != self._filter:
+            self._filter = event.value
+            self.load()
 
     def on_input_submitted(self) -> None:
         self.table.focus()
 
+    def on_timeline_picked(self, event: Timeline.Picked) -> None:
+        if event.span != self._span:
+            self._span = event.span
+            self.load()
+
+    def on_timeline_left(self) -> None:
+        self.table.focus()
+
     def on_memory_table_moved(self, event: MemoryTable.Moved) -> None:
-        memory = event.memory
         if self._detail_timer is not None:
             self._detail_timer.stop()
-        self._shown = memory.id if memory else None
-        self._detail_timer = self.set_timer(_DETAIL_S, lambda: self._show_detail(memory))
+        self._detail_timer = self.set_timer(_DETAIL_S, lambda: self.show_detail(event.memory))
 
     def on_memory_table_marked(self) -> None:
         self._summarise()
 
     def on_memory_table_failed(self, event: MemoryTable.Failed) -> None:
-        self.query_one("#summary", Static).update(f"error: {event.error}")
+        self._fail(event.error)
 
     @work(exclusive=True, group="detail")
-    async def _show_detail(self, memory: "Memory | None") -> None:
+    async def show_detail(self, memory: "Memory | None") -> None:
         await self.query_one(Detail).show(self.bank, memory)
 
-    # acting
-
-    @property
-    def chosen(self) -> "list[Memory]":
-        """The marked memories, or the one under the cursor."""
-        current = self.table.current
-        return list(self.table.marked.values()) or ([current] if current else [])
-
-    @work(exclusive=True, group="act")
-    async def action_forget(self) -> None:
-        ids = [memory.id for memory in self.chosen]
-        if ids and await self.app.forget(ids=ids):
-            self.table.marked.clear()
-            self.load(keep=True)
-
-    @work(exclusive=True, group="act")
-    async def action_flag(self, action: str) -> None:
-        """Hide or pin what is not, and the reverse where all of it is."""
-        chosen = self.chosen
-        held = "hidden" if action == "hide" else "pinned"
-        name = f"un{action}" if all(getattr(memory, held) for memory in chosen) else action
-        for memory in chosen:
-            changed = await self.app.change(name, memory.id)
-            if changed is not None:
-                self.table.replace(changed)
-
-    @work(exclusive=True, group="act")
-    async def action_expire(self) -> None:
-        chosen = self.chosen
-        if not chosen:
+    @work(exclusive=True, group="jump")
+    async def on_detail_jumped(self, event: Detail.Jumped) -> None:
+        """To its row, where it is among those shown; its words are shown anyway."""
+        listing = self._listing
+        if listing is None:
             return
-        hint = "12h, 30d, 2w, a date, or nothing: it does not expire"
-        text = await self.app.push_screen_wait(TextDialog("When does it expire?", hint=hint))
-        if text is None:
+        try:
+            memory = await asyncio.to_thread(self.bank.get, event.memory_id, namespace=self.app.namespace)
+            place = await asyncio.to_thread(listing.find, memory.id)
+        except MnemosError as error:
+            self.app.tell_error(error)
             return
-        for memory in chosen:
-            changed = await self.app.expire(memory.id, text.strip())
-            if changed is None:
-                return
-            self.table.replace(changed)
+        if place is not None and place < self.table.count:
+            self.table.cursor = place
+        else:
+            self.notify("it is not among those in the table", timeout=2)
+            self.show_detail(memory)
+        self.query_one(Detail).focus()
 
-    def action_copy(self) -> None:
-        memory = self.table.current
-        if memory is not None:
-            self.app.copy(memory.text if not memory.reply else f"{memory.text}\n\n{memory.reply}")
+    # moving about
+
+    def action_sort(self) -> None:
+        """By age, by size, by uses, in turn."""
+        self._sort = _SORTS[(_SORTS.index(self._sort) + 1) % len(_SORTS)]
+        self.load()
+
+    def action_days(self) -> None:
+        self.query_one(Timeline).focus()
+
+    def action_map(self) -> None:
+        self.toggle_class("-map")
 
     def action_filter(self) -> None:
         self.query_one("#filter").focus()
@@ -241,17 +249,20 @@ class Inspector(Screen[None]):
     def action_detail(self) -> None:
         """Over the table where there is no room beside it; else the focus goes there, to scroll."""
         self.toggle_class("-detail")
-        self.query_one("#detail-pane").focus() if self.has_class("-detail") else self.table.focus()
+        self.query_one(Detail).focus() if self.has_class("-detail") else self.table.focus()
 
     def action_reload(self) -> None:
         self.load(keep=True)
+        self._count()
 
     async def action_back(self) -> None:
-        """From the filter or the detail to the table, from there out."""
+        """From wherever to the table, then out of the days and the filter, then out."""
         if self.has_class("-detail"):
             self.action_detail()
         elif not self.table.has_focus:
             self.table.focus()
+        elif self._span is not None:
+            self.query_one(Timeline).cursor = None
         elif self._filter:
             self.query_one("#filter", Input).value = ""
         else:

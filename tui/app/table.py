@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.segment import Segment
@@ -16,39 +17,29 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from mnemos.errors import MnemosError
-from mnemos.tui import output, when
+from mnemos.tui.app.columns import fitting
 from mnemos.tui.console import visible
 from mnemos.tui.recollections import one_line
 
 if TYPE_CHECKING:
     from mnemos.memory.records import Memory
+    from mnemos.store.browsing import Uses
 
 PAGE = 64  # memories that are read at a time
 _KEPT = 32  # pages; those that were looked at longest ago go first
-_ENOUGH_FOR_TEXT = 40  # cells; columns are left out until the text has as many
-
-Fetch = Callable[[int, int], "Sequence[Memory]"]  # (limit, offset); runs in a thread
-Column = tuple[str, int, Callable[["Memory"], str], bool]  # name, cells, what it shows, whether to the right
-
-COLUMNS: Sequence[Column] = (
-    ("id", 8, lambda memory: memory.id[: output.SHORT_ID], False),
-    ("age", 4, lambda memory: when.age_of(memory.created_at), True),
-    ("kind", 8, lambda memory: memory.kind, False),
-    ("session", 8, lambda memory: (memory.session_id or "-")[: output.SHORT_ID], False),
-    ("tokens", 6, lambda memory: str(memory.tokens or "-"), True),
-    ("bytes", 8, lambda memory: output.size(memory.text_bytes + memory.trace_bytes), True),
-    ("fidelity", 8, lambda memory: memory.fidelity, False),
-    ("marks", 13, lambda memory: flags_of(memory), False),
-)
-SPARE = ("session", "bytes", "tokens", "kind", "fidelity", "marks", "id")  # left out in this order
 
 
-def flags_of(memory: "Memory") -> str:
-    """`pinned`, `hidden`, `expires`, or a status that is not `complete`."""
-    held = [name for name in ("pinned", "hidden") if getattr(memory, name)]
-    held += ["expires"] if memory.expires_at else []
-    held += [] if memory.status == "complete" else [memory.status]
-    return ",".join(held) or "-"
+@dataclass
+class Page:
+    """Some rows; None for one that was forgotten since it was found."""
+
+    rows: "Sequence[Memory | None]" = ()
+    uses: "Mapping[str, Uses]" = field(default_factory=dict)
+    is_settled: bool = True  # else what lies here may still move
+    is_stale: bool = False  # to be read again when it comes into view
+
+
+Fetch = Callable[[int, int], Page]  # (limit, offset); runs in a thread
 
 
 class MemoryTable(ScrollView, can_focus=True):
@@ -88,18 +79,18 @@ class MemoryTable(ScrollView, can_focus=True):
         self.count = 0
         self.marked: dict[str, Memory] = {}
         self._fetch: Fetch | None = None
-        self._pages: OrderedDict[int, Sequence[Memory]] = OrderedDict()
+        self._pages: OrderedDict[int, Page] = OrderedDict()
         self._wanted: OrderedDict[int, None] = OrderedDict()
         self._generation = 0
         self._is_fetching = False
 
-    def show(self, fetch: Fetch, count: int, first: "Sequence[Memory]" = ()) -> None:
-        """Other rows; `first` are those of the first page, where they are known already."""
+    def show(self, fetch: Fetch, count: int, first: Page | None = None) -> None:
+        """Other rows; `first` is the first page, where it is known already."""
         self._generation += 1
         self._fetch, self.count = fetch, count
         self._pages.clear()
         self._wanted.clear()
-        if first:
+        if first is not None:
             self._pages[0] = first
         self.virtual_size = Size(0, count + 1)
         self.cursor = min(self.cursor, max(count - 1, 0))
@@ -108,20 +99,30 @@ class MemoryTable(ScrollView, can_focus=True):
         self._tell()
 
     def set_count(self, count: int) -> None:
-        """How many rows there are, where that is known later than the first of them."""
+        """How many rows there are, where more were found since."""
+        if count == self.count and all(page.is_settled for page in self._pages.values()):
+            return
+        for number, page in self._pages.items():
+            is_full = len(page.rows) == PAGE or number * PAGE + len(page.rows) >= count
+            page.is_stale = page.is_stale or not page.is_settled or not is_full
         self.count = count
         self.virtual_size = Size(0, count + 1)
+        self.refresh()
 
     def row(self, index: int) -> "Memory | None":
         """A row, where its page was read already; else None, and it is read soon."""
-        page, at = divmod(index, PAGE)
-        found = self._pages.get(page)
-        if found is None:
-            if 0 <= index < self.count:
-                self._want(page)
-            return None
-        self._pages.move_to_end(page)
-        return found[at] if at < len(found) else None
+        page = self._page_of(index)
+        at = index % PAGE
+        return page.rows[at] if page is not None and at < len(page.rows) else None
+
+    def _page_of(self, index: int) -> Page | None:
+        number = index // PAGE
+        found = self._pages.get(number)
+        if (found is None or found.is_stale) and 0 <= index < self.count:
+            self._want(number)
+        if found is not None:
+            self._pages.move_to_end(number)
+        return found
 
     @property
     def current(self) -> "Memory | None":
@@ -129,8 +130,8 @@ class MemoryTable(ScrollView, can_focus=True):
 
     def replace(self, memory: "Memory") -> None:
         """A row with other flags."""
-        for number, page in self._pages.items():
-            self._pages[number] = [memory if each.id == memory.id else each for each in page]
+        for page in self._pages.values():
+            page.rows = [memory if each and each.id == memory.id else each for each in page.rows]
         if memory.id in self.marked:
             self.marked[memory.id] = memory
         self.refresh()
@@ -214,14 +215,15 @@ class MemoryTable(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
+        columns = fitting(width)
         if y == 0:
             style = self.get_component_rich_style("table--head")
-            return self._line(
-                [(name, cells, right) for name, cells, _, right in self._columns()], "text", " ", style
-            )
+            names = [(name, cells, right) for name, cells, _, right in columns]
+            return self._line(names, "text", " ", style)
         index = self.scroll_offset.y + y - 1
         if index >= self.count:
             return Strip.blank(width, self.rich_style)
+        page = self._page_of(index)
         memory = self.row(index)
         is_marked = memory is not None and memory.id in self.marked
         style = self.rich_style
@@ -231,19 +233,12 @@ class MemoryTable(ScrollView, can_focus=True):
             style = self.get_component_rich_style("table--marked")
         elif memory is not None and memory.hidden:
             style = self.get_component_rich_style("table--dim")
-        if memory is None:
-            return Strip([Segment("  ···", style)]).adjust_cell_length(width, style)
-        cells = [(visible(show(memory)), size, right) for _, size, show, right in self._columns()]
+        if page is None or memory is None:
+            words = "  ···" if page is None or page.is_stale else "  forgotten meanwhile"
+            return Strip([Segment(words, style)]).adjust_cell_length(width, style)
+        uses = page.uses.get(memory.id)
+        cells = [(visible(show(memory, uses)), size, right) for _, size, show, right in columns]
         return self._line(cells, visible(one_line(memory)), "●" if is_marked else " ", style)
-
-    def _columns(self) -> list[Column]:
-        """The columns that leave enough room for the text."""
-        left = list(COLUMNS)
-        for name in SPARE:
-            if self.size.width - 2 - sum(column[1] + 2 for column in left) >= _ENOUGH_FOR_TEXT:
-                break
-            left = [column for column in left if column[0] != name]
-        return left
 
     def _line(self, cells: list[tuple[str, int, bool]], text: str, mark: str, style: Style) -> Strip:
         parts = [f"{mark} "]

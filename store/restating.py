@@ -1,6 +1,10 @@
-"""Changing when a memory expires. The text frame says so too, so that rows rebuilt from it agree."""
+"""Changing what is known of a memory beside its words. The text frame says so too, so that rows rebuilt from
+it agree.
+"""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import text
 
@@ -10,11 +14,22 @@ from mnemos.store.disk import check_room
 from mnemos.store.payload import pack_text
 from mnemos.store.recovery import settle
 from mnemos.store.words import Filter
-from mnemos.store.writing import data_keys, frame_group
+from mnemos.store.writing import check_names, data_keys, frame_group, packed
 
 
 def set_expiry(core: Core, name: str, prefix: str, expires_us: int | None) -> str:
     """The memory's id, once the change is durable; its trace stays. NotFoundError, AmbiguousIdError."""
+    return _restate(core, name, prefix, expires_us=expires_us)
+
+
+def set_tags(core: Core, name: str, prefix: str, tags: Sequence[str]) -> str:
+    """As `set_expiry`, for its tags. InvalidTextError for one that can't be a tag."""
+    check_names(tags)
+    return _restate(core, name, prefix, tags=packed(tags))
+
+
+def _restate(core: Core, name: str, prefix: str, **columns: Any) -> str:
+    assigned = ", ".join(f"{column} = :{column}" for column in columns)
     with core.writing():
         namespace = core.get(name)
         batch = settle(core, namespace) + 1
@@ -23,7 +38,7 @@ def set_expiry(core: Core, name: str, prefix: str, expires_us: int | None) -> st
             (row,) = words.select_rows(connection, Filter(ids=[memory_id]))
             uses = words.uses_of(connection, memory_id)
         check_room(core.path, 2 * row.text_bytes + 4096)
-        changed = replace(row, expires_us=expires_us, batch=batch)
+        changed = replace(row, batch=batch, **columns)
         with core.catalog.read() as connection:
             key = data_keys(core, namespace, connection, [memory_id])[memory_id]
         with frame_group(core) as group:
@@ -31,8 +46,8 @@ def set_expiry(core: Core, name: str, prefix: str, expires_us: int | None) -> st
             group.appender.sync()
             with namespace.database.write() as connection:
                 connection.execute(
-                    text("UPDATE memory SET expires_us = :expires, batch = :batch WHERE id = :id"),
-                    {"expires": expires_us, "batch": batch, "id": memory_id},
+                    text(f"UPDATE memory SET {assigned}, batch = :batch WHERE id = :id"),
+                    {**columns, "batch": batch, "id": memory_id},
                 )
                 words.set_batch(connection, batch)
             with core.catalog.write() as connection:

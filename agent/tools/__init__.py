@@ -1,0 +1,1 @@
+"""Tools that a model can call: their schemas, the formats of calls, running them, and what they returned."""

@@ -5,7 +5,7 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from mnemos.store.records import MemoryDraft
 from mnemos.tui.app.app import ChatApp
 from mnemos.tui.app.base import MemoryApp
 from mnemos.tui.app.browse import BrowseApp
-from mnemos.tui.app.engine import Loaded, Opener
+from mnemos.tui.app.engine import Ask, Loaded, Opener, Tell
 from mnemos.tui.app.inspector import Inspector
 
 if TYPE_CHECKING:
@@ -89,7 +89,12 @@ class Streaming:
         self._pause_s = 1 / tokens_per_s
         self.is_stopped = False
 
-    async def stream(self, text: str) -> AsyncIterator[Event]:
+    def what_if(self, exchange_id: str, *, without: Collection[str]) -> AsyncIterator[Event]:
+        return self.stream(exchange_id, exclude=without)
+
+    async def stream(
+        self, text: str, *, incognito: bool = False, exclude: Collection[str] = ()
+    ) -> AsyncIterator[Event]:
         said: list[str] = []
         due = time.perf_counter()
         for piece in itertools.cycle(_PROSE.split(" ")):
@@ -99,8 +104,6 @@ class Streaming:
             await asyncio.sleep(max(due - time.perf_counter(), 0))
             said.append(f"{piece} ")
             yield TokenDelta(text=said[-1])
-        counts = {"prefill_tokens": 0, "paged_tokens": 0, "decoded_tokens": len(said)}
-        times = dict.fromkeys(("route_ms", "page_ms", "prefill_ms", "first_token_ms", "decode_ms"), 0.0)
         yield Reply(
             text="".join(said),
             memories=(),
@@ -108,8 +111,21 @@ class Streaming:
             session_id=self.session_id,
             status="complete",
             stop_reason="eos",
-            usage=Usage(**counts, **times),
+            usage=_usage(len(said)),
         )
+
+
+def _usage(decoded: int) -> Usage:
+    return Usage(
+        prefill_tokens=0,
+        paged_tokens=0,
+        decoded_tokens=decoded,
+        route_ms=0.0,
+        page_ms=0.0,
+        prefill_ms=0.0,
+        first_token_ms=0.0,
+        decode_ms=0.0,
+    )
 
 
 def fill(path: Path, memories: int, keys: "KeyProvider | None" = None) -> None:
@@ -127,8 +143,10 @@ def fill(path: Path, memories: int, keys: "KeyProvider | None" = None) -> None:
 
 
 def opener(path: Path, keys: "KeyProvider | None" = None, *, read_only: bool = True) -> Opener:
-    def opened(_ask: object, _tell: object) -> AbstractContextManager[MemoryBank]:
-        return MemoryBank.open(path, keys=keys, read_only=read_only)
+    always = read_only
+
+    def opened(ask: Ask, tell: Tell, *, read_only: bool = False) -> AbstractContextManager[MemoryBank]:
+        return MemoryBank.open(path, keys=keys, read_only=always or read_only)
 
     return opened
 
@@ -159,7 +177,9 @@ def typing(path: Path, keys: "KeyProvider | None", *, strokes: int, tokens_per_s
     """Milliseconds from a key to its letter on the screen, while a reply comes in."""
     talker = Streaming(tokens_per_s)
     app = _Chat(
-        opener(path, keys, read_only=False), lambda *_: Loaded("bench", lambda _session: talker), NAMESPACE
+        opener(path, keys, read_only=False),
+        lambda *_: Loaded("bench", lambda _name, _session: talker),
+        NAMESPACE,
     )
 
     async def script(pilot: Pilot[Any]) -> dict[str, Any]:

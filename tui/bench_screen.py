@@ -99,8 +99,6 @@ class Streaming:
             await asyncio.sleep(max(due - time.perf_counter(), 0))
             said.append(f"{piece} ")
             yield TokenDelta(text=said[-1])
-        counts = {"prefill_tokens": 0, "paged_tokens": 0, "decoded_tokens": len(said)}
-        times = dict.fromkeys(("route_ms", "page_ms", "prefill_ms", "first_token_ms", "decode_ms"), 0.0)
         yield Reply(
             text="".join(said),
             memories=(),
@@ -108,7 +106,16 @@ class Streaming:
             session_id=self.session_id,
             status="complete",
             stop_reason="eos",
-            usage=Usage(**counts, **times),
+            usage=Usage(
+                prefill_tokens=0,
+                paged_tokens=0,
+                decoded_tokens=len(said),
+                route_ms=0.0,
+                page_ms=0.0,
+                prefill_ms=0.0,
+                first_token_ms=0.0,
+                decode_ms=0.0,
+            ),
         )
 
 

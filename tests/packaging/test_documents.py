@@ -30,7 +30,9 @@ def commands() -> dict[str, set[str]]:
             walk(child, f"{name} {child_name}")
         if not hasattr(command, "commands"):
             options = [param for param in command.params if param.param_type_name == "option"]
-            found[name] = {flag for option in options for flag in option.opts} - {"--install-completion"}
+            found[name] = {flag for option in options for flag in (*option.opts, *option.secondary_opts)} - {
+                "--install-completion"
+            }
 
     walk(typer.main.get_command(app), "mnemos")
     return found

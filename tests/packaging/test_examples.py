@@ -148,6 +148,7 @@ def test_the_reader_reads_once(tmp_path: Path) -> None:
     assert len(best) == 3 and all(int(tokens) > 50 for _, tokens, _ in best)
     days = out.split("\nday ")[1:]
     assert all("Chapter VII: A Mad Tea-Party" in day for day in days)
+    assert "The March Hare took the watch" in days[0] and "He won't stand beating" in days[1]
     with MemoryBank.open(tmp_path / "bank") as bank:
         passages = bank.list("reader")
         assert all(passage.source == str(EXAMPLES / "data" / "alice.md") for passage in passages)

@@ -1,0 +1,112 @@
+"""What the bank does as a whole: counts, checks, repairs, keys, receipts, compaction."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnemos.memory.convert import (
+    audit_from_store,
+    receipt_from_store,
+)
+from mnemos.memory.records import (
+    AuditLine,
+    BankStats,
+    Receipt,
+)
+from mnemos.store.records import (
+    CompactReport,
+    RepairReport,
+    VerifyReport,
+)
+
+if TYPE_CHECKING:
+    from mnemos.memory.recall import Recaller
+    from mnemos.store.keys import KeyProvider
+    from mnemos.store.rekeying import Rekeyed
+    from mnemos.store.store import Store
+
+
+class CareBank:
+    """A part of `MemoryBank`."""
+
+    store: "Store"
+    _recaller: "Recaller | None"
+
+    def stats(self, namespace: str | None = None) -> BankStats:
+        found = self.store.stats(namespace)
+        pager = None if self._recaller is None else self._recaller.pager
+        return BankStats(
+            memories=found.memories,
+            hidden=found.hidden,
+            pending=found.pending_traces,
+            tokens=found.tokens,
+            text_bytes=found.text_bytes,
+            trace_bytes=found.trace_bytes,
+            disk_bytes=found.disk_bytes,
+            namespaces=found.namespaces,
+            cache_bytes=pager.bytes if pager else 0,
+            cache_hits=pager.hits if pager else 0,
+            cache_misses=pager.misses if pager else 0,
+        )
+
+    def verify(
+        self,
+        *,
+        deep: bool = False,
+        resume: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> VerifyReport:
+        """Check catalog, frames, keys and indexes against each other; `deep` decrypts every frame as well.
+
+        `resume` goes on where one of the same depth was cut off, unless something was erased since.
+        """
+        return self.store.verify(deep=deep, progress=progress, resume=resume)
+
+    def repair(self, *, progress: Callable[[int, int], None] | None = None) -> RepairReport:
+        """Rebuild what can be rebuilt from text, and put memories whose words are lost in quarantine.
+
+        A trace that can't be read is dropped and made again by the model. The report says what was done.
+        """
+        report = self.store.repair(progress)
+        if self._recaller is not None:
+            self._recaller.refresh()
+        return report
+
+    def rekey(
+        self, new_keys: "KeyProvider | None" = None, *, keep_old: str | os.PathLike[str] | None = None
+    ) -> "Rekeyed":
+        """Put the bank under a new master key and destroy the old one; no frame is written anew.
+
+        Without `new_keys` the key file gets a new key, and a bank of another kind of key raises `UsageError`.
+        Copies of the bank made before can't be opened any more, unless `keep_old` names a new file to keep
+        the old key in. Another bank whose key is in the same file loses it, too.
+        """
+        return self.store.rekey(new_keys, keep_old=None if keep_old is None else Path(keep_old))
+
+    def receipts(self) -> Sequence[Receipt]:
+        """Of every erase, oldest first. Their namespaces go by id: a name may be gone."""
+        return [receipt_from_store(body, body["namespace"]) for body in self.store.receipts()]
+
+    @property
+    def public_key(self) -> str:
+        """The key that the bank's receipts verify with: Ed25519, in base64."""
+        return self.store.public_key()
+
+    def audit(self) -> Sequence[AuditLine]:
+        """Who erased, rekeyed or repaired, and when; oldest first. Ids and counts, never words."""
+        return [audit_from_store(line) for line in self.store.audit()]
+
+    def compact(
+        self,
+        *,
+        min_dead_share: float = 0.25,
+        max_bytes: int | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> CompactReport:
+        """Give space back: move what lives out of segments of which `min_dead_share` or more is dead, and
+        remove those. It stops after moving about `max_bytes`, and can be interrupted at any time.
+
+        Other processes may read and write meanwhile. `on_progress(done, total)` counts bytes.
+        """
+        return self.store.compact(on_progress=on_progress, min_dead_share=min_dead_share, max_bytes=max_bytes)

@@ -15,6 +15,7 @@ Routing payload:
     [hidden]
 """
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ def decode_kv(payload: bytes, config: ModelConfig, dtype: torch.dtype) -> list[S
     spans = []
     for tokens in sizes:
         shape = (layers, kv_heads, tokens, dim)
+        reader.require(2 * layers * kv_heads * tokens * dim * bits // 8)  # before room is made for them
         if bits in _RAW:
             spans.append(SpanKV(*(reader.take(shape, _RAW[bits]).to(dtype) for _ in range(2))))
             continue
@@ -154,17 +156,19 @@ class _Reader:
         self._offset = offset
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        count = 1
-        for size in shape:
-            count *= size
-        end = self._offset + count * dtype.itemsize
-        if end > len(self._data):
-            raise _malformed("a memory's trace is shorter than its header says")
+        size = math.prod(shape) * dtype.itemsize
+        self.require(size)
+        end = self._offset + size
         part = self._data[self._offset : end]
         self._offset = end
         if part.storage_offset() % dtype.itemsize:
             part = part.clone()
         return part.view(dtype).view(shape)
+
+    def require(self, size: int) -> None:
+        """Raises `BankUnreadableError` when fewer bytes are left."""
+        if self._offset + size > len(self._data):
+            raise _malformed("a memory's trace is shorter than its header says")
 
     def codes(self, shape: tuple[int, ...], bits: int) -> Tensor:
         if bits == 8:

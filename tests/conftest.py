@@ -7,8 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from mnemos.attention.models import LanguageModel
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("mnemos", deadline=None)
+settings.load_profile("mnemos")
 
 # A runner that was started in the background ignores Ctrl+C, and the processes of tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -40,6 +40,7 @@ def test_parts_and_turns_that_mean_nothing() -> None:
         bench_agent.run(turns=9)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_figures_fit_together(language_model: LanguageModel) -> None:
     steps: list[int] = []

@@ -27,6 +27,7 @@ def test_families_are_compared_with_themselves(family: Callable[[str], Any], cac
     assert (ours - theirs).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # starts a process that loads the model
 def test_the_benchmark_runs_on_another_family(family: Callable[[str], Any], cache: Path) -> None:
     directory = str(family("qwen3").directory)

@@ -68,6 +68,13 @@ def test_mutated_bytes_give_an_error_or_a_trace_of_the_same_shape(
             continue
 
 
+def test_a_header_that_claims_too_much_takes_no_room(tiny_config: ModelConfig) -> None:
+    payload = bytearray(encode_kv(spans_of(5, 20), 4))
+    payload[13:17] = (1 << 31).to_bytes(4, "little")  # tokens of the first span
+    with pytest.raises(BankUnreadableError, match="shorter than its header"):
+        decode_kv(bytes(payload), tiny_config, torch.float32)
+
+
 def test_routing_records_come_back_close_with_their_spans() -> None:
     keys = [torch.randn(2, 5, 32), torch.randn(2, 40, 32)]
     record = decode_route(encode_route(keys, torch.arange(8.0)))

@@ -67,6 +67,7 @@ def test_auto_stays_near_fp32(default_model: LanguageModel, default_path: Path) 
     assert drift.mean() < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # every format of the default model, on a machine that may be busy
 def test_the_benchmark_runs_and_reports(default_path: Path) -> None:
     report = run(str(default_path), repetitions=1, prefill_tokens=16, decode_tokens=2, drift_tokens=64)

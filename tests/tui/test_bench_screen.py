@@ -9,6 +9,7 @@ from mnemos.store.keys import KeyFile
 from mnemos.tui import bench_screen, bench_start
 
 
+@pytest.mark.slow
 def test_typing_and_looking_are_timed(tmp_path: Path) -> None:
     keys = KeyFile(tmp_path / "key")
     bench_screen.fill(tmp_path / "bank", 300, keys)

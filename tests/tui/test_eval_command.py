@@ -8,7 +8,7 @@ from tests.tui.conftest import Command
 
 FIELDS = {
     "recall", "hit", "by_category", "questions", "memories", "encode_tokens_per_s", "route_ms_p50",
-    "route_ms_p95", "conversations", "unit", "router", "merged", "file", "model",
+    "route_ms_p95", "conversations", "unit", "router", "rounds", "merged", "file", "model",
 }  # fmt: skip
 
 

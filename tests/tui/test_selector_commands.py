@@ -105,7 +105,7 @@ def test_like_shows_scores_and_threshold(mnemos: Command) -> None:
     assert (what, memory) == ("forget", pet) and float(score) >= 1.2
     assert "1 of 5 memories score 1.20 or more" in ran.err
     ran = mnemos("memory", "forget", "--where", 'like:"What is my pet called?"', "--yes")
-    assert ran.code == 1 and "0 of 5 memories score 3.30 or more, the best at" in ran.err
+    assert ran.code == 1 and "0 of 5 memories score 3.70 or more, the best at" in ran.err
     ran = mnemos("memory", "forget", "--where", 'like:"What is my pet called?"@1.2', "--yes", "--json")
     assert ran.json["forgotten"] == [pet] and "pet" not in ran.out
     assert [set(like) for like in ran.json["likes"]] == [{"threshold", "scored", "unscored", "best", "hits"}]

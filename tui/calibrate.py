@@ -1,6 +1,7 @@
 """`mnemos model calibrate`: finds a model's constants and keeps them where the model is loaded from."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -87,6 +88,8 @@ def calibrate(
         )
     write_calibration(path, found)
     say(f"wrote {path}")
+    if found.measured is not None and (worse := finds_less(found.measured.recall)):
+        say(worse)
     if found.reads_other_keys(model.calibration):
         say(
             f"banks that {model.name} has encoded need `mnemos bank reencode --model {named}` before it "
@@ -99,6 +102,20 @@ def calibrate(
         output.document({"model": model.name, "path": str(path), **form})
     else:
         output.fields({"model": model.name, "path": str(path), **form})
+
+
+def finds_less(recall: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str | None:
+    """What to say where the calibration before, or the words alone, found more on what was held out."""
+    reached = recall["calibrated"]["mean"]["mrr"]
+    names = {"before": "the calibration before", "lexical": "the words alone"}
+    better = {name: recall[name]["mean"]["mrr"] for name in names if name in recall}
+    best = max(better, key=lambda name: better[name], default=None)
+    if best is None or better[best] <= reached:
+        return None
+    return (
+        f"warning: on what was held out it finds less than {names[best]} (mrr {reached:.3f} against "
+        f"{better[best]:.3f}); calibrate again with more --questions and --conversations, or remove the file"
+    )
 
 
 def require_place(path: Path) -> None:

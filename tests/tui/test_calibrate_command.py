@@ -11,6 +11,7 @@ from tests.memory.conftest import write_tiny
 from tests.tui.conftest import SCRIPT, Command
 
 from mnemos.attention.calibration_file import read_calibration
+from mnemos.tui.calibrate import finds_less
 
 WORDS = ("kettle", "quince", "ladder", "violin", "lamp", "kite")
 
@@ -118,3 +119,21 @@ def test_interrupted_it_leaves_what_was_there(mnemos: Command, model: Path, data
     assert not beside.exists() and sorted(path.name for path in model.iterdir()) == [
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "lexical", "said"),
+    [
+        (0.4, 0.3, None),
+        (0.6, 0.3, "the calibration before"),
+        (None, 0.7, "the words alone"),
+        (None, None, None),
+    ],
+)
+def test_it_says_when_it_finds_less_than_there_was(
+    before: float | None, lexical: float | None, said: str | None
+) -> None:
+    figures = {"before": before, "lexical": lexical, "calibrated": 0.5}
+    recall = {name: {"mean": {"mrr": mrr}} for name, mrr in figures.items() if mrr is not None}
+    told = finds_less(recall)
+    assert (told is None) if said is None else (told is not None and said in told)

@@ -1,8 +1,6 @@
 """`ChatApp`: the conversation, its sessions, and the memories behind each reply."""
 
 import asyncio
-import threading
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
@@ -11,16 +9,16 @@ from textual import events, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.message import Message
 from textual.widgets import Footer, Static
 
 from mnemos.errors import MnemosError
 from mnemos.tui.app import branching, commands, history, keeping, slash
-from mnemos.tui.app.base import BankReady, MemoryApp, words_of
+from mnemos.tui.app.base import BankReady, words_of
 from mnemos.tui.app.conversation import Answer, Card, Conversation, Entry, Said
 from mnemos.tui.app.dialogs import TextDialog
-from mnemos.tui.app.engine import Loaded, Loader, Opener, Stopped, Talker
+from mnemos.tui.app.engine import Loaded, Loader, Opener, Talker
 from mnemos.tui.app.inspector import Inspector
+from mnemos.tui.app.loading import LoadingApp, ModelFailed, ModelProgress, ModelReady
 from mnemos.tui.app.memories_panel import MemoriesPanel
 from mnemos.tui.app.prompt import Prompt
 from mnemos.tui.app.sidebar import Sidebar
@@ -29,37 +27,10 @@ from mnemos.tui.app.turns import Turns
 from mnemos.tui.app.what_if import WhatIf
 
 if TYPE_CHECKING:
-    from mnemos.memory.bank import MemoryBank
     from mnemos.memory.records import ForgetPlan, Memory, Receipt
 
-_PROGRESS_S = 0.1
 
-
-class ModelProgress(Message):
-    """How far the model's loading is."""
-
-    def __init__(self, what: str, done: int, total: int) -> None:
-        super().__init__()
-        self.words = f"{what} {done / total:.0%}" if total else what
-
-
-class ModelReady(Message):
-    """A model can answer now."""
-
-    def __init__(self, loaded: Loaded) -> None:
-        super().__init__()
-        self.loaded = loaded
-
-
-class ModelFailed(Message):
-    """A model could not be loaded."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__()
-        self.error = error
-
-
-class ChatApp(MemoryApp):
+class ChatApp(LoadingApp):
     """A conversation on the whole screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -81,15 +52,13 @@ class ChatApp(MemoryApp):
         session: str | None = None,
         model: str | None = None,
     ) -> None:
-        super().__init__(opener, namespace)
+        super().__init__(opener, namespace, loader, model)
         self.loaded: Loaded | None = None
         self.session_id: str | None = None
         self.incognito = False  # nothing of the messages from now on is stored
         self.turns = Turns(self)
-        self._loader, self._model, self._wanted_session = loader, model, session
-        self._is_loading = True
+        self._wanted_session = session
         self._talker: Talker | None = None
-        self._reported_at = 0.0
         self._is_named = False  # whether the session's own title is at the top
 
     def compose(self) -> ComposeResult:
@@ -129,25 +98,7 @@ class ChatApp(MemoryApp):
     def sidebar(self) -> Sidebar:
         return self.screen_stack[0].query_one(Sidebar)
 
-    # the bank and the model, from their thread
-
-    def behind(self, bank: "MemoryBank") -> None:
-        self._load(bank, self._model)
-
-    def _load(self, bank: "MemoryBank", name: str | None) -> None:
-        try:
-            self.post_message(ModelReady(self._loader(bank, name, self._report)))
-        except Stopped:
-            return
-        except Exception as error:
-            self.post_message(ModelFailed(error))
-
-    def _report(self, what: str, done: int, total: int) -> None:
-        if self.is_closing:
-            raise Stopped
-        if (now := time.monotonic()) - self._reported_at > _PROGRESS_S or done == total:
-            self._reported_at = now
-            self.post_message(ModelProgress(what, done, total))
+    # what comes from the thread of the bank and the model
 
     async def on_bank_ready(self, _event: BankReady) -> None:
         if self.bank.read_only:
@@ -204,9 +155,8 @@ class ChatApp(MemoryApp):
         if name is None and self.loaded is not None:
             self.run_worker(self.conversation.put(Card(f"the model is {self.loaded.name}")))
         elif not self._is_loading:
-            self._is_loading = True
             self.status.working("loading the model")
-            threading.Thread(target=self._load, args=(self.bank, name or self._model), daemon=True).start()
+            self.load_behind(name)
 
     def talker(self) -> Talker:
         """The agent of the session."""

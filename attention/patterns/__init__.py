@@ -1,0 +1,1 @@
+"""Families of attention behind one interface: `mixer.py` is the contract, `registry.py` the list."""

@@ -40,7 +40,8 @@ class CatalogMemory:
     is_open: bool
     trace_fingerprint: str | None
     tokens: int
-    trace_bytes: int
+    trace_bytes: int  # of KV and routing frames
+    kv_bytes: int  # of the KV frame; 0 where the memory is faint or has no trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +182,9 @@ def namespace_memories(connection: Connection, namespace_id: str) -> dict[str, C
 
 
 def _memory(row: Any) -> CatalogMemory:
-    memory_id, namespace_id, page_id, slot, is_open, fingerprint, tokens, trace_bytes = row
+    memory_id, namespace_id, page_id, slot, is_open, fingerprint, tokens, trace_bytes, kv_bytes = row
     return CatalogMemory(
-        memory_id, namespace_id, page_id, slot, bool(is_open), fingerprint, tokens, trace_bytes
+        memory_id, namespace_id, page_id, slot, bool(is_open), fingerprint, tokens, trace_bytes, kv_bytes
     )
 
 

@@ -58,6 +58,7 @@ def _record(name: str, row: Row, known: CatalogMemory | None) -> MemoryRecord:
         trace_bytes=known.trace_bytes if known else 0,
         tokens=known.tokens if known else 0,
         trace_fingerprint=known.trace_fingerprint if known else None,
+        kv_bytes=known.kv_bytes if known else 0,
     )
 
 

@@ -41,6 +41,7 @@ from mnemos.store.selectors import Condition
 from mnemos.store.store_browsing import BrowsingStore
 from mnemos.store.store_care import CareStore
 from mnemos.store.store_erasing import ErasingStore
+from mnemos.store.store_fading import FadingStore
 from mnemos.store.store_sessions import SessionStore
 from mnemos.store.store_traces import TraceStore
 from mnemos.store.words import Filter
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["Store"]
 
 
-class Store(TraceStore, ErasingStore, SessionStore, CareStore, BrowsingStore):
+class Store(TraceStore, FadingStore, ErasingStore, SessionStore, CareStore, BrowsingStore):
     """A bank: memories in namespaces, durable when a call returns, gone when an erase has its receipt.
 
     Safe to call from several threads; several processes may read, one writes at a time.

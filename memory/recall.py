@@ -19,6 +19,7 @@ from mnemos.memory.encoder import MemoryEncoder
 from mnemos.memory.likeness import like_match
 from mnemos.memory.pager import Pager
 from mnemos.memory.records import LikeMatch, RecalledMemory, RouterName
+from mnemos.memory.reviving import KVSource
 from mnemos.memory.route_index import RouteIndex
 from mnemos.memory.router import Router, Scored
 from mnemos.store.selectors import Condition
@@ -76,7 +77,8 @@ class Recaller:
         """Encoder and caches: what differs between the read modes."""
         config, dtype = model.config, model.decoder.dtype
         self.encoder = MemoryEncoder(store, model)
-        self.pager = Pager(store.get_kv, lambda payload: decode_kv(payload, config, dtype))
+        self.kv_source = KVSource(store, self.encoder)
+        self.pager = Pager(self.kv_source.read, lambda payload: decode_kv(payload, config, dtype))
         self.routes = RouteIndex(store.get_routes, decode_route)
 
     def close(self) -> None:

@@ -23,9 +23,7 @@ class FadingBank:
         """Bytes of KV that the namespace may keep on the disk; None where there is no limit."""
         return self.store.kv_budget(namespace)
 
-    def set_kv_budget(
-        self, budget_bytes: int | None, *, namespace: str = DEFAULT_NAMESPACE
-    ) -> "Faded":
+    def set_kv_budget(self, budget_bytes: int | None, *, namespace: str = DEFAULT_NAMESPACE) -> "Faded":
         """Set how much KV a namespace may keep; None takes the limit away. What no longer fits fades at once.
 
         Nothing is forgotten: a memory that has faded is found as before, and read again by the model when it

@@ -6,6 +6,7 @@ Texts are real, or made up without a file of them; traces are put together from 
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -93,14 +94,12 @@ def run(
 
 
 def _check_room(place: Path, size: int, vivid_gb: float) -> None:
-    import shutil
-
     need = size * _ROOM_BYTES_PER_TOKEN + min(int(vivid_gb * 1e9), size * 10_000)
     free = shutil.disk_usage(place).free
     if free < need:
         raise BankFullError(
-            f"A bank of {size:,} tokens takes up to {need / 1e9:.0f} GB and {place} has {free / 1e9:.0f}; name "
-            "another place with --path, or fewer tokens or a smaller --vivid-gb."
+            f"A bank of {size:,} tokens takes up to {need / 1e9:.0f} GB and {place} has {free / 1e9:.0f}; "
+            "name another place with --path, or fewer tokens or a smaller --vivid-gb."
         )
 
 
@@ -134,7 +133,10 @@ def _build(
             added = bank.store.add(NAMESPACE, drafts)
             traced = [
                 # Vivid ones are spread evenly over the bank.
-                made.draft(record.id, is_vivid=(start + at) * vivid // memories != (start + at + 1) * vivid // memories)
+                made.draft(
+                    record.id,
+                    is_vivid=(start + at) * vivid // memories != (start + at + 1) * vivid // memories,
+                )
                 for at, record in enumerate(added)
             ]
             for at in range(0, count, 100):  # so that few KV payloads are held at once

@@ -127,7 +127,9 @@ def _remembering(bank: MemoryBank, recaller: Recaller) -> tuple[list[float], lis
         memory = bank.remember(f"Number {number}: the garden gate was painted green.", namespace=NAMESPACE)
         times.append((time.perf_counter() - started) * 1e3)
         ids.append(memory.id)
-    for at, draft in enumerate(recaller.encoder.encode([bank.get(each, namespace=NAMESPACE) for each in ids])):
+    for at, draft in enumerate(
+        recaller.encoder.encode([bank.get(each, namespace=NAMESPACE) for each in ids])
+    ):
         started = time.perf_counter()
         bank.store.put_traces(NAMESPACE, [draft])
         times[at] += (time.perf_counter() - started) * 1e3

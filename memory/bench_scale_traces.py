@@ -41,9 +41,7 @@ class TraceMaker:
             start = len(trace.route) - tail - size
             keys = np.frombuffer(trace.route, dtype=np.uint8, count=size, offset=start)
             rows.append(keys.reshape(tokens, heads * dim))
-            self._sources.append(
-                _Source(tokens, trace.kv, trace.route[:start], trace.route[start + size :])
-            )
+            self._sources.append(_Source(tokens, trace.kv, trace.route[:start], trace.route[start + size :]))
         self._rows = np.concatenate(rows)  # [tokens of all, heads * dim]
 
     @property

@@ -44,9 +44,11 @@ def texts_of(path: Path) -> Iterator[str]:
     if not path.is_file():
         raise NotFoundError(f"There is no file {path}.")
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(
-            encoding="utf-8"
-        ) as lines:
+        with (
+            gzip.open(path, "rt", encoding="utf-8")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8") as lines
+        ):
             for number, line in enumerate(lines, 1):
                 document = json.loads(line)
                 if not isinstance(document, dict) or not isinstance(document.get("text"), str):

@@ -50,7 +50,11 @@ class PooledRecaller(Recaller):
         config, dtype = model.config, model.decoder.dtype
         self.encoder = PooledEncoder(store, model)
         self.kv_source = KVSource(store, self.encoder)
-        self.pager = Pager(self.kv_source.read, lambda payload: decode_pooled_kv(payload, config, dtype))
+        self.pager = Pager(
+            self.kv_source.read,
+            lambda payload: decode_pooled_kv(payload, config, dtype),
+            read_many=self.kv_source.read_many,
+        )
         self.routes = RouteIndex(store.get_routes, lambda payload: decode_pooled_route(payload, config))
         self.words = MsaTokens(model.tokenizer)
 

@@ -55,10 +55,19 @@ def set_budget(connection: Connection, budget_bytes: int | None) -> None:
 
 def vivid_bytes(connection: Connection, namespace_id: str) -> int:
     """Bytes of the KV frames of a namespace, from the catalog."""
-    query = text(
-        "SELECT coalesce(sum(kv_bytes), 0) FROM memories WHERE namespace_id = :id AND kv_bytes > 0"
-    )
+    query = text("SELECT coalesce(sum(kv_bytes), 0) FROM memories WHERE namespace_id = :id AND kv_bytes > 0")
     return int(connection.execute(query, {"id": namespace_id}).scalar_one())
+
+
+def counts(connection: Connection, namespace_id: str | None) -> tuple[int, int, int]:
+    """Vivid memories, faint ones, and bytes of KV; of the whole bank without a namespace."""
+    chosen = "" if namespace_id is None else "AND namespace_id = :id"
+    query = text(
+        "SELECT coalesce(sum(kv_bytes > 0), 0), coalesce(sum(kv_bytes = 0), 0), coalesce(sum(kv_bytes), 0) "
+        f"FROM memories WHERE trace_fingerprint IS NOT NULL {chosen}"
+    )
+    row = connection.execute(query, {} if namespace_id is None else {"id": namespace_id}).one()
+    return int(row[0]), int(row[1]), int(row[2])
 
 
 def vivid(connection: Connection, namespace_id: str) -> dict[str, int]:

@@ -59,7 +59,7 @@ def is_merged(structure: bytes) -> bool:
     level those being merged, segments, and three numbers a segment (seven, in the wide form).
     """
     is_wide = structure[4:8] == _WIDE
-    numbers = _varints(structure[8 if is_wide else 4 :])
+    numbers = varints(structure[8 if is_wide else 4 :])
     levels, segments = numbers[0], numbers[1]
     if segments == 0:
         return True
@@ -71,7 +71,7 @@ def is_merged(structure: bytes) -> bool:
     return segments == 1 and held == 1
 
 
-def _varints(data: bytes) -> list[int]:
+def varints(data: bytes) -> list[int]:
     """SQLite's variable-length integers, all the numbers of the structure being below 2^56."""
     found: list[int] = []
     value = 0

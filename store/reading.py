@@ -12,6 +12,7 @@ from mnemos.store.catalog import CatalogMemory, Placed
 from mnemos.store.core import Core, Namespace
 from mnemos.store.frames import FrameError, decode_frame
 from mnemos.store.keypages import PageRow
+from mnemos.store.owned_frames import owned_frames
 from mnemos.store.records import FrameKind, MemoryRecord
 from mnemos.store.words import Filter, Row, from_us
 from mnemos.store.writing import bank_key, keys_of
@@ -70,6 +71,13 @@ def by_id(core: Core, name: str, ids: Sequence[str]) -> list[MemoryRecord]:
             rows = words.select_rows(connection, Filter(ids=list(dict.fromkeys(ids))))
         known = {record.id: record for record in records(core, found, rows)}
         return [known[memory_id] for memory_id in ids]
+
+
+def present(core: Core, namespace: Namespace, ids: Sequence[str]) -> list[MemoryRecord]:
+    """Those of the memories that are there, by their whole ids and in that order."""
+    with namespace.database.read() as connection:
+        rows = {row.id: row for row in words.select_rows(connection, Filter(ids=list(dict.fromkeys(ids))))}
+    return records(core, namespace, [rows[memory_id] for memory_id in ids if memory_id in rows])
 
 
 def get(core: Core, namespace: Namespace, prefix: str) -> MemoryRecord:
@@ -159,9 +167,8 @@ def _look_up(
     pages: dict[int, PageRow] = {}
     while True:
         with core.catalog.read() as connection:
-            frames = catalog.frames_of(connection, wanted, kind)
-            memories = catalog.get_memories(connection, [frame.owner for frame in frames])
-            known = [memory for memory in memories.values() if memory.namespace_id == namespace.id]
+            frames, memories = owned_frames(connection, wanted, kind)
+            known = [memory for memory in memories if memory.namespace_id == namespace.id]
             before, pages = pages, catalog.pages_by_id(connection, namespace.id, _page_ids(known))
             try:
                 keys = keys_of(namespace, connection, known)

@@ -179,3 +179,6 @@ class StoreStats:
     trace_bytes: int
     disk_bytes: int
     namespaces: int
+    vivid: int = 0
+    faint: int = 0
+    kv_bytes: int = 0  # of vivid ones

@@ -29,17 +29,17 @@ class FadingStore:
             with found.database.write() as connection:
                 fading.set_budget(connection, budget_bytes)
 
-    def fade(
-        self, namespace: str, *, budget_bytes: int | None = None, spare: Collection[str] = ()
-    ) -> Faded:
+    def fade(self, namespace: str, *, budget_bytes: int | None = None, spare: Collection[str] = ()) -> Faded:
         """Lets KV go until the namespace keeps its budget, or the one given; words and routing keys stay.
 
         What was neither made nor recalled for longest fades first; pinned memories and `spare` don't.
         """
         with self._core.reading():
             found = self._core.find(namespace)
-            return Faded() if found is None else fading.fade(
-                self._core, found, budget_bytes=budget_bytes, spare=spare
+            return (
+                Faded()
+                if found is None
+                else fading.fade(self._core, found, budget_bytes=budget_bytes, spare=spare)
             )
 
     def fading_order(self, namespace: str) -> builtins.list[str]:

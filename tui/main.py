@@ -10,6 +10,7 @@ from mnemos.tui import (
     ask,
     audit,
     banks,
+    bench_scale,
     benches,
     browse,
     calibrate,
@@ -19,6 +20,7 @@ from mnemos.tui import (
     demo,
     edits,
     evals,
+    fading,
     forget,
     help,
     keeping,
@@ -90,6 +92,7 @@ memory.command("expire")(edits.expire)
 memory.command("retention")(keeping.retention)
 memory.command("sweep")(keeping.sweep)
 memory.command("quota")(quotas.quota)
+memory.command("fade")(fading.fade)
 memory.command("hide")(recollections.hide)
 memory.command("unhide")(recollections.unhide)
 memory.command("pin")(recollections.pin)
@@ -138,6 +141,7 @@ bench.command("erase")(benches.erase)
 bench.command("ingest")(benches.ingest)
 bench.command("soak")(benches.soak)
 bench.command("tui")(benches.tui)
+bench.command("scale")(bench_scale.scale)
 
 evaluation = _group("eval", "Measure how well a model recalls and reads.")
 evaluation.command("recall")(evals.recall)

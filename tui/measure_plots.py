@@ -33,9 +33,7 @@ def plot_scale(measured: Mapping[str, Any], path: Path) -> None:
         axes.set_title(title)
         axes.legend(frameon=False)
     for field, title in _SIZES:
-        panels[field].plot(
-            tokens, [sizes[size][field] for size in tokens], marker="o", color=_COLOURS[0]
-        )
+        panels[field].plot(tokens, [sizes[size][field] for size in tokens], marker="o", color=_COLOURS[0])
         panels[field].set_title(title)
     for axes in panels.values():
         axes.set_xscale("log")

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 
 from mnemos.attention.encode import SPAN_TOKENS, TraceEncoder, encode_prefix
+from mnemos.attention.encode_route import RouteEncoder
 from mnemos.attention.kv import SpanKV
 from mnemos.attention.memory_codec import TraceBits, decode_kv, encode_kv
 from mnemos.attention.models import LanguageModel
@@ -83,6 +84,19 @@ class MemoryEncoder:
         drafts = []
         for memory in memories:
             trace = self._traces.encode(self.lines_of(memory))
+            drafts.append(TraceDraft(memory.id, self.fingerprint, trace.tokens, trace.kv, trace.route))
+        return drafts
+
+    def encode_faint(self, memories: Sequence[Memory]) -> list[TraceDraft]:
+        """As `encode`, without KV, in half of the time: the memories are faint until one is recalled.
+
+        Raises UsageError for a model that reads pooled traces.
+        """
+        self._model.require_full_resolution()
+        encoder = RouteEncoder(self._model.decoder, self._model.calibration, self.prefix)
+        drafts = []
+        for memory in memories:
+            trace = encoder.encode(self.lines_of(memory))
             drafts.append(TraceDraft(memory.id, self.fingerprint, trace.tokens, trace.kv, trace.route))
         return drafts
 

@@ -85,8 +85,13 @@ def by_id(core: Core, name: str, ids: Sequence[str]) -> list[MemoryRecord]:
 
 def present(core: Core, namespace: Namespace, ids: Sequence[str]) -> list[MemoryRecord]:
     """Those of the memories that are there, by their whole ids and in that order."""
-    with namespace.database.read() as connection:
-        rows = {row.id: row for row in words.select_rows(connection, Filter(ids=list(dict.fromkeys(ids))))}
+    wanted = list(dict.fromkeys(ids))
+    if lookups.is_few(wanted):
+        alone = [lookups.row(namespace.database, each) for each in wanted]
+        rows = {row.id: row for row in alone if row is not None}
+    else:
+        with namespace.database.read() as connection:
+            rows = {row.id: row for row in words.select_rows(connection, Filter(ids=wanted))}
     return records(core, namespace, [rows[memory_id] for memory_id in ids if memory_id in rows])
 
 

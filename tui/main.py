@@ -25,6 +25,7 @@ from mnemos.tui import (
     help,
     keeping,
     models,
+    needle,
     notes,
     quotas,
     receipts,
@@ -147,6 +148,7 @@ evaluation = _group("eval", "Measure how well a model recalls and reads.")
 evaluation.command("recall")(evals.recall)
 evaluation.command("read")(evals.read)
 evaluation.command("facts")(evals.facts)
+evaluation.command("needle")(needle.needle)
 
 
 def main() -> None:

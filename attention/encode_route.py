@@ -11,7 +11,7 @@ from mnemos.attention.scheduling import PIECE_TOKENS, pieces
 
 
 class RouteEncoder(TraceEncoder):
-    """As `TraceEncoder`, but a trace has no KV: its memory is faint. Layers above the last head aren't run."""
+    """As `TraceEncoder`, but a trace has no KV: its memory is faint. Layers above the last head stay out."""
 
     def encode(self, parts: Sequence[Sequence[int]]) -> Trace:
         """The routing payload is to the last bit that of a whole trace. Raises ValueError without tokens."""

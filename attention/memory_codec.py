@@ -145,8 +145,9 @@ def decode_route(payload: bytes) -> RouteKeys:
         raise _malformed("a routing record has an unknown format")
     # In numpy: a query reads hundreds of these, and each tensor operation costs more than its numbers.
     tokens, start = sum(sizes), _ROUTE_HEAD.size + 4 * count
-    at = [start, tokens * heads * dim, 2 * heads * dim, 2 * width]
-    codes_end, scale_end, end = np.cumsum(at)[1:].tolist()
+    codes_end = start + tokens * heads * dim
+    scale_end = codes_end + 2 * heads * dim
+    end = scale_end + 2 * width
     if len(payload) != end:
         raise _malformed(
             f"a memory's trace is {'shorter' if len(payload) < end else 'longer'} than its header says"

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from mnemos.store import lexical, words
 from mnemos.store.catalog import now_us
+from mnemos.store.database import rows_of
 from mnemos.store.nearby import Place
 from mnemos.store.words import Filter, conditions_of
 
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
     from mnemos.store.selectors import Condition
 
 _VISIBLE = f"{words.LIVE} AND hidden = 0 AND (expires_us IS NULL OR expires_us > :now)"
-_BESIDE = text(
+_BESIDE = (
     f"SELECT (SELECT ordinal FROM memory WHERE ordinal < w.value AND {_VISIBLE} "
     "ORDER BY ordinal DESC LIMIT 1), "
     f"(SELECT ordinal FROM memory WHERE ordinal > w.value AND {_VISIBLE} ORDER BY ordinal LIMIT 1) "
     "FROM json_each(:ordinals) w"
 )
-_APART = text(
+_APART = (
     "SELECT g.key FROM json_each(:gaps) g WHERE EXISTS (SELECT 1 FROM memory WHERE "
     "ordinal > json_extract(g.value, '$[0]') AND ordinal < json_extract(g.value, '$[1]') "
     f"AND {_VISIBLE})"
@@ -56,19 +57,17 @@ def candidates(
     rows = {hit.ordinal: (hit.id, hit.speaker) for hit in ranked}
     allowed, bound = conditions_of(Filter(include_hidden=False, where=where))
     select = f"SELECT ordinal, id, speaker FROM memory WHERE {allowed}"
-    latest = text(f"{select} ORDER BY ordinal DESC LIMIT :recent")
-    for ordinal, memory_id, speaker in connection.execute(latest, {**bound, "recent": recent}):
+    latest = f"{select} ORDER BY ordinal DESC LIMIT :recent"
+    for ordinal, memory_id, speaker in rows_of(connection, latest, {**bound, "recent": recent}):
         rows.setdefault(ordinal, (memory_id, speaker))
-    pairs = connection.execute(_BESIDE, {"ordinals": json.dumps(best), "now": now_us()})
+    pairs = rows_of(connection, _BESIDE, {"ordinals": json.dumps(best), "now": now_us()})
     near = [ordinal for pair in pairs for ordinal in pair if ordinal is not None and ordinal not in rows]
     for column, wanted in (("ordinal", near), ("id", list(more))):
         if not wanted:
             continue
-        chosen = text(f"{select} AND {column} IN (SELECT value FROM json_each(:wanted))")
-        known = {
-            row[0]: (row[1], row[2])
-            for row in connection.execute(chosen, {**bound, "wanted": json.dumps(wanted)})
-        }
+        chosen = f"{select} AND {column} IN (SELECT value FROM json_each(:wanted))"
+        found = rows_of(connection, chosen, {**bound, "wanted": json.dumps(wanted)})
+        known = {row[0]: (row[1], row[2]) for row in found}
         by_key = {row[0] if column == "id" else ordinal: ordinal for ordinal, row in known.items()}
         for key in wanted:  # in the order they were named
             if key in by_key:
@@ -80,8 +79,8 @@ def _placed(connection: Connection, rows: dict[int, tuple[str, str | None]]) -> 
     """Which of the candidates follow each other without a visible memory between them."""
     ordered = sorted(rows)
     gaps = [(low, high) for low, high in pairwise(ordered) if high - low > 1]
-    found = connection.execute(_APART, {"gaps": json.dumps(gaps), "now": now_us()}).scalars()
-    apart = {gaps[int(key)] for key in found}
+    found = rows_of(connection, _APART, {"gaps": json.dumps(gaps), "now": now_us()})
+    apart = {gaps[int(row[0])] for row in found}
     before: dict[int, str] = {}
     after: dict[int, str] = {}
     for low, high in pairwise(ordered):

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 
 from mnemos.store import words
 from mnemos.store.catalog import now_us
+from mnemos.store.database import rows_of
 from mnemos.store.indexing import varints
 from mnemos.store.selector_sql import to_sql
 
@@ -36,7 +37,7 @@ _SEARCH = (
 )
 _ORDER = " ORDER BY bm25(words), m.ordinal LIMIT :limit"
 # Rows of memories are looked up for the best alone: each is another page to decrypt.
-_BEST = text(
+_BEST = (
     "SELECT m.ordinal, m.id, m.speaker, w.score FROM (SELECT rowid AS at, bm25(words) AS score FROM words "
     "WHERE words MATCH :query ORDER BY score, rowid LIMIT :most) w CROSS JOIN memory m ON m.ordinal = w.at "
     f"WHERE {_VISIBLE} ORDER BY w.score, m.ordinal LIMIT :limit"
@@ -77,7 +78,7 @@ def ranked(connection: Connection, query: str, limit: int, where: "Condition | N
     bound: dict[str, Any] = {"query": expression, "now": now_us(), "limit": limit}
     if where is None:
         most = _SPARE * limit
-        rows = connection.execute(_BEST, {**bound, "most": most}).all()
+        rows = rows_of(connection, _BEST, {**bound, "most": most})
         if len(rows) == limit or not _has_more(connection, expression, most):
             return [_hit(row) for row in rows]
     allowed = ""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from sqlalchemy import Connection
 
 from mnemos.store.catalog import CatalogMemory, Placed
+from mnemos.store.database import rows_of
 from mnemos.store.frames import KIND_CODES
 from mnemos.store.records import FrameKind
 
@@ -23,7 +24,7 @@ def owned_frames(
     """The live frames of a kind of those memories that have one, and the memories."""
     frames: list[Placed] = []
     memories: list[CatalogMemory] = []
-    for row in connection.exec_driver_sql(_QUERY, (json.dumps(list(ids)), KIND_CODES[kind])):
+    for row in rows_of(connection, _QUERY, (json.dumps(list(ids)), KIND_CODES[kind])):
         number, owner, segment, start, length, digest, fingerprint = row[:7]
         frames.append(Placed(owner, kind, segment, start, length, digest, fingerprint, row=number))
         namespace_id, page_id, slot, is_open, made_by, tokens, trace_bytes, kv_bytes = row[7:]

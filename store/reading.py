@@ -186,12 +186,12 @@ def _look_up(
         with core.catalog.read() as connection:
             frames, memories = owned_frames(connection, wanted, kind)
             known = [memory for memory in memories if memory.namespace_id == namespace.id]
-            before, pages = pages, catalog.pages_by_id(connection, namespace.id, _page_ids(known))
             try:
                 keys = keys_of(namespace, connection, known)
             except NotFoundError:  # one of them is being erased
                 keys = _keys_left(namespace, connection, known)
             except BankUnreadableError:
+                before, pages = pages, catalog.pages_by_id(connection, namespace.id, _page_ids(known))
                 if pages == before:
                     raise
                 continue  # an erase moved a page of keys after this transaction began: look again

@@ -26,14 +26,17 @@ def remove_rows(connection: Connection, ids: Iterable[str]) -> None:
         ordinals += connection.execute(query, {"ids": part}).scalars()
     if not ordinals:
         return
-    total = int(connection.execute(text("SELECT count(*) FROM memory")).scalar_one())
-    if len(ordinals) >= _MANY_ROWS and len(ordinals) * _ROWS_PER_MERGED >= total:
+    if len(ordinals) >= _MANY_ROWS and len(ordinals) * _ROWS_PER_MERGED >= _count(connection):
         _set_option(connection, "secure-delete", 0)
         _delete(connection, ordinals)
         _merge(connection)
         _set_option(connection, "secure-delete", 1)
     else:
         _delete(connection, ordinals)
+
+
+def _count(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT count(*) FROM memory")).scalar_one())
 
 
 def _delete(connection: Connection, ordinals: list[int]) -> None:

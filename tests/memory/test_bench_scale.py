@@ -27,7 +27,7 @@ FIGURES |= {
     "forget_ms",
     "encrypted",
 }
-FIGURES |= {"memories", "tokens", "vivid", "build_s"}
+FIGURES |= {"route_cpu_ms", "query_cpu_ms", "page_cpu_ms", "memories", "tokens", "vivid", "build_s"}
 
 
 def test_each_size_is_built_and_measured_in_a_process_of_its_own(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mnemos.attention.block_mass import span_sums
 from mnemos.attention.calibration import Calibration
 from mnemos.attention.decoder import Collect, Decoder
 from mnemos.attention.encode import key_pairs
@@ -50,17 +51,13 @@ def span_mass(
     if not records:
         return torch.empty(0)
     pairs = key_pairs(calibration, group)
-    lengths = torch.tensor([size for record in records for size in record.span_tokens])
-    owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    keys = torch.cat([record.keys for record in records], dim=1)  # [key_heads, tokens, dim]
     behind = [pairs.index((layer, head // group)) for layer, head in calibration.key_heads]
-    scaled = query.queries * keys.shape[-1] ** -0.5
-    by_token = torch.zeros(keys.shape[1])
-    for pair in range(len(pairs)):  # the heads that read the same keys go together
-        rows = torch.cat([scaled[head] for head, read in enumerate(behind) if read == pair])
-        by_token += torch.softmax(rows @ keys[pair].T, dim=-1).sum(dim=0)  # of [heads * query, tokens]
-    by_span = torch.zeros(len(lengths)).index_add_(0, owner, by_token)
-    return by_span / float(scaled.shape[0] * scaled.shape[1])
+    scaled = query.queries * query.queries.shape[-1] ** -0.5
+    rows = [  # the heads that read the same keys go together
+        torch.cat([scaled[head] for head, read in enumerate(behind) if read == pair])
+        for pair in range(len(pairs))
+    ]
+    return span_sums(rows, records) / float(scaled.shape[0] * scaled.shape[1])
 
 
 def record_mass(mass: Tensor, records: Sequence[RouteKeys]) -> Tensor:

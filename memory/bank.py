@@ -20,6 +20,7 @@ from mnemos.errors import (
 )
 from mnemos.memory.bank_archives import ArchiveBank
 from mnemos.memory.bank_care import CareBank
+from mnemos.memory.bank_fading import FadingBank
 from mnemos.memory.bank_forgetting import ForgettingBank
 from mnemos.memory.bank_sessions import DEFAULT_NAMESPACE as DEFAULT_NAMESPACE
 from mnemos.memory.bank_sessions import SessionBank
@@ -73,7 +74,7 @@ def made_with(
     return list({use.memory_id: use for use in uses}.values())
 
 
-class MemoryBank(SessionBank, ForgettingBank, ArchiveBank, CareBank):
+class MemoryBank(SessionBank, ForgettingBank, FadingBank, ArchiveBank, CareBank):
     """A directory of memories, in namespaces. Open it with `MemoryBank.open`; close it, or use it in a
     `with`.
 

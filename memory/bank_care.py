@@ -35,7 +35,9 @@ class CareBank:
 
     def stats(self, namespace: str | None = None) -> BankStats:
         found = self.store.stats(namespace)
-        pager = None if self._recaller is None else self._recaller.pager
+        recaller = self._recaller
+        pager = None if recaller is None else recaller.pager
+        source = None if recaller is None else recaller.kv_source
         return BankStats(
             memories=found.memories,
             hidden=found.hidden,
@@ -48,6 +50,17 @@ class CareBank:
             cache_bytes=pager.bytes if pager else 0,
             cache_hits=pager.hits if pager else 0,
             cache_misses=pager.misses if pager else 0,
+            vivid=found.vivid,
+            faint=found.faint,
+            kv_bytes=found.kv_bytes,
+            keys_bytes=recaller.routes.bytes if recaller else 0,
+            disk_reads=source.disk.reads if source else 0,
+            disk_read_bytes=source.disk.bytes if source else 0,
+            disk_read_ms=round(source.disk.ms, 1) if source else 0.0,
+            revived=source.revived.reads if source else 0,
+            revived_bytes=source.revived.bytes if source else 0,
+            revived_ms=round(source.revived.ms, 1) if source else 0.0,
+            last_recalls=tuple(recaller.last_recalls) if recaller else (),
         )
 
     def verify(

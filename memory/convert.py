@@ -11,7 +11,7 @@ from mnemos.store.records import ErasePlan, MemoryRecord
 def to_memory(record: MemoryRecord) -> Memory:
     fidelity: Fidelity = "pending"
     if record.trace_fingerprint is not None:
-        fidelity = "vivid" if record.trace_bytes else "faint"
+        fidelity = "vivid" if record.kv_bytes else "faint"
     return Memory(
         id=record.id,
         namespace=record.namespace,

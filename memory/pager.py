@@ -1,10 +1,12 @@
-"""Brings KV blocks from the bank to where attention reads them, and keeps the recently used ones decoded."""
+"""Brings KV blocks from the bank to where attention reads them, and keeps some of them decoded."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from threading import Lock
 
 from mnemos.attention.kv import SpanKV
+from mnemos.errors import NotFoundError
+from mnemos.memory.admission import S3Fifo
 
 DEFAULT_BUDGET_BYTES = 512 * 1024 * 1024
 
@@ -12,10 +14,10 @@ Key = tuple[str, str]  # namespace, memory id
 
 
 class Pager:
-    """An LRU of decoded KV blocks in host memory, bounded in bytes.
+    """Decoded KV blocks in host memory, bounded in bytes; `admission.py` says which.
 
-    `read(namespace, id)` gives a block's payload, `decode(payload)` its spans. What was erased is zeroed
-    here too.
+    `read(namespace, id)` gives a block's payload, `read_many(namespace, ids)` those of several at once, as
+    far as they are there; `decode(payload)` its spans. What was erased is zeroed here too.
     """
 
     def __init__(
@@ -24,11 +26,13 @@ class Pager:
         decode: Callable[[bytes], list[SpanKV]],
         *,
         budget_bytes: int = DEFAULT_BUDGET_BYTES,
+        read_many: Callable[[str, Sequence[str]], Mapping[str, bytes]] | None = None,
     ) -> None:
         self._read = read
+        self._read_many = read_many
         self._decode = decode
-        self._budget = budget_bytes
-        self._held: OrderedDict[Key, list[SpanKV]] = OrderedDict()
+        self._held: dict[Key, list[SpanKV]] = {}
+        self._policy: S3Fifo[Key] = S3Fifo(budget_bytes)
         self._lock = Lock()
         self._drops = 0  # so far: what was read before one may be what it was about
         self.bytes = 0
@@ -36,42 +40,64 @@ class Pager:
         self.misses = 0
 
     def page(self, namespace: str, ids: Sequence[str]) -> list[list[SpanKV]]:
-        """The spans of each memory, in order, from host memory where held, otherwise from the bank."""
-        return [self._one((namespace, memory_id)) for memory_id in ids]
+        """The spans of each memory, in order, from host memory where held, otherwise from the bank.
+
+        Raises NotFoundError when one is gone.
+        """
+        payloads, drops = self._payloads(namespace, ids)
+        return [self._one((namespace, each), payloads.get(each), drops) for each in ids]
+
+    def page_present(self, namespace: str, ids: Sequence[str]) -> dict[str, list[SpanKV]]:
+        """As `page`, by id; what is gone is left out."""
+        payloads, drops = self._payloads(namespace, ids)
+        found: dict[str, list[SpanKV]] = {}
+        for memory_id in ids:
+            with suppress(NotFoundError):
+                found[memory_id] = self._one((namespace, memory_id), payloads.get(memory_id), drops)
+        return found
 
     def keys(self) -> list[tuple[str, str]]:
-        """(namespace, memory id) of what is held."""
+        """(namespace, memory id) of what is held, or remembered to have been."""
         with self._lock:
-            return list(self._held)
+            return self._policy.known()
 
     def drop(self, namespace: str | None = None, memory_id: str | None = None) -> None:
         """Zero and let go of one memory's block, a namespace's blocks, or all."""
         with self._lock:
             self._drops += 1
-            for key in list(self._held):
+            for key in self._policy.known():
                 if namespace in (None, key[0]) and memory_id in (None, key[1]):
-                    self._release(key, zero=True)
+                    self._policy.drop(key)
+                    for span in self._held.pop(key, ()):
+                        span.zero_()
+            self.bytes = self._policy.bytes
 
-    def _one(self, key: Key) -> list[SpanKV]:
+    def _payloads(self, namespace: str, ids: Sequence[str]) -> tuple[Mapping[str, bytes], int]:
+        """What one read brings of several blocks that are not held; and what had been dropped before it."""
+        with self._lock:
+            drops = self._drops
+            missing = [each for each in dict.fromkeys(ids) if (namespace, each) not in self._held]
+        if self._read_many is None or len(missing) < 2:
+            return {}, drops
+        return self._read_many(namespace, missing), drops
+
+    def _one(self, key: Key, payload: bytes | None, drops: int) -> list[SpanKV]:
         with self._lock:
             if key in self._held:
-                self._held.move_to_end(key)
+                self._policy.touch(key)
                 self.hits += 1
                 return self._held[key]
             self.misses += 1
-            drops = self._drops
-        spans = self._decode(self._read(*key))
+            if payload is None:
+                drops = self._drops
+        spans = self._decode(self._read(*key) if payload is None else payload)
         size = sum(span.nbytes for span in spans)
         with self._lock:
-            if size <= self._budget and key not in self._held and drops == self._drops:
-                self._held[key] = spans
-                self.bytes += size
-                while self.bytes > self._budget:
-                    self._release(next(iter(self._held)), zero=False)
+            if key not in self._held and drops == self._drops:
+                leaving = self._policy.admit(key, size)
+                if leaving is not None:
+                    self._held[key] = spans
+                    for each in leaving:
+                        del self._held[each]
+                    self.bytes = self._policy.bytes
         return spans
-
-    def _release(self, key: Key, *, zero: bool) -> None:
-        for span in self._held.pop(key):
-            self.bytes -= span.nbytes
-            if zero:
-                span.zero_()

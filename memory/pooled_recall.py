@@ -25,6 +25,7 @@ from mnemos.memory.pager import Pager
 from mnemos.memory.pooled_encoder import PooledEncoder, document_text, number_of
 from mnemos.memory.recall import DEFAULT_K, Recall, Recaller
 from mnemos.memory.records import LikeHit, LikeMatch, Memory, RecalledMemory, RouterName
+from mnemos.memory.reviving import KVSource
 from mnemos.memory.route_index import RouteIndex
 from mnemos.memory.router import standardised
 from mnemos.store.selectors import Condition
@@ -48,7 +49,12 @@ class PooledRecaller(Recaller):
     def _prepare(self, store: Store, model: LanguageModel) -> None:
         config, dtype = model.config, model.decoder.dtype
         self.encoder = PooledEncoder(store, model)
-        self.pager = Pager(store.get_kv, lambda payload: decode_pooled_kv(payload, config, dtype))
+        self.kv_source = KVSource(store, self.encoder)
+        self.pager = Pager(
+            self.kv_source.read,
+            lambda payload: decode_pooled_kv(payload, config, dtype),
+            read_many=self.kv_source.read_many,
+        )
         self.routes = RouteIndex(store.get_routes, lambda payload: decode_pooled_route(payload, config))
         self.words = MsaTokens(model.tokenizer)
 

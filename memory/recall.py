@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from mnemos.memory.convert import to_memory
 from mnemos.memory.encoder import MemoryEncoder
 from mnemos.memory.likeness import like_match
 from mnemos.memory.pager import Pager
-from mnemos.memory.records import LikeMatch, RecalledMemory, RouterName
+from mnemos.memory.records import LikeMatch, RecallCost, RecalledMemory, RouterName
+from mnemos.memory.reviving import KVSource
 from mnemos.memory.route_index import RouteIndex
 from mnemos.memory.router import Router, Scored
 from mnemos.store.selectors import Condition
@@ -26,6 +28,7 @@ from mnemos.store.store import Store
 
 DEFAULT_K = 4
 PAGED_TOKENS = 2048  # most memory tokens brought in for one reply
+_RECALLS_KEPT = 16  # whose cost is told
 _SPARE = 2  # memories scored beyond k, in place of those that only repeat the message
 _WORD = re.compile(r"\w+")
 _SPAN_SHARE = 0.5  # of the mass of a memory's best span, for another span to be read too
@@ -65,6 +68,7 @@ class Recaller:
         self._prepare(store, model)
         self._router = Router(store, self.routes, model)
         self.epoch = store.erase_epoch()
+        self.last_recalls: deque[RecallCost] = deque(maxlen=_RECALLS_KEPT)
         self._watchers: WeakSet[Watcher] = WeakSet()
         self._guard = RLock()
         _, tail = model.template.parts("system", model.tokenizer)
@@ -76,7 +80,12 @@ class Recaller:
         """Encoder and caches: what differs between the read modes."""
         config, dtype = model.config, model.decoder.dtype
         self.encoder = MemoryEncoder(store, model)
-        self.pager = Pager(store.get_kv, lambda payload: decode_kv(payload, config, dtype))
+        self.kv_source = KVSource(store, self.encoder)
+        self.pager = Pager(
+            self.kv_source.read,
+            lambda payload: decode_kv(payload, config, dtype),
+            read_many=self.kv_source.read_many,
+        )
         self.routes = RouteIndex(store.get_routes, decode_route)
 
     def close(self) -> None:
@@ -240,10 +249,14 @@ class Recaller:
         owners: list[int] = []
         tokens = 0
         mass = {found.id: found.spans for found in scored}
+        before = self._reads()
+        certain = _fitting(described)
+        read = self.pager.page_present(namespace, certain)
         for recalled in described:
-            try:
-                (whole,) = self.pager.page(namespace, [recalled.memory.id])
-            except NotFoundError:  # forgotten since it was routed
+            if recalled.memory.id not in certain:
+                read |= self.pager.page_present(namespace, [recalled.memory.id])
+            whole = read.get(recalled.memory.id)
+            if whole is None:  # forgotten since it was routed
                 continue
             block = _telling_spans(whole, mass[recalled.memory.id], PAGED_TOKENS - tokens)
             if not block:
@@ -253,18 +266,51 @@ class Recaller:
             spans += block
             tokens += sum(span.tokens for span in block)
         paged = time.perf_counter()
-        return Recall(
+        recall = Recall(
             tuple(memories), tuple(spans), tuple(owners), (routed - started) * 1e3, (paged - routed) * 1e3
         )
+        held, disk, revived = (now - then for now, then in zip(self._reads(), before, strict=True))
+        self.last_recalls.append(
+            RecallCost(
+                memories=len(memories),
+                host=held,
+                disk=disk,
+                revived=revived,
+                bytes=recall.bytes,
+                route_ms=recall.route_ms,
+                page_ms=recall.page_ms,
+            )
+        )
+        return recall
+
+    def _reads(self) -> tuple[int, int, int]:
+        """Blocks that each tier gave so far: host memory, disk, the model."""
+        return self.pager.hits, self.kv_source.disk.reads, self.kv_source.revived.reads
 
     def _described(self, namespace: str, scored: Sequence[Scored]) -> list[RecalledMemory]:
-        found: list[RecalledMemory] = []
-        for each in scored:
-            with suppress(NotFoundError):  # forgotten since it was scored
-                memory = to_memory(self._store.get(namespace, each.id))
-                rank = len(found) + 1
-                found.append(RecalledMemory(memory=memory, rank=rank, score=each.score, signals=each.signals))
-        return found
+        """Those that are still there."""
+        records = {record.id: record for record in self._store.records(namespace, [s.id for s in scored])}
+        left = [each for each in scored if each.id in records]
+        return [
+            RecalledMemory(
+                memory=to_memory(records[each.id]), rank=rank, score=each.score, signals=each.signals
+            )
+            for rank, each in enumerate(left, 1)
+        ]
+
+
+def _fitting(described: Sequence[RecalledMemory]) -> list[str]:
+    """Ids of the first of them, as many as fit into `PAGED_TOKENS`: each is sure to be read, so they are
+    fetched at once.
+    """
+    room_tokens = PAGED_TOKENS
+    ids: list[str] = []
+    for recalled in described:
+        room_tokens -= recalled.memory.tokens
+        if room_tokens < 0:
+            break
+        ids.append(recalled.memory.id)
+    return ids
 
 
 def _readable(described: Sequence[RecalledMemory]) -> tuple[RecalledMemory, ...]:

@@ -139,6 +139,18 @@ class AuditLine(_Frozen):
     digest: str
 
 
+class RecallCost(_Frozen):
+    """What one recall took: how many blocks each tier gave, and the time."""
+
+    memories: int
+    host: int = Field(description="blocks that were in host memory, decoded")
+    disk: int = Field(description="blocks read from the bank's files")
+    revived: int = Field(description="blocks of faint memories, made anew by the model")
+    bytes: int = Field(description="decoded")
+    route_ms: float
+    page_ms: float
+
+
 class BankStats(_Frozen):
     """Counts and sizes in bytes, of the whole bank or of one namespace."""
 
@@ -150,6 +162,17 @@ class BankStats(_Frozen):
     trace_bytes: int
     disk_bytes: int
     namespaces: int
+    vivid: int = Field(default=0, description="memories whose KV is on the disk")
+    faint: int = Field(default=0, description="memories whose KV has faded")
+    kv_bytes: int = Field(default=0, description="of the KV frames of vivid memories")
     cache_bytes: int = Field(default=0, description="decoded KV held in host memory")
     cache_hits: int = 0
     cache_misses: int = 0
+    keys_bytes: int = Field(default=0, description="decoded routing keys held in host memory")
+    disk_reads: int = Field(default=0, description="KV blocks read from the bank's files by this process")
+    disk_read_bytes: int = 0
+    disk_read_ms: float = 0.0
+    revived: int = Field(default=0, description="faint memories read again by the model")
+    revived_bytes: int = 0
+    revived_ms: float = 0.0
+    last_recalls: tuple[RecallCost, ...] = Field(default=(), description="of this process, oldest first")

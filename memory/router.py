@@ -61,19 +61,19 @@ class Router:
         """The best `limit` memories of those that `where` allows, best first. `latent` leaves words and names
         out.
         """
-        lexical: dict[str, float] = {}
-        if router == "full":
-            lexical = dict(self._store.lexical(namespace, query, LEXICAL_CANDIDATES, where=where))
-        recent = self._store.recent_ids(namespace, RECENT_CANDIDATES, where=where)
-        beside = self._store.places(namespace, [*lexical][:_NEIGHBOURLY])
-        near = [each for place in beside for each in (place.before, place.after) if each is not None]
-        if where is not None and near:
-            near = self._store.recent_ids(namespace, len(near), where=where, ids=near)
-        found = self._routes.records(namespace, list(dict.fromkeys([*lexical, *recent, *near])))
+        candidates = self._store.candidates(
+            namespace,
+            query if router == "full" else None,
+            by_words=LEXICAL_CANDIDATES,
+            recent=RECENT_CANDIDATES,
+            beside=_NEIGHBOURLY,
+            where=where,
+        )
+        lexical, placed = candidates.lexical, candidates.places
+        found = self._routes.records(namespace, list(placed))
         ids = list(found)
         if not ids:
             return []
-        placed = {place.id: place for place in self._store.places(namespace, ids)}
         records = list(found.values())
         spans = span_mass(states, records, self._calibration, self._group)
         signals = {"mass": record_mass(spans, records)}

@@ -157,7 +157,7 @@ def traces(connection: Connection, namespace_id: str, low: int, high: int) -> li
     """Sums over the catalog's rows in `(low, high]`, for one namespace."""
     rows = connection.execute(
         text(
-            "SELECT trace_fingerprint IS NOT NULL, trace_bytes > 0, count(*), sum(tokens), sum(trace_bytes) "
+            "SELECT trace_fingerprint IS NOT NULL, kv_bytes > 0, count(*), sum(tokens), sum(trace_bytes) "
             "FROM memories WHERE rowid > :low AND rowid <= :high AND +namespace_id = :namespace GROUP BY 1, 2"
         ),
         {"low": low, "high": high, "namespace": namespace_id},

@@ -1,5 +1,6 @@
 """Reading and writing the rows of `catalog.db`. Every function takes a connection, so that they compose."""
 
+import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from mnemos.store import catalog_schema as schema
+from mnemos.store.database import rows_of
 from mnemos.store.frames import KIND_CODES, KIND_NAMES
 from mnemos.store.keypages import PageRow
 from mnemos.store.records import FrameKind
@@ -40,7 +42,8 @@ class CatalogMemory:
     is_open: bool
     trace_fingerprint: str | None
     tokens: int
-    trace_bytes: int
+    trace_bytes: int  # of KV and routing frames
+    kv_bytes: int  # of the KV frame; 0 where the memory is faint or has no trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +184,9 @@ def namespace_memories(connection: Connection, namespace_id: str) -> dict[str, C
 
 
 def _memory(row: Any) -> CatalogMemory:
-    memory_id, namespace_id, page_id, slot, is_open, fingerprint, tokens, trace_bytes = row
+    memory_id, namespace_id, page_id, slot, is_open, fingerprint, tokens, trace_bytes, kv_bytes = row
     return CatalogMemory(
-        memory_id, namespace_id, page_id, slot, bool(is_open), fingerprint, tokens, trace_bytes
+        memory_id, namespace_id, page_id, slot, bool(is_open), fingerprint, tokens, trace_bytes, kv_bytes
     )
 
 
@@ -366,17 +369,17 @@ def set_segment_ends(connection: Connection, ends: dict[int, int]) -> None:
 
 
 def pages(connection: Connection, namespace_id: str) -> list[PageRow]:
-    c = schema.key_pages.c
-    query = select(c.id, c.region, c.used, c.length, c.wrapped).where(c.namespace_id == namespace_id)
-    return [PageRow(*row) for row in connection.execute(query)]
+    query = "SELECT id, region, used, length, wrapped FROM key_pages WHERE namespace_id = ?"
+    return [PageRow(*row) for row in rows_of(connection, query, (namespace_id,))]
 
 
 def pages_by_id(connection: Connection, namespace_id: str, ids: Iterable[int]) -> dict[int, PageRow]:
-    c = schema.key_pages.c
-    query = select(c.id, c.region, c.used, c.length, c.wrapped).where(
-        c.namespace_id == namespace_id, c.id.in_(list(ids))
+    query = (
+        "SELECT id, region, used, length, wrapped FROM key_pages WHERE namespace_id = ? "
+        "AND id IN (SELECT value FROM json_each(?))"
     )
-    return {row[0]: PageRow(*row) for row in connection.execute(query)}
+    found = rows_of(connection, query, (namespace_id, json.dumps(list(ids))))
+    return {row[0]: PageRow(*row) for row in found}
 
 
 def set_pages(connection: Connection, namespace_id: str, rows: Iterable[PageRow]) -> None:

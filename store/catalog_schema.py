@@ -30,6 +30,7 @@ memories = Table(
     Column("trace_fingerprint", Text),
     Column("tokens", Integer),
     Column("trace_bytes", Integer),
+    Column("kv_bytes", Integer),
 )
 frames = Table(
     "frames",
@@ -150,9 +151,25 @@ def _branched_sessions(connection: Connection) -> None:
     """Nothing to change here: the number keeps software out that knows no branches."""
 
 
+_FAINT = """
+ALTER TABLE memories ADD COLUMN kv_bytes INTEGER NOT NULL DEFAULT 0
+
+UPDATE memories SET kv_bytes = coalesce((SELECT sum(length) FROM frames WHERE owner = memories.id AND
+  kind = 2 AND live = 1), 0) WHERE trace_fingerprint IS NOT NULL
+
+CREATE INDEX memories_vivid ON memories (namespace_id, kv_bytes) WHERE kv_bytes > 0
+"""
+
+
+def _faint_memories(connection: Connection) -> None:
+    """A memory with a trace whose `kv_bytes` are 0 is faint: it has routing keys and no KV frame."""
+    run_script(connection, _FAINT)
+
+
 MIGRATIONS = (
     Migration(1, "first tables", _first),
     Migration(2, "index of open exchanges", _index_open),
     Migration(3, "frames of version 2", _tagged_frames),
     Migration(4, "namespaces with branches of sessions", _branched_sessions),
+    Migration(5, "faint memories", _faint_memories),
 )

@@ -66,14 +66,7 @@ class Database:
         with self._lock:
             if self._raw is None:
                 self._engine.connect().close()
-            try:
-                found: list[tuple[Any, ...]] = self._raw.execute(statement, values).fetchall()
-            except sqlcipher3.dbapi2.Error as error:
-                wrapped = DBAPIError.instance(
-                    statement, None, error, sqlcipher3.dbapi2.Error, hide_parameters=True
-                )
-                raise wrapped from error
-            return found
+            return _rows(self._raw, statement, values)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -177,6 +170,22 @@ class Database:
         if self._committed is not None:
             connection.create_function("committed", 0, self._committed, deterministic=True)
         connection.create_function("contains", 2, _contains, deterministic=True)
+
+
+def rows_of(
+    connection: Connection, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
+) -> list[tuple[Any, ...]]:
+    """What one statement reads within a transaction, straight from the driver: for hundreds of rows."""
+    return _rows(connection.connection.dbapi_connection, statement, values)
+
+
+def _rows(raw: Any, statement: str, values: Sequence[Any] | Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    try:
+        found: list[tuple[Any, ...]] = raw.execute(statement, values).fetchall()
+    except sqlcipher3.dbapi2.Error as error:
+        wrapped = DBAPIError.instance(statement, None, error, sqlcipher3.dbapi2.Error, hide_parameters=True)
+        raise wrapped from error
+    return found
 
 
 def _contains(haystack: str | None, folded: str) -> int:

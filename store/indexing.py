@@ -26,14 +26,17 @@ def remove_rows(connection: Connection, ids: Iterable[str]) -> None:
         ordinals += connection.execute(query, {"ids": part}).scalars()
     if not ordinals:
         return
-    total = int(connection.execute(text("SELECT count(*) FROM memory")).scalar_one())
-    if len(ordinals) >= _MANY_ROWS and len(ordinals) * _ROWS_PER_MERGED >= total:
+    if len(ordinals) >= _MANY_ROWS and len(ordinals) * _ROWS_PER_MERGED >= _count(connection):
         _set_option(connection, "secure-delete", 0)
         _delete(connection, ordinals)
         _merge(connection)
         _set_option(connection, "secure-delete", 1)
     else:
         _delete(connection, ordinals)
+
+
+def _count(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT count(*) FROM memory")).scalar_one())
 
 
 def _delete(connection: Connection, ordinals: list[int]) -> None:
@@ -59,7 +62,7 @@ def is_merged(structure: bytes) -> bool:
     level those being merged, segments, and three numbers a segment (seven, in the wide form).
     """
     is_wide = structure[4:8] == _WIDE
-    numbers = _varints(structure[8 if is_wide else 4 :])
+    numbers = varints(structure[8 if is_wide else 4 :])
     levels, segments = numbers[0], numbers[1]
     if segments == 0:
         return True
@@ -71,7 +74,7 @@ def is_merged(structure: bytes) -> bool:
     return segments == 1 and held == 1
 
 
-def _varints(data: bytes) -> list[int]:
+def varints(data: bytes) -> list[int]:
     """SQLite's variable-length integers, all the numbers of the structure being below 2^56."""
     found: list[int] = []
     value = 0

@@ -8,8 +8,8 @@ from mnemos.store.database import Database
 
 _NAMESPACE = "SELECT id, name_box, key_box, batch, state FROM namespaces WHERE "
 _MEMORY = (
-    "SELECT id, namespace_id, page_id, slot, is_open, trace_fingerprint, tokens, trace_bytes FROM memories "
-    "WHERE id = ?"
+    "SELECT id, namespace_id, page_id, slot, is_open, trace_fingerprint, tokens, trace_bytes, "
+    "kv_bytes FROM memories WHERE id = ?"
 )
 _ROW = f"SELECT {words.COLUMNS} FROM memory WHERE id = ? AND {words.LIVE}"
 _PENDING = "SELECT namespace_id, id, rowid FROM memories WHERE is_open = 0 AND trace_fingerprint "

@@ -330,7 +330,8 @@ def _retire_traces(connection: Connection, ids: Iterable[str]) -> None:
     for part in catalog.chunks(held):
         _on_ids(
             connection,
-            "UPDATE memories SET trace_fingerprint = NULL, tokens = 0, trace_bytes = 0 WHERE id IN :ids",
+            "UPDATE memories SET trace_fingerprint = NULL, tokens = 0, trace_bytes = 0, kv_bytes = 0 "
+            "WHERE id IN :ids",
             part,
         )
 

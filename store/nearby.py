@@ -1,7 +1,7 @@
 """Where memories stand among the others: who said them, and which come right before and after."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, text
 
@@ -9,8 +9,7 @@ from mnemos.store import words
 from mnemos.store.catalog import chunks, now_us
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A memory's speaker and neighbours, as they would be in a bank that never held what is gone."""
 
     id: str

@@ -61,7 +61,7 @@ def plan_rows(
         [] if is_whole or cascade == "none" else dependants_of(namespace, [row.id for row in selected])
     )
     with namespace.database.read() as connection:
-        takes_all = bool(selected) and len(selected) == words.count(connection)
+        takes_all = bool(selected) and words.holds_just(connection, len(selected))
     touched = [row.id for row in (*selected, *dependants)]
     with core.catalog.read() as connection:
         if is_whole:

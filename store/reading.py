@@ -13,6 +13,7 @@ from mnemos.store.core import Core, Namespace
 from mnemos.store.frames import FrameError, decode_frame
 from mnemos.store.ids import ID_CHARS
 from mnemos.store.keypages import PageRow
+from mnemos.store.owned_frames import owned_frames
 from mnemos.store.records import FrameKind, MemoryRecord
 from mnemos.store.words import Filter, Row, from_us
 from mnemos.store.writing import bank_key, keys_of
@@ -63,6 +64,7 @@ def _record(name: str, row: Row, known: CatalogMemory | None) -> MemoryRecord:
         trace_bytes=known.trace_bytes if known else 0,
         tokens=known.tokens if known else 0,
         trace_fingerprint=known.trace_fingerprint if known else None,
+        kv_bytes=known.kv_bytes if known else 0,
     )
 
 
@@ -79,6 +81,18 @@ def by_id(core: Core, name: str, ids: Sequence[str]) -> list[MemoryRecord]:
                 rows = words.select_rows(connection, Filter(ids=wanted))
         known = {record.id: record for record in records(core, found, rows)}
         return [known[memory_id] for memory_id in ids]
+
+
+def present(core: Core, namespace: Namespace, ids: Sequence[str]) -> list[MemoryRecord]:
+    """Those of the memories that are there, by their whole ids and in that order."""
+    wanted = list(dict.fromkeys(ids))
+    if lookups.is_few(wanted):
+        alone = [lookups.row(namespace.database, each) for each in wanted]
+        rows = {row.id: row for row in alone if row is not None}
+    else:
+        with namespace.database.read() as connection:
+            rows = {row.id: row for row in words.select_rows(connection, Filter(ids=wanted))}
+    return records(core, namespace, [rows[memory_id] for memory_id in ids if memory_id in rows])
 
 
 def get(core: Core, namespace: Namespace, prefix: str) -> MemoryRecord:
@@ -170,15 +184,14 @@ def _look_up(
     pages: dict[int, PageRow] = {}
     while True:
         with core.catalog.read() as connection:
-            frames = catalog.frames_of(connection, wanted, kind)
-            memories = catalog.get_memories(connection, [frame.owner for frame in frames])
-            known = [memory for memory in memories.values() if memory.namespace_id == namespace.id]
-            before, pages = pages, catalog.pages_by_id(connection, namespace.id, _page_ids(known))
+            frames, memories = owned_frames(connection, wanted, kind)
+            known = [memory for memory in memories if memory.namespace_id == namespace.id]
             try:
                 keys = keys_of(namespace, connection, known)
             except NotFoundError:  # one of them is being erased
                 keys = _keys_left(namespace, connection, known)
             except BankUnreadableError:
+                before, pages = pages, catalog.pages_by_id(connection, namespace.id, _page_ids(known))
                 if pages == before:
                     raise
                 continue  # an erase moved a page of keys after this transaction began: look again

@@ -62,11 +62,12 @@ class MemoryRecord:
     trace_bytes: int  # bytes of KV and routing frames on disk; 0 when the memory has no trace
     tokens: int  # tokens of the trace; 0 when it has none
     trace_fingerprint: str | None  # of the model that made the trace
+    kv_bytes: int = 0  # of the KV frame; 0 when the memory is faint or has no trace
 
 
 @dataclass(frozen=True, slots=True)
 class TraceDraft:
-    """What one model keeps of one memory, as bytes."""
+    """What one model keeps of one memory, as bytes. Without `kv` the memory is faint."""
 
     memory_id: str
     fingerprint: str
@@ -178,3 +179,6 @@ class StoreStats:
     trace_bytes: int
     disk_bytes: int
     namespaces: int
+    vivid: int = 0
+    faint: int = 0
+    kv_bytes: int = 0  # of vivid ones

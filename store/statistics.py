@@ -1,7 +1,7 @@
 """Counts and bytes of a bank or of one namespace."""
 
 from mnemos.errors import NotFoundError
-from mnemos.store import catalog, words
+from mnemos.store import catalog, fading, words
 from mnemos.store.core import Core
 from mnemos.store.records import StoreStats
 
@@ -18,6 +18,7 @@ def stats(core: Core, name: str | None) -> StoreStats:
         memories, tokens, trace_bytes = catalog.sums(connection, namespace_id)
         untraced = catalog.untraced(connection, namespace_id)
         frame_bytes = catalog.frame_bytes(connection, namespace_id)
+        vivid, faint, kv_bytes = fading.counts(connection, namespace_id)
     hidden = text_bytes = 0
     for namespace in namespaces:
         with namespace.database.read() as connection:
@@ -32,6 +33,9 @@ def stats(core: Core, name: str | None) -> StoreStats:
         trace_bytes=trace_bytes,
         disk_bytes=frame_bytes if name is not None else _disk_bytes(core),
         namespaces=len(namespaces),
+        vivid=vivid,
+        faint=faint,
+        kv_bytes=kv_bytes,
     )
 
 

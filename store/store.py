@@ -23,6 +23,7 @@ from mnemos.store import (
     words,
     writing,
 )
+from mnemos.store.candidates import Candidates, candidates
 from mnemos.store.core import Core
 from mnemos.store.ids import check_namespace
 from mnemos.store.keys import KeyProvider, LockKind, kind_of
@@ -42,6 +43,7 @@ from mnemos.store.selectors import Condition
 from mnemos.store.store_browsing import BrowsingStore
 from mnemos.store.store_care import CareStore
 from mnemos.store.store_erasing import ErasingStore
+from mnemos.store.store_fading import FadingStore
 from mnemos.store.store_sessions import SessionStore
 from mnemos.store.store_traces import TraceStore
 from mnemos.store.words import Filter
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["Store"]
 
 
-class Store(TraceStore, ErasingStore, SessionStore, CareStore, BrowsingStore):
+class Store(TraceStore, FadingStore, ErasingStore, SessionStore, CareStore, BrowsingStore):
     """A bank: memories in namespaces, durable when a call returns, gone when an erase has its receipt.
 
     Safe to call from several threads; several processes may read, one writes at a time.
@@ -236,6 +238,12 @@ class Store(TraceStore, ErasingStore, SessionStore, CareStore, BrowsingStore):
         with self._core.reading():
             return reading.get(self._core, self._core.get(namespace), memory_id)
 
+    def records(self, namespace: str, ids: Sequence[str]) -> builtins.list[MemoryRecord]:
+        """Memories by their whole ids, in that order; those that are gone are left out."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            return [] if found is None else reading.present(self._core, found, ids)
+
     def list(
         self,
         namespace: str,
@@ -369,6 +377,36 @@ class Store(TraceStore, ErasingStore, SessionStore, CareStore, BrowsingStore):
             with found.database.read() as connection:
                 allowed = None if where is None else resolved(connection, where)
                 return lexical.search(connection, query, limit, allowed)
+
+    def candidates(
+        self,
+        namespace: str,
+        query: str | None,
+        *,
+        by_words: int,
+        recent: int,
+        beside: int,
+        where: Condition | None = None,
+        more: Sequence[str] = (),
+    ) -> Candidates:
+        """What a router scores for a query: `by_words` memories by its words (none without a query), the
+        `recent` latest ones, the neighbours of the best `beside`, and `more` by their ids.
+        """
+        with self._core.reading():
+            found = self._core.find(namespace)
+            if found is None:
+                return Candidates({}, {})
+            with found.database.read() as connection:
+                allowed = None if where is None else resolved(connection, where)
+                return candidates(
+                    connection,
+                    query,
+                    by_words=by_words,
+                    recent=recent,
+                    beside=beside,
+                    where=allowed,
+                    more=more,
+                )
 
     def places(self, namespace: str, ids: Sequence[str]) -> builtins.list[nearby.Place]:
         """Speaker and visible neighbours of those memories that are there."""

@@ -164,7 +164,8 @@ def _frames(
             continue
         if (memory.id, "text") not in live:
             found.add("missing-frame", memory.id, "it has no text frame")
-        if memory.trace_fingerprint is not None and not {(memory.id, "kv"), (memory.id, "route")} <= live:
+        traces = ("kv", "route") if memory.kv_bytes else ("route",)  # a faint memory has no KV
+        if memory.trace_fingerprint is not None and not {(memory.id, kind) for kind in traces} <= live:
             found.add("missing-frame", memory.id, "it has a trace without its frames")
     keys: dict[str, bytes | None] = {}
     for memory in memories.values():

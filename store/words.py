@@ -237,6 +237,12 @@ def count(connection: Connection) -> int:
     return int(connection.execute(text(f"SELECT count(*) FROM memory WHERE {LIVE}")).scalar_one())
 
 
+def holds_just(connection: Connection, number: int) -> bool:
+    """Whether there are so many memories and no more, without counting further than that."""
+    query = text(f"SELECT count(*) FROM (SELECT 1 FROM memory WHERE {LIVE} LIMIT :most)")
+    return int(connection.execute(query, {"most": number + 1}).scalar_one()) == number
+
+
 def count_rows(connection: Connection, chosen: Filter) -> int:
     """How many rows `select_rows` would give; the filter names no ids."""
     where, bound = conditions_of(chosen)

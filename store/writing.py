@@ -195,7 +195,7 @@ def complete(
                 connection.execute(
                     text(
                         "UPDATE memories SET is_open = :open, trace_fingerprint = NULL, tokens = 0, "
-                        "trace_bytes = 0 WHERE id = :id"
+                        "trace_bytes = 0, kv_bytes = 0 WHERE id = :id"
                     ),
                     {"open": int(status == "open"), "id": memory_id},
                 )
@@ -241,14 +241,17 @@ def put_traces(core: Core, name: str, drafts: Sequence[TraceDraft]) -> None:
             updates: list[dict[str, Any]] = []
             for memory_id, draft in last.items():
                 key = keys[memory_id]
-                kv = group.add("kv", memory_id, draft.kv, key, draft.fingerprint)
+                kv_bytes = 0
+                if draft.kv:
+                    kv_bytes = group.add("kv", memory_id, draft.kv, key, draft.fingerprint).length
                 route = group.add("route", memory_id, draft.route, key, draft.fingerprint)
                 updates.append(
                     {
                         "id": memory_id,
                         "fingerprint": draft.fingerprint,
                         "tokens": draft.tokens,
-                        "bytes": kv.length + route.length,
+                        "bytes": kv_bytes + route.length,
+                        "kv_bytes": kv_bytes,
                     }
                 )
             group.start_sync()
@@ -257,7 +260,7 @@ def put_traces(core: Core, name: str, drafts: Sequence[TraceDraft]) -> None:
                 connection.execute(
                     text(
                         "UPDATE memories SET trace_fingerprint = :fingerprint, tokens = :tokens, "
-                        "trace_bytes = :bytes WHERE id = :id"
+                        "trace_bytes = :bytes, kv_bytes = :kv_bytes WHERE id = :id"
                     ),
                     updates,
                 )

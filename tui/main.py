@@ -10,6 +10,7 @@ from mnemos.tui import (
     ask,
     audit,
     banks,
+    bench_scale,
     benches,
     browse,
     calibrate,
@@ -19,10 +20,12 @@ from mnemos.tui import (
     demo,
     edits,
     evals,
+    fading,
     forget,
     help,
     keeping,
     models,
+    needle,
     notes,
     quotas,
     receipts,
@@ -90,6 +93,7 @@ memory.command("expire")(edits.expire)
 memory.command("retention")(keeping.retention)
 memory.command("sweep")(keeping.sweep)
 memory.command("quota")(quotas.quota)
+memory.command("fade")(fading.fade)
 memory.command("hide")(recollections.hide)
 memory.command("unhide")(recollections.unhide)
 memory.command("pin")(recollections.pin)
@@ -138,11 +142,13 @@ bench.command("erase")(benches.erase)
 bench.command("ingest")(benches.ingest)
 bench.command("soak")(benches.soak)
 bench.command("tui")(benches.tui)
+bench.command("scale")(bench_scale.scale)
 
 evaluation = _group("eval", "Measure how well a model recalls and reads.")
 evaluation.command("recall")(evals.recall)
 evaluation.command("read")(evals.read)
 evaluation.command("facts")(evals.facts)
+evaluation.command("needle")(needle.needle)
 
 
 def main() -> None:

@@ -341,4 +341,5 @@ def stats(
     if json:
         output.document(found)
     else:
+        del found["last_recalls"]  # of a process that has recalled nothing yet
         output.fields({name: output.amount(n) if name.endswith("_bytes") else n for name, n in found.items()})

@@ -44,7 +44,11 @@ def read_many(
 
 
 def _read_batch(
-    decoder: Decoder, prefix: SpanKV, texts: Sequence[Sequence[int]], batch: Sequence[int], layers: Sequence[int]
+    decoder: Decoder,
+    prefix: SpanKV,
+    texts: Sequence[Sequence[int]],
+    batch: Sequence[int],
+    layers: Sequence[int],
 ) -> Iterator[tuple[int, Read]]:
     config, dim, eps = decoder.config, decoder.config.head_dim, decoder.config.rms_norm_eps
     heads, kv_heads, rows = config.heads, config.kv_heads, len(batch)

@@ -46,6 +46,7 @@ class PooledRecaller(Recaller):
     """A bank as an MSA checkpoint reads it."""
 
     def _prepare(self, store: Store, model: LanguageModel) -> None:
+        self._projection = None  # such a checkpoint brings a trained router
         config, dtype = model.config, model.decoder.dtype
         self.encoder = PooledEncoder(store, model)
         self.pager = Pager(store.get_kv, lambda payload: decode_pooled_kv(payload, config, dtype))

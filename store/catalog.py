@@ -265,8 +265,8 @@ def new_routes(connection: Connection, namespace_id: str, after: int) -> tuple[i
     if newest == after:
         return newest, []
     query = text(
-        "SELECT f.owner FROM frames f JOIN memories m ON m.id = f.owner WHERE f.id > :after AND f.kind = :kind "
-        "AND f.live = 1 AND m.namespace_id = :namespace ORDER BY f.id"
+        "SELECT f.owner FROM frames f JOIN memories m ON m.id = f.owner WHERE f.id > :after AND "
+        "f.kind = :kind AND f.live = 1 AND m.namespace_id = :namespace ORDER BY f.id"
     )
     values = {"after": after, "kind": KIND_CODES["route"], "namespace": namespace_id}
     return newest, list(connection.execute(query, values).scalars())

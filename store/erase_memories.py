@@ -73,8 +73,8 @@ def bury(core: Core, intent: Intent) -> None:
 
 
 def clear_pages(core: Core, intent: Intent) -> None:
-    """Rows that an earlier version left marked as erased, copies that lie where rows were moved from, and files
-    of vectors that others took the place of.
+    """Rows that an earlier version left marked as erased, copies that lie where rows were moved from, and
+    files of vectors that others took the place of.
     """
     shards.sweep(core, _namespace(core, intent))
     database = _namespace(core, intent).database

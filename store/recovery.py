@@ -31,8 +31,8 @@ def recover(core: Core) -> None:
 
 
 def settle_if_torn(core: Core, namespace: Namespace) -> None:
-    """`settle`, but without the lock where there is nothing to do, and not while a live process is at it. Files of
-    vectors that no row knows of go too.
+    """`settle`, but without the lock where there is nothing to do, and not while a live process is at it.
+    Files of vectors that no row knows of go too.
     """
     with namespace.database.read() as connection:
         reached = words.batch(connection)
@@ -153,7 +153,7 @@ def reclaim_files(core: Core) -> None:
             if entry.name.split(".")[0] not in known:
                 zero_and_unlink(core.path / folder / entry.name)
     index = core.path / "index"
-    for name in os.listdir(index) if index.is_dir() else ():
+    for name in [path.name for path in index.iterdir()] if index.is_dir() else []:
         if name not in known:
             zero_and_unlink(index / name) if (index / name).is_file() else core.remove_index(name)
     zero_and_unlink(core.path / "catalog.db.before-upgrade")

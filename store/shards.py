@@ -2,11 +2,13 @@
 
 A shard is a cache of what lies in route frames. Little-endian:
 
-    magic 'MNSH' | version u8 | cipher u8: 0 none, 1 AES-256-GCM | stride u16 | nonce 12 bytes (zeros in clear)
+    magic 'MNSH' | version u8 | cipher u8: 0 none, 1 AES-256-GCM | stride u16 | nonce 12 bytes (zeros in
+    clear)
     then, encrypted under the shard's own random key with the header before the nonce and the shard's id as
     associated data: of each vector 16 bytes of memory id and `stride` bytes
 
-It holds the memories of one block of ordinals, at most `SHARD_VECTORS` vectors. Its key and its name are a row
+It holds the memories of one block of ordinals, at most `SHARD_VECTORS` vectors. Its key and its name are a
+row
 of the namespace's database, so that both go in the transaction that takes a memory's words out of it: what is
 left is written to a new file under a new key first, and the old file is overwritten after.
 """
@@ -91,7 +93,8 @@ def read(core: Core, namespace: Namespace, row: ShardRow) -> Shard:
 
 
 def put(core: Core, namespace: Namespace, form: str, stride: int, vectors: Mapping[str, bytes]) -> int:
-    """Adds memories' vectors, in place of those they had; how many memories. Those that are gone are left out.
+    """Adds memories' vectors, in place of those they had; how many memories. Those that are gone are left
+    out.
 
     The caller holds the writer's lock. Shards of another form, and those that can't be read, are replaced.
     """
@@ -126,8 +129,8 @@ def blocks_of(namespace: Namespace, ids: Iterable[str]) -> list[int]:
 
 
 def take_out(core: Core, namespace: Namespace, connection: Connection, ids: Iterable[str]) -> None:
-    """Writes anew, without these memories, every shard that may hold one. A part of the transaction that removes
-    their rows, while these are still there. A shard that can't be read goes whole.
+    """Writes anew, without these memories, every shard that may hold one. A part of the transaction that
+    removes their rows, while these are still there. A shard that can't be read goes whole.
     """
     doomed = set(ids)
     for row in rows(connection, set(_blocks_of(connection, doomed).values())):
@@ -152,7 +155,7 @@ def strays(core: Core, namespace: Namespace) -> list[str]:
     folder = core.index_path(namespace.id)
     if not folder.is_dir():
         return []
-    names = sorted(os.listdir(folder))
+    names = sorted(path.name for path in folder.iterdir())
     if not names:
         return []
     with namespace.database.read() as connection:
@@ -171,8 +174,8 @@ def sweep(core: Core, namespace: Namespace) -> list[str]:
 
 
 def is_clear_of(core: Core, namespace: Namespace, ids: Iterable[str], blocks: Iterable[int] | None) -> bool:
-    """Whether no file of the index holds these memories; shards of those blocks, or of all, are read. False where
-    one can't be.
+    """Whether no file of the index holds these memories; shards of those blocks, or of all, are read. False
+    where one can't be.
     """
     gone = set(ids)
     with namespace.database.read() as connection:
@@ -257,7 +260,9 @@ def _blocks_of(connection: Connection, ids: Iterable[str]) -> dict[str, int]:
     found: list[tuple[str, int]] = []
     for part in chunks(ids):
         found += [(row[0], row[1]) for row in connection.execute(query, {"ids": part})]
-    return {memory_id: ordinal // BLOCK_MEMORIES for memory_id, ordinal in sorted(found, key=lambda one: one[1])}
+    return {
+        memory_id: ordinal // BLOCK_MEMORIES for memory_id, ordinal in sorted(found, key=lambda one: one[1])
+    }
 
 
 def _unreadable(row: ShardRow, what: str) -> BankUnreadableError:

@@ -59,8 +59,10 @@ class TraceStore:
             return [] if found is None else reading.traced_ids(self._core, found)
 
     def new_routes(self, namespace: str, after: int = 0) -> tuple[int, builtins.list[str]]:
-        """A mark of how far the bank has come, and ids of the memories whose routing record lies behind the mark
-        `after`, oldest first. A mark that is lower than before, or another erase epoch, makes older marks void.
+        """A mark of how far the bank has come, and ids of the memories whose routing record lies behind the
+        mark
+        `after`, oldest first. A mark that is lower than before, or another erase epoch, makes older marks
+        void.
         """
         with self._core.reading():
             found = self._core.find(namespace)
@@ -68,8 +70,8 @@ class TraceStore:
                 return catalog.new_routes(connection, "" if found is None else found.id, after)
 
     def put_vectors(self, namespace: str, form: str, stride: int, vectors: Mapping[str, bytes]) -> int:
-        """Keeps memories' vectors, `stride` bytes each, for `vector_shards`; of how many memories. `form` says how
-        they were made: those of another form go. NotFoundError.
+        """Keeps memories' vectors, `stride` bytes each, for `vector_shards`; of how many memories. `form`
+        says how they were made: those of another form go. NotFoundError.
         """
         with self._core.writing():
             found = self._core.get(namespace)

@@ -1,7 +1,6 @@
 """Holding catalog, words, frames, keys and the lexical index against each other, both ways."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Set
 from functools import partial
 
@@ -283,7 +282,9 @@ def _gap(core: Core, number: int, start: int, end: int, found: Findings) -> None
 def stray_folders(core: Core, known: Set[str]) -> list[str]:
     """Names in the index folder that are no namespace's."""
     folder = core.path / "index"
-    return sorted(name for name in os.listdir(folder) if name not in known) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.name not in known)
 
 
 def first_stray_byte(core: Core, number: int, start: int, end: int) -> int | None:

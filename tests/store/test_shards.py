@@ -123,7 +123,9 @@ def test_an_erase_leaves_no_byte_of_a_vector_and_no_key_that_opens_one(bank: Pat
             (row,) = shards.rows(connection)
         checks = forget(store, gone)
         assert checks["no_vectors"]
-        assert not old.exists() and sealed not in b"".join(path.read_bytes() for path in bank.rglob("*.shard"))
+        assert not old.exists() and sealed not in b"".join(
+            path.read_bytes() for path in bank.rglob("*.shard")
+        )
         assert held(store) == {memory_id: data for memory_id, data in vectors.items() if memory_id != gone}
         with namespace.database.read() as connection:
             (now,) = shards.rows(connection)

@@ -220,7 +220,7 @@ class Decoder:
         if len(tokens) == 1 and collect is None and not isinstance(cache, PooledCache):
             if self.compiled is not None:
                 return self.compiled.forward(self, tokens, cache)[0]
-            normed = rms_norm(self._step(self, tokens[0], cache), self.norm, self.config.rms_norm_eps)
+            normed = _rms_norm(self._step(self, tokens[0], cache), self.norm, self.config.rms_norm_eps)
             return self.lm_head.step(normed.to(self.lm_head.step_dtype))[0].float()
         x = self._run(tokens, cache, collect, len(self.layers))
         return self._logits(x[-1:])[0]
@@ -280,14 +280,14 @@ class Decoder:
                 is_done = index == layers - 1 and index not in collect.query_layers
                 if is_done and layers < len(self.layers):
                     break
-            normed = rms_norm(x, layer.attn_norm, eps)
+            normed = _rms_norm(x, layer.attn_norm, eps)
             qkv = layer.qkv(normed)  # [tokens, (h + 2 kv) dim]
             if layer.qkv_bias is not None:
                 qkv = qkv.add_(layer.qkv_bias)
             qk = qkv[:, :rotated].view(count, heads + kv_heads, dim)
             if layer.qk_norm is not None:
-                qk = rms_norm(qk.float(), layer.qk_norm, eps)
-            qk = rotate(qk, cis[layer.rotary], self.dtype)
+                qk = _rms_norm(qk.float(), layer.qk_norm, eps)
+            qk = _rotate(qk, cis[layer.rotary], self.dtype)
             q = qk[:, :heads].transpose(0, 1)  # [heads, tokens, dim]
             cache.k[index, :, slots] = qk[:, heads:].transpose(0, 1)
             cache.v[index, :, slots] = qkv[:, rotated:].view(count, kv_heads, dim).transpose(0, 1)
@@ -300,13 +300,13 @@ class Decoder:
             seen = local_mask if layer.is_local else mask
             added = layer.o(self._attend(q, cache, index, slots.stop, seen, collect))
             if layer.post_attn_norm is not None:
-                added = rms_norm(added, layer.post_attn_norm, eps)
+                added = _rms_norm(added, layer.post_attn_norm, eps)
             x = x + added
-            gate_up = layer.gate_up(rms_norm(x, layer.mlp_norm, eps))
+            gate_up = layer.gate_up(_rms_norm(x, layer.mlp_norm, eps))
             gate, up = gate_up.chunk(2, dim=-1)
             added = layer.down(self.activate(gate) * up)
             if layer.post_mlp_norm is not None:
-                added = rms_norm(added, layer.post_mlp_norm, eps)
+                added = _rms_norm(added, layer.post_mlp_norm, eps)
             x = x + added
         cache.advance(count)
         return x
@@ -324,7 +324,7 @@ class Decoder:
         """
         weights = self.layers[layer]
         assert weights.router_k is not None, "a layer with a router of its own"
-        normed = rms_norm(hidden.to(self.dtype), weights.attn_norm, self.config.rms_norm_eps)
+        normed = _rms_norm(hidden.to(self.dtype), weights.attn_norm, self.config.rms_norm_eps)
         flat = functional.linear(normed, weights.router_k)
         return flat.view(len(hidden), self.config.kv_heads, -1).transpose(0, 1)
 
@@ -385,11 +385,11 @@ class Decoder:
         return torch.softmax(scores, dim=-1)
 
     def _logits(self, x: Tensor) -> Tensor:
-        normed = rms_norm(x, self.norm, self.config.rms_norm_eps)
+        normed = _rms_norm(x, self.norm, self.config.rms_norm_eps)
         return self.lm_head(normed).float()
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm (arXiv 1910.07467) over the last dimension, in fp32.
 
     torch's own rms_norm took 2.9 ms for 512 rows of 576 on a CPU where this takes 0.25 ms.
@@ -398,7 +398,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(eps))).to(x.dtype) * weight
 
 
-def rotate(x: Tensor, cis: Tensor, dtype: torch.dtype) -> Tensor:
+def _rotate(x: Tensor, cis: Tensor, dtype: torch.dtype) -> Tensor:
     """RoPE on neighbouring pairs: `x [tokens, heads, dim]`, `cis [tokens, 1, dim/2]`, to `dtype`."""
     pairs = torch.view_as_complex(torch.unflatten(x.float(), -1, (-1, 2)))
     return torch.view_as_real(pairs * cis).flatten(-2).to(dtype)

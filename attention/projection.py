@@ -34,7 +34,8 @@ class Vectors(BaseModel):
     layer: int = Field(ge=0, description="whose input is projected")
     dims: int = Field(ge=8, le=1024)
     heads: int = Field(ge=1, le=64)
-    centre: str = Field(description="fp16 [hidden]: mean of that input on the training text")
+    query_centre: str = Field(description="fp16 [hidden]: mean of that input over the training queries")
+    memory_centre: str = Field(description="the same over the training memories")
     spread: str = Field(description="fp16 [hidden]: its standard deviation")
     query: str = Field(
         description="int8 [heads + dims, hidden] and fp16 [heads + dims]: rows and their scales"
@@ -47,8 +48,10 @@ class Vectors(BaseModel):
     @property
     def form(self) -> str:
         """What tells these vectors from those of another projection: 16 hexadecimal digits."""
-        parts = [str(self.layer), str(self.dims), str(self.heads), self.centre, self.spread]
-        return hashlib.sha256("\0".join([*parts, self.query, self.memory]).encode()).hexdigest()[:16]
+        parts = [str(self.layer), str(self.dims), str(self.heads), self.spread]
+        return hashlib.sha256(
+            "\0".join([*parts, self.query_centre, self.memory_centre, self.query, self.memory]).encode()
+        ).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +68,26 @@ class Projection:
     def __init__(self, vectors: Vectors, hidden: int) -> None:
         """`hidden` is the model's width. Raises ModelError when the arrays don't fit it."""
         self.layer, self.dims, self.form = vectors.layer, vectors.dims, vectors.form
-        self._centre = _array(vectors.centre, torch.float16, (hidden,))
+        self._query_centre = _array(vectors.query_centre, torch.float16, (hidden,))
+        self._memory_centre = _array(vectors.memory_centre, torch.float16, (hidden,))
         self._spread = _array(vectors.spread, torch.float16, (hidden,)).clamp_min(1e-4)
         self._query = _side(vectors.query, vectors, hidden)
         self._memory = _side(vectors.memory, vectors, hidden)
-        lists = len(base64.b64decode(vectors.centroids)) // vectors.dims
+        lists = len(_decoded(vectors.centroids)) // vectors.dims
         self.centroids = _array(vectors.centroids, torch.int8, (lists, vectors.dims))
 
     def query(self, hidden: Tensor) -> Tensor:
         """A query's vector `[dims]` in int8, of its hidden states `[tokens, hidden]`."""
-        return to_int8(projected(self._standard(hidden), self._query))
+        states = standardised(hidden.float(), self._query_centre, self._spread)
+        return to_int8(projected(states, self._query))
 
     def memory(self, spans: Sequence[Tensor]) -> Tensor:
         """A memory's vectors `[vectors, dims]` in int8, of the hidden states of each of its spans."""
         parts = min(len(spans), MEMORY_VECTORS)
         ends = [len(spans) * part // parts for part in range(parts + 1)]
         joined = [torch.cat(list(spans[start:end])) for start, end in itertools.pairwise(ends)]
-        return torch.stack([to_int8(projected(self._standard(hidden), self._memory)) for hidden in joined])
-
-    def _standard(self, hidden: Tensor) -> Tensor:
-        return standardised(hidden.float(), self._centre, self._spread)
+        states = [standardised(hidden.float(), self._memory_centre, self._spread) for hidden in joined]
+        return torch.stack([to_int8(projected(each, self._memory)) for each in states])
 
 
 def standardised(hidden: Tensor, centre: Tensor, spread: Tensor) -> Tensor:

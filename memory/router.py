@@ -77,7 +77,9 @@ class Router:
         if router == "full":
             lexical = dict(self._store.lexical(namespace, query, LEXICAL_CANDIDATES, where=where))
         recent = self._store.recent_ids(namespace, RECENT_CANDIDATES, where=where)
-        beside = self._store.places(namespace, [*lexical][:_NEIGHBOURLY])
+        placed = {place.id: place for place in self._store.places(namespace, [*lexical][:_NEIGHBOURLY])}
+        # In the order of the candidates that they are beside: sums of scores depend on it, to the last bit.
+        beside = [placed[memory_id] for memory_id in lexical if memory_id in placed]
         near = [each for place in beside for each in (place.before, place.after) if each is not None]
         if where is not None and near:
             near = self._store.recent_ids(namespace, len(near), where=where, ids=near)
@@ -118,8 +120,8 @@ class Router:
             return []
         most = VECTOR_CANDIDATES if where is None else _NARROWED * VECTOR_CANDIDATES
         near = self._vectors.nearest(namespace, states.vector.numpy(), most)
-        allowed = set(self._store.recent_ids(namespace, len(near), where=where, ids=near)) if near else set()
-        return [memory_id for memory_id in near if memory_id in allowed][:VECTOR_CANDIDATES]
+        allowed = self._store.recent_ids(namespace, len(near), where=where, ids=[*near]) if near else []
+        return sorted(allowed, key=lambda memory_id: -near[memory_id])[:VECTOR_CANDIDATES]
 
     def worth_reading(self, ranked: Sequence[Scored]) -> list[Scored]:
         """Those that share a telling word with the query, and at most one that only the model's heads point

@@ -49,8 +49,8 @@ class VectorIndex:
         self._held: dict[str, HeldVectors] = {}
         self._lock = RLock()
 
-    def nearest(self, namespace: str, query: Codes, count: int) -> list[str]:
-        """Ids of the memories with the nearest vectors to that of a query `[dims]`, best first."""
+    def nearest(self, namespace: str, query: Codes, count: int) -> dict[str, float]:
+        """As `HeldVectors.nearest`, of what the bank holds now."""
         with self._lock:
             return self.catch_up(namespace).nearest(query, count)
 

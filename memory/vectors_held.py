@@ -82,17 +82,31 @@ class HeldVectors:
         """The bytes of memories' vectors."""
         return {each: self._codes[self._rows[each]].tobytes() for each in ids if each in self._rows}
 
-    def nearest(self, query: Codes, count: int) -> list[str]:
-        """Ids of the memories with the nearest vectors to a query's `[dims]`, best first."""
+    def nearest(self, query: Codes, count: int) -> dict[str, float]:
+        """The memories with the nearest vectors to a query's `[dims]`, and their products.
+
+        More than `count` where the last are equal, and none of those that are equal to what was left out:
+        which ones these are doesn't depend on the order in which they came.
+        """
         if not len(self):
-            return []
+            return {}
         if self._index is None or isinstance(self._index, faiss.IndexIVF) != (len(self) > FLAT_VECTORS):
             self._let_go()
             self._index = self._made()
             self._put([row for row, owner in enumerate(self._owners) if owner is not None])
-        found = self._index.search(query.astype(np.float32)[None], min(len(self), _CROWDED * count))[1][0]
-        owners = (self._owners[int(row)] for row in found if row >= 0)
-        return list(dict.fromkeys(owner for owner in owners if owner is not None))[:count]
+        most = min(len(self), _CROWDED * count)
+        scores, rows = (
+            found[0].tolist() for found in self._index.search(query.astype(np.float32)[None], most)
+        )
+        known = [(score, row) for score, row in zip(scores, rows, strict=True) if row >= 0]
+        least = known[-1][0] if len(known) == most < len(self) else -np.inf
+        best: dict[str, float] = {}
+        for score, row in known:
+            owner = self._owners[row]
+            if owner is None or score <= least or (len(best) >= count and score < min(best.values())):
+                break
+            best.setdefault(owner, score)
+        return best
 
     def _row(self) -> int:
         if self._free:

@@ -107,7 +107,8 @@ class TrainedSide(nn.Module):
         shares = shares / torch.zeros(count, heads, device=device).index_add(0, owner, shares)[owner]
         parts = (states @ self.rows.T).view(len(states), heads, -1) * shares[:, :, None]
         summed = torch.zeros(count, self.rows.shape[0], device=device).index_add(0, owner, parts.flatten(1))
-        return functional.normalize(summed, dim=-1)
+        vectors: Tensor = functional.normalize(summed, dim=-1)
+        return vectors
 
     def side(self) -> Side:
         """The weights as they are now."""

@@ -99,7 +99,8 @@ def projected(states: Tensor, side: Side) -> Tensor:
     """The vector `[dims]`, of length one, of standardised states `[tokens, hidden]`."""
     looks = torch.softmax(states @ side.pools.T, dim=0)  # [tokens, heads]
     pooled = looks.T @ states  # [heads, hidden]
-    return functional.normalize(torch.einsum("hdi,hi->hd", side.rows, pooled).flatten(), dim=0)
+    vector: Tensor = functional.normalize(torch.einsum("hdi,hi->hd", side.rows, pooled).flatten(), dim=0)
+    return vector
 
 
 def to_int8(vectors: Tensor) -> Tensor:

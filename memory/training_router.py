@@ -62,8 +62,8 @@ def require_trainable(model: LanguageModel) -> None:
     """Raises ModelError for a model whose router is not a projection of hidden states."""
     if model.config.msa is not None:
         raise ModelError(
-            f"{model.name} reads memories pooled: its router is part of its layers, and training it needs the
-            " "language loss through the whole model, which `mnemos train router` does not do"
+            f"{model.name} reads memories pooled: its router is part of its layers, and training that needs "
+            "the language loss through the whole model, which `mnemos train router` does not do"
         )
 
 

@@ -152,13 +152,14 @@ class HeldVectors:
 
     def _let_go(self) -> None:
         """Overwrites what faiss holds: it is made again when it is next asked."""
-        index, self._index = self._index, None
+        index: Any = self._index
+        self._index = None
         if isinstance(index, faiss.IndexIVF):
-            lists = index.invlists
+            lists: Any = index.invlists
             for home in range(lists.nlist):
                 if size := lists.list_size(home) * lists.code_size:
                     faiss.rev_swig_ptr(lists.get_codes(home), size)[:] = 0
         elif index is not None:
-            codes = faiss.downcast_index(index.index).codes
-            if codes.size():
-                faiss.rev_swig_ptr(codes.data(), codes.size())[:] = 0
+            flat: Any = faiss.downcast_index(index.index)
+            if flat.codes.size():
+                faiss.rev_swig_ptr(flat.codes.data(), flat.codes.size())[:] = 0

@@ -127,8 +127,8 @@ def router(
         say(f"`mnemos bank reencode --model {named}` gives memories that are there already their vectors")
     else:
         say(
-            f"not written: on {', '.join(found.worse)} it finds less than the router without it; train on
-            more " "conversations, or write it all the same with --force"
+            f"not written: on {', '.join(found.worse)} it finds less than the router without it; train "
+            "on more conversations, or write it all the same with --force"
         )
     trained = found.calibration.vectors
     assert trained is not None, "that is what was trained"

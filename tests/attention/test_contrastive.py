@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mnemos.attention.contrastive import Haystack, Options, Query, fit, first_rows
+from mnemos.attention.contrastive import Haystack, Options, Query, first_rows, fit
 from mnemos.attention.projection import Side, projected
 
 HIDDEN = 32

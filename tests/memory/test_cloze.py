@@ -26,7 +26,7 @@ def texts(tmp_path: Path) -> Path:
 
 def test_a_sentence_asks_for_the_passage_without_it(texts: Path) -> None:
     pieces = cloze_pieces(texts, 130, seed=1)
-    assert [len(piece.conversation.memories) for piece in pieces][0] == 100
+    assert len(pieces[0].conversation.memories) == 100
     for piece in pieces:
         passages = {turn.id: turn for turn in piece.conversation.memories}
         for question in piece.conversation.questions:

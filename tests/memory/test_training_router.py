@@ -102,14 +102,16 @@ def test_states_are_those_that_a_trace_and_a_search_project(
         bank.search(question, model=model)
         records = bank.recaller(model).routes.records("default", [memory.id for memory in made])
         states = bank.recaller(model)._states(question, "default")
-    for memory, hidden in zip(made, captured.memories, strict=True):
-        stored = records[memory.id].vectors
-        assert stored is not None
-        assert (stored.int() - projection.memory([hidden.float()]).int()).abs().max() <= 2
-    assert states is not None and states.vector is not None
-    asked = projection.query(captured.probes[0].query.float())
-    assert (states.vector.int() - asked.int()).abs().max() <= 2
-    assert torch.isfinite(standardised(captured.memories[0].float(), torch.zeros(128), torch.ones(128))).all()
+        for memory, hidden in zip(made, captured.memories, strict=True):
+            stored = records[memory.id].vectors
+            assert stored is not None
+            assert (stored.int() - projection.memory([hidden.float()]).int()).abs().max() <= 2
+        assert states is not None and states.vector is not None
+        asked = projection.query(captured.probes[0].query.float())
+        assert (states.vector.int() - asked.int()).abs().max() <= 2
+        assert torch.isfinite(
+            standardised(captured.memories[0].float(), torch.zeros(128), torch.ones(128))
+        ).all()
 
 
 def test_plain_texts_can_be_trained_on_too(tiny_model: LanguageModel, data: Path, tmp_path: Path) -> None:

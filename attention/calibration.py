@@ -12,9 +12,10 @@ from importlib.resources import files
 from pydantic import BaseModel, ConfigDict, Field
 
 from mnemos.attention.config import ModelConfig
+from mnemos.attention.projection import Projection, Vectors
 from mnemos.errors import ModelError
 
-FORMAT_VERSION = 2  # 1 had no `measured`
+FORMAT_VERSION = 3  # 1 had no `measured`, 2 no `vectors`
 
 
 class ReadingTemperature(BaseModel):
@@ -76,6 +77,7 @@ class Calibration(BaseModel):
     reading: tuple[ReadingTemperature, ...] = Field(min_length=1, description="by rising number of memories")
     notes: str = ""
     measured: Measured | None = None
+    vectors: Vectors | None = Field(default=None, description="of a trained router")
 
     def reading_for(self, memories: int) -> ReadingTemperature:
         """The constants for that many memories: those of the nearest row that is no smaller, or the last."""
@@ -111,6 +113,14 @@ class Calibration(BaseModel):
             raise ModelError(
                 f"the calibration is of another model: its hidden layer or centre doesn't fit {config.name}"
             )
+
+        if self.vectors is not None:
+            if self.vectors.layer >= config.layers:
+                raise ModelError(
+                    f"the calibration is of another model: its router reads layer {self.vectors.layer}, "
+                    f"{config.name} has {config.layers}"
+                )
+            Projection(self.vectors, config.hidden_size)
 
     @classmethod
     def uncalibrated(cls, config: ModelConfig) -> "Calibration":

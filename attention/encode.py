@@ -10,6 +10,7 @@ from mnemos.attention.calibration import Calibration
 from mnemos.attention.decoder import Collect, Decoder
 from mnemos.attention.kv import SpanKV
 from mnemos.attention.memory_codec import TraceBits, encode_kv, encode_route
+from mnemos.attention.projection import Projection
 from mnemos.attention.scheduling import PIECE_TOKENS, pieces
 from mnemos.errors import ContextOverflowError
 
@@ -36,6 +37,8 @@ class TraceEncoder:
         self._calibration = calibration
         self._bits = bits
         self.prefix = prefix
+        vectors = calibration.vectors
+        self._projection = None if vectors is None else Projection(vectors, decoder.config.hidden_size)
         # A short window keeps half of its positions for what is read behind the memories.
         room = decoder.config.max_positions // 2 - prefix.tokens
         self.span_tokens = min(SPAN_TOKENS, room)
@@ -50,16 +53,22 @@ class TraceEncoder:
 
         Raises ValueError when there are no tokens.
         """
-        spans, hidden = [], []
+        spans, hidden, projected = [], [], []
         for tokens in self.cut(parts):
-            span, states = self.encode_span(tokens)
+            span, collected = self._read(tokens)
             spans.append(span)
-            hidden.append(states)
+            hidden.append(self._states(collected, len(tokens)))
+            if self._projection is not None:
+                projected.append(collected[self._projection.layer])
         if not spans:
             raise ValueError("a memory has at least one token")
         keys = [self.route_keys(span) for span in spans]
         count = sum(span.tokens for span in spans)
-        return Trace(count, encode_kv(spans, self._bits), encode_route(keys, self._centred(hidden)))
+        vectors, form = None, ""
+        if self._projection is not None:
+            vectors, form = self._projection.memory(projected), self._projection.form
+        route = encode_route(keys, self._centred(hidden), vectors, form)
+        return Trace(count, encode_kv(spans, self._bits), route)
 
     def cut(self, parts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
         """The tokens of each span."""
@@ -73,16 +82,26 @@ class TraceEncoder:
         """KV of one span behind the prefix, and its hidden states `[tokens, hidden]` (empty if not
         calibrated).
         """
-        calibration = self._calibration
+        span, collected = self._read(tokens)
+        return span, self._states(collected, len(tokens))
+
+    def _read(self, tokens: Sequence[int]) -> tuple[SpanKV, dict[int, Tensor]]:
+        """KV of one span, and the input `[tokens, hidden]` of each layer that something is made of."""
+        layers = [] if self._calibration.hidden_layer is None else [self._calibration.hidden_layer]
+        if self._projection is not None:
+            layers.append(self._projection.layer)
         cache = self._decoder.new_cache(self.prefix.tokens + len(tokens))
         cache.load_prefix(self.prefix)
-        layers = () if calibration.hidden_layer is None else (calibration.hidden_layer,)
-        states = []
+        read: list[Collect] = []
         for piece in pieces(tokens, PIECE_TOKENS):  # always the same ones, whoever else uses the model
-            collect = Collect(hidden_layers=layers)
-            self._decoder.prefill(piece, cache, collect=collect)
-            states.append(collect.hidden[layers[0]] if layers else torch.empty(len(piece), 0))
-        return cache.snapshot(self.prefix.tokens, cache.length), torch.cat(states)
+            read.append(Collect(hidden_layers=tuple(layers)))
+            self._decoder.prefill(piece, cache, collect=read[-1])
+        states = {layer: torch.cat([each.hidden[layer] for each in read]) for layer in layers}
+        return cache.snapshot(self.prefix.tokens, cache.length), states
+
+    def _states(self, collected: dict[int, Tensor], tokens: int) -> Tensor:
+        layer = self._calibration.hidden_layer
+        return torch.empty(tokens, 0) if layer is None else collected[layer]
 
     def route_keys(self, span: SpanKV) -> Tensor:
         """Token keys of the KV heads that the retrieval heads read, `[key_heads, tokens, head_dim]` in

@@ -13,6 +13,10 @@ Routing payload:
     magic 'MRT1' | key_heads u16 | head_dim u16 | hidden u16 | spans u16 | tokens of each span u32
     keys int8 [tokens, key_heads, head_dim] | key scales fp16 [key_heads, head_dim] | hidden mean fp16
     [hidden]
+
+With vectors of a trained router the magic is 'MRT2' and there follow
+
+    form of the vectors, 8 bytes | vectors u16 | dims u16 | vectors int8 [vectors, dims]
 """
 
 import math
@@ -45,6 +49,8 @@ _KV_HEAD = struct.Struct("<4sBHHHH")
 _ROUTE_HEAD = struct.Struct("<4sHHHH")
 _KV_MAGIC = b"MKV1"
 _ROUTE_MAGIC = b"MRT1"
+_VECTOR_MAGIC = b"MRT2"
+_VECTOR_HEAD = struct.Struct("<8sHH")
 _RAW = {16: torch.bfloat16, 32: torch.float32}
 
 
@@ -55,6 +61,8 @@ class RouteKeys:
     keys: Tensor  # [key_heads, tokens, head_dim], fp32
     span_tokens: tuple[int, ...]
     hidden: Tensor  # [hidden], fp32: mean hidden state, centred by the calibration
+    vectors: Tensor | None = None  # [vectors, dims], int8
+    form: str = ""  # of the projection that made them
 
     @property
     def tokens(self) -> int:
@@ -62,12 +70,14 @@ class RouteKeys:
 
     @property
     def nbytes(self) -> int:
-        return self.keys.nbytes + self.hidden.nbytes
+        return self.keys.nbytes + self.hidden.nbytes + (0 if self.vectors is None else self.vectors.nbytes)
 
     def zero_(self) -> None:
-        """Overwrite both tensors, so that erased content does not linger in freed memory."""
+        """Overwrite the tensors, so that erased content does not linger in freed memory."""
         self.keys.zero_()
         self.hidden.zero_()
+        if self.vectors is not None:
+            self.vectors.zero_()
 
 
 def encode_kv(spans: Sequence[SpanKV], bits: TraceBits) -> bytes:
@@ -120,43 +130,60 @@ def decode_kv(payload: bytes, config: ModelConfig, dtype: torch.dtype) -> list[S
     return spans
 
 
-def encode_route(spans: Sequence[Tensor], hidden: Tensor) -> bytes:
-    """Token keys of each span `[key_heads, tokens, head_dim]` (int8 per channel) and a hidden mean to
-    bytes.
+def encode_route(
+    spans: Sequence[Tensor], hidden: Tensor, vectors: Tensor | None = None, form: str = ""
+) -> bytes:
+    """Token keys of each span `[key_heads, tokens, head_dim]` (int8 per channel), a hidden mean, and the
+    vectors of a trained router if there is one, to bytes.
     """
     keys = torch.cat(list(spans), dim=1)
     heads, _, dim = keys.shape
     scale = (keys.abs().amax(dim=1) / 127).half()  # [heads, dim]
     step = scale.float().clamp_min(1e-8)[:, None]
     codes = (keys / step).round_().clamp_(-127, 127).to(torch.int8).transpose(0, 1)  # [tokens, heads, dim]
-    head = _ROUTE_HEAD.pack(_ROUTE_MAGIC, heads, dim, hidden.shape[0], len(spans))
+    magic = _ROUTE_MAGIC if vectors is None else _VECTOR_MAGIC
+    head = _ROUTE_HEAD.pack(magic, heads, dim, hidden.shape[0], len(spans))
     sizes = struct.pack(f"<{len(spans)}I", *(span.shape[1] for span in spans))
-    return b"".join([head, sizes, _bytes(codes), _bytes(scale), _bytes(hidden.half())])
+    parts = [head, sizes, _bytes(codes), _bytes(scale), _bytes(hidden.half())]
+    if vectors is not None:
+        parts += [_VECTOR_HEAD.pack(bytes.fromhex(form), *vectors.shape), _bytes(vectors)]
+    return b"".join(parts)
 
 
 def decode_route(payload: bytes) -> RouteKeys:
-    """A routing payload to fp32 keys and hidden mean. Raises `BankUnreadableError` when it is malformed."""
+    """A routing payload to fp32 keys, hidden mean and vectors. Raises `BankUnreadableError` when it is
+    malformed.
+    """
     try:
         magic, heads, dim, width, count = _ROUTE_HEAD.unpack_from(payload)
         sizes = struct.unpack_from(f"<{count}I", payload, _ROUTE_HEAD.size)
     except struct.error:
         raise _malformed("a routing record is shorter than its header") from None
-    if magic != _ROUTE_MAGIC:
+    if magic not in (_ROUTE_MAGIC, _VECTOR_MAGIC):
         raise _malformed("a routing record has an unknown format")
     # In numpy: a query reads hundreds of these, and each tensor operation costs more than its numbers.
     tokens, start = sum(sizes), _ROUTE_HEAD.size + 4 * count
     codes_end = start + tokens * heads * dim
     scale_end = codes_end + 2 * heads * dim
     end = scale_end + 2 * width
-    if len(payload) != end:
+    vectors, form = None, ""
+    if magic == _VECTOR_MAGIC and len(payload) >= end + _VECTOR_HEAD.size:
+        raw, number, dims = _VECTOR_HEAD.unpack_from(payload, end)
+        start_of_vectors, end = end + _VECTOR_HEAD.size, end + _VECTOR_HEAD.size + number * dims
+        if len(payload) == end:
+            own = np.frombuffer(payload, np.int8, number * dims, start_of_vectors).copy()
+            vectors, form = torch.from_numpy(own.reshape(number, dims)), raw.hex()
+    if len(payload) != end or (magic == _VECTOR_MAGIC and vectors is None):
         raise _malformed(
-            f"a memory's trace is {'shorter' if len(payload) < end else 'longer'} than its header says"
+            f"a memory's trace is {'shorter' if len(payload) <= end else 'longer'} than its header says"
         )
     codes = np.frombuffer(payload, np.int8, codes_end - start, start).reshape(tokens, heads, dim)
     scale = np.frombuffer(payload, np.float16, heads * dim, codes_end).reshape(heads, dim).astype(np.float32)
     keys = np.multiply(codes, scale, dtype=np.float32).swapaxes(0, 1)
     hidden = np.frombuffer(payload, np.float16, width, scale_end).astype(np.float32)
-    return RouteKeys(torch.from_numpy(np.ascontiguousarray(keys)), sizes, torch.from_numpy(hidden))
+    return RouteKeys(
+        torch.from_numpy(np.ascontiguousarray(keys)), sizes, torch.from_numpy(hidden), vectors, form
+    )
 
 
 class _Reader:

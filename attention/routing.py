@@ -14,6 +14,7 @@ from mnemos.attention.decoder import Collect, Decoder
 from mnemos.attention.encode import key_pairs
 from mnemos.attention.kv import KVCache
 from mnemos.attention.memory_codec import RouteKeys
+from mnemos.attention.projection import Projection, similarity
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +23,21 @@ class RouteQuery:
 
     queries: Tensor  # [retrieval heads, tokens, head_dim], fp32, for scores at head_dim ** -0.5
     hidden: Tensor | None  # [hidden], fp32, centred
+    vector: Tensor | None = None  # [dims], int8, of a trained router
 
 
 def route_query(
-    decoder: Decoder, calibration: Calibration, cache: KVCache, tokens: Sequence[int]
+    decoder: Decoder,
+    calibration: Calibration,
+    cache: KVCache,
+    tokens: Sequence[int],
+    projection: Projection | None = None,
 ) -> RouteQuery:
     """Run `tokens` behind the cache as far as routing needs; the cache is left as it was."""
     layers = tuple(dict.fromkeys(layer for layer, _ in calibration.key_heads))
     hidden_layers = () if calibration.hidden_layer is None else (calibration.hidden_layer,)
-    collect = Collect(query_layers=layers, hidden_layers=hidden_layers)
+    projected = () if projection is None else (projection.layer,)
+    collect = Collect(query_layers=layers, hidden_layers=(*hidden_layers, *projected))
     decoder.probe(tokens, cache, collect)
     queries = torch.stack([collect.queries[layer][head] for layer, head in calibration.key_heads])
     # Scores are taken at head_dim ** -0.5; the queries carry what a family's own scale differs by.
@@ -38,7 +45,8 @@ def route_query(
     hidden = None
     if hidden_layers:
         hidden = collect.hidden[hidden_layers[0]].mean(dim=0) - torch.tensor(calibration.hidden_centre)
-    return RouteQuery(queries, hidden)
+    vector = None if projection is None else projection.query(collect.hidden[projection.layer])
+    return RouteQuery(queries, hidden, vector)
 
 
 def span_mass(
@@ -65,6 +73,19 @@ def record_mass(mass: Tensor, records: Sequence[RouteKeys]) -> Tensor:
     counts = torch.tensor([len(record.span_tokens) for record in records])
     owner = torch.repeat_interleave(torch.arange(len(records)), counts)
     return torch.zeros(len(records)).index_add_(0, owner, mass).clamp_min(1e-12).log()
+
+
+def vector_similarity(query: RouteQuery, records: Sequence[RouteKeys], form: str) -> Tensor:
+    """How near each record's nearest vector comes, `[memories]`; the mean of the others for one without
+    any.
+    """
+    assert query.vector is not None, "a query of a trained router"
+    near = torch.full((len(records),), torch.nan)
+    for at, record in enumerate(records):
+        if record.vectors is not None and record.form == form:
+            near[at] = similarity(query.vector, record.vectors).max()
+    known = near[~near.isnan()]
+    return near.nan_to_num(nan=float(known.mean()) if len(known) else 0.0)
 
 
 def hidden_cosine(query: RouteQuery, records: Sequence[RouteKeys]) -> Tensor:

@@ -451,5 +451,6 @@ class MemoryBank(SessionBank, ForgettingBank, FadingBank, ArchiveBank, CareBank)
             self._recaller = None
         encoder = encoder_for(self.store, model, any_model=True)
         made = encoder.encode_pending(on_progress=on_progress)
+        made += encoder.encode_lacking(on_progress)
         encoder.adopt()
         return made

@@ -224,7 +224,8 @@ class Capturer:
                 on_memory()
         return scores, torch.stack(means, dim=1)
 
-    def _read_memory(self, turn: Turn) -> tuple[Tensor, Tensor]:
+    def _memory_of(self, turn: Turn) -> list[int]:
+        """The tokens that a turn is read as."""
         memory = Memory(
             id=turn.id,
             namespace=_NAMESPACE,
@@ -233,7 +234,10 @@ class Capturer:
             speaker=turn.speaker or None,
             created_at=turn.created_at,
         )
-        tokens = self._model.tokenizer.encode(render_memory(memory)[0])[: self._memory_tokens]
+        return self._model.tokenizer.encode(render_memory(memory)[0])[: self._memory_tokens]
+
+    def _read_memory(self, turn: Turn) -> tuple[Tensor, Tensor]:
+        tokens = self._memory_of(turn)
         decoder = self._model.decoder
         cache = decoder.new_cache(self._prefix.tokens + len(tokens))
         cache.load_prefix(self._prefix)

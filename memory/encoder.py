@@ -10,7 +10,7 @@ from threading import Lock
 from mnemos.attention.encode import SPAN_TOKENS, TraceEncoder, encode_prefix
 from mnemos.attention.encode_route import RouteEncoder
 from mnemos.attention.kv import SpanKV
-from mnemos.attention.memory_codec import TraceBits, decode_kv, encode_kv
+from mnemos.attention.memory_codec import TraceBits, decode_kv, decode_route, encode_kv
 from mnemos.attention.models import LanguageModel
 from mnemos.errors import BankLockedError, ModelMismatchError, NotFoundError
 from mnemos.memory.convert import to_memory
@@ -150,6 +150,27 @@ class MemoryEncoder:
                 on_progress(min(start + _GROUP, len(pending)), len(pending))
         if made and self._store.get_setting(MODEL_SETTING) is None:
             self.adopt()
+        return made
+
+    def encode_lacking(self, on_progress: Callable[[int, int], None] | None = None) -> int:
+        """Make those traces again that this model made before its router had the vectors it has now; how
+        many.
+        """
+        vectors = self._model.calibration.vectors
+        if vectors is None or self._store.read_only:
+            return 0
+        owned = [
+            (name, each) for name in self._store.namespaces() for each in self._store.new_routes(name)[1]
+        ]
+        made = 0
+        for start in range(0, len(owned), _GROUP):
+            group = owned[start : start + _GROUP]
+            for name in dict.fromkeys(owner for owner, _ in group):
+                routes = self._store.get_routes(name, [each for owner, each in group if owner == name])
+                lacking = [each for each, data in routes.items() if decode_route(data).form != vectors.form]
+                made += self._encode_group(name, lacking, lambda: False)
+            if on_progress is not None:
+                on_progress(min(start + _GROUP, len(owned)), len(owned))
         return made
 
     def _encode_group(self, namespace: str, ids: Sequence[str], is_stopped: Callable[[], bool]) -> int:

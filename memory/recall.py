@@ -3,16 +3,17 @@
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import RLock
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
 from mnemos.attention.kv import KVCache, SpanKV
 from mnemos.attention.memory_codec import decode_kv, decode_route
 from mnemos.attention.models import LanguageModel
+from mnemos.attention.projection import Projection
 from mnemos.attention.routing import RouteQuery, route_query
 from mnemos.errors import BankLockedError, InvalidSelectorError, NotFoundError
 from mnemos.memory.convert import to_memory
@@ -30,6 +31,11 @@ DEFAULT_K = 4
 PAGED_TOKENS = 2048  # most memory tokens brought in for one reply
 _RECALLS_KEPT = 16  # whose cost is told
 _SPARE = 2  # memories scored beyond k, in place of those that only repeat the message
+
+if TYPE_CHECKING:
+    from mnemos.memory.vector_index import VectorIndex
+    from mnemos.memory.vectors_held import Codes
+
 _WORD = re.compile(r"\w+")
 _SPAN_SHARE = 0.5  # of the mass of a memory's best span, for another span to be read too
 
@@ -66,7 +72,8 @@ class Recaller:
         self.model = model
         self._store = store
         self._prepare(store, model)
-        self._router = Router(store, self.routes, model)
+        self.vectors = self._vector_index()
+        self._router = Router(store, self.routes, model, self.vectors)
         self.epoch = store.erase_epoch()
         self.last_recalls: deque[RecallCost] = deque(maxlen=_RECALLS_KEPT)
         self._watchers: WeakSet[Watcher] = WeakSet()
@@ -78,6 +85,8 @@ class Recaller:
 
     def _prepare(self, store: Store, model: LanguageModel) -> None:
         """Encoder and caches: what differs between the read modes."""
+        trained = model.calibration.vectors
+        self._projection = None if trained is None else Projection(trained, model.config.hidden_size)
         config, dtype = model.config, model.decoder.dtype
         self.encoder = MemoryEncoder(store, model)
         self.kv_source = KVSource(store, self.encoder)
@@ -88,10 +97,31 @@ class Recaller:
         )
         self.routes = RouteIndex(store.get_routes, decode_route)
 
+    def _vector_index(self) -> "VectorIndex | None":
+        """The vectors of the model's trained router, if it has one."""
+        projection = self._projection
+        if projection is None:
+            return None
+        from mnemos.memory.vector_index import VectorIndex  # faiss takes a while to load
+
+        def read(namespace: str, ids: Sequence[str]) -> "Mapping[str, Codes]":
+            records = {
+                each: decode_route(data) for each, data in self._store.get_routes(namespace, ids).items()
+            }
+            return {
+                memory_id: record.vectors.numpy()
+                for memory_id, record in records.items()
+                if record.vectors is not None and record.form == projection.form
+            }
+
+        return VectorIndex(self._store, read, projection.form, projection.centroids.numpy())
+
     def close(self) -> None:
         """Overwrite and let go of everything held."""
         self.pager.drop()
         self.routes.drop()
+        if self.vectors is not None:
+            self.vectors.drop()
         self._tell_watchers()
 
     def drop(self, namespace: str, ids: Sequence[str]) -> None:
@@ -102,6 +132,8 @@ class Recaller:
             for memory_id in ids:
                 self.pager.drop(namespace, memory_id)
                 self.routes.drop(namespace, memory_id)
+            if self.vectors is not None:
+                self.vectors.drop(namespace, ids)
             self.epoch = self._store.erase_epoch()
         self._tell_watchers()
 
@@ -142,7 +174,11 @@ class Recaller:
         should_stop: Callable[[], bool] | None = None,
     ) -> int:
         """Make the traces that are missing; how many were made."""
-        return self.encoder.encode_pending(namespace, on_progress=on_progress, should_stop=should_stop)
+        made = self.encoder.encode_pending(namespace, on_progress=on_progress, should_stop=should_stop)
+        if made and self.vectors is not None:
+            for name in self._store.namespaces() if namespace is None else [namespace]:
+                self.vectors.catch_up(name)
+        return made
 
     def new_context(self, capacity: int) -> KVCache:
         """A cache that holds the frozen prefix."""
@@ -191,7 +227,9 @@ class Recaller:
         with suppress(BankLockedError):  # somebody else is writing: search what is encoded already
             self.encode_pending(namespace)
         context, words = self.question(query)
-        return route_query(self.model.decoder, self.model.calibration, context, words) if words else None
+        if not words:
+            return None
+        return route_query(self.model.decoder, self.model.calibration, context, words, self._projection)
 
     def question(self, query: str, *, room: int = 0) -> tuple[KVCache, list[int]]:
         """The tokens of a query that stands alone, as far as half the window goes, and a context to route it
@@ -232,7 +270,7 @@ class Recaller:
         """
         self.refresh()
         started = time.perf_counter()
-        states: RouteQuery = route_query(self.model.decoder, self.model.calibration, context, words)
+        states = route_query(self.model.decoder, self.model.calibration, context, words, self._projection)
         limit = k + _SPARE + len(exclude) if selective else k
         scored = self._router.score(namespace, query, states, limit=limit, where=where)
         if selective:

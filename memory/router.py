@@ -8,20 +8,26 @@ between queries. What was said right before and after a good candidate then gain
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mnemos.attention.models import LanguageModel
-from mnemos.attention.routing import RouteQuery, hidden_cosine, record_mass, span_mass
+from mnemos.attention.routing import RouteQuery, hidden_cosine, record_mass, span_mass, vector_similarity
 from mnemos.memory.records import RouterName
 from mnemos.memory.route_index import RouteIndex
 from mnemos.store.nearby import Place
 from mnemos.store.selectors import Condition
 from mnemos.store.store import Store
 
+if TYPE_CHECKING:
+    from mnemos.memory.vector_index import VectorIndex
+
 LEXICAL_CANDIDATES = 256
 RECENT_CANDIDATES = 768
+VECTOR_CANDIDATES = 128
+_NARROWED = 32  # times as many are looked at where a condition leaves some out
 _NEIGHBOURLY = 32  # best lexical candidates whose neighbours become candidates too
 _NEAR_BEST = 0.5  # share of the best score that a memory needs to be read beside it
 _WORD = re.compile(r"\w\w+")
@@ -42,8 +48,14 @@ class Scored:
 class Router:
     """Scores the memories of a namespace for one query."""
 
-    def __init__(self, store: Store, routes: RouteIndex, model: LanguageModel) -> None:
+    def __init__(
+        self, store: Store, routes: RouteIndex, model: LanguageModel, vectors: "VectorIndex | None" = None
+    ) -> None:
+        """`vectors` are those of the trained router in the model's calibration, if it has one."""
         self._store = store
+        self._vectors = vectors
+        trained = model.calibration.vectors
+        self._form = "" if trained is None else trained.form
         self._routes = routes
         self._calibration = model.calibration
         self._group = model.config.heads // model.config.kv_heads
@@ -68,6 +80,7 @@ class Router:
             recent=RECENT_CANDIDATES,
             beside=_NEIGHBOURLY,
             where=where,
+            more=self._alike(namespace, states, where),
         )
         lexical, placed = candidates.lexical, candidates.places
         found = self._routes.records(namespace, list(placed))
@@ -79,6 +92,8 @@ class Router:
         signals = {"mass": record_mass(spans, records)}
         if states.hidden is not None:
             signals["hidden"] = hidden_cosine(states, records)
+        if states.vector is not None:
+            signals["vector"] = vector_similarity(states, records, self._form)
         if router == "full":
             signals["lexical"] = torch.tensor([lexical.get(memory_id, 0.0) for memory_id in ids])
             signals["speaker"] = speaker_signal(query, ids, placed)
@@ -96,6 +111,15 @@ class Router:
             )
             for i in order
         ]
+
+    def _alike(self, namespace: str, states: RouteQuery, where: Condition | None) -> list[str]:
+        """Those whose vectors are the nearest: old ones, too, that share no word with the query."""
+        if self._vectors is None or states.vector is None:
+            return []
+        most = VECTOR_CANDIDATES if where is None else _NARROWED * VECTOR_CANDIDATES
+        near = self._vectors.nearest(namespace, states.vector.numpy(), most)
+        allowed = self._store.recent_ids(namespace, len(near), where=where, ids=[*near]) if near else []
+        return sorted(allowed, key=lambda memory_id: -near[memory_id])[:VECTOR_CANDIDATES]
 
     def worth_reading(self, ranked: Sequence[Scored]) -> list[Scored]:
         """Those that share a telling word with the query, and at most one that only the model's heads point

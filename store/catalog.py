@@ -262,6 +262,19 @@ def frames_of(connection: Connection, owners: Iterable[str], kind: FrameKind | N
     return found
 
 
+def new_routes(connection: Connection, namespace_id: str, after: int) -> tuple[int, list[str]]:
+    """The highest row number of a frame, and owners of live route frames of a namespace above `after`."""
+    newest = int(connection.execute(text("SELECT coalesce(max(id), 0) FROM frames")).scalar_one())
+    if newest == after:
+        return newest, []
+    query = text(
+        "SELECT f.owner FROM frames f JOIN memories m ON m.id = f.owner WHERE f.id > :after AND "
+        "f.kind = :kind AND f.live = 1 AND m.namespace_id = :namespace ORDER BY f.id"
+    )
+    values = {"after": after, "kind": KIND_CODES["route"], "namespace": namespace_id}
+    return newest, list(connection.execute(query, values).scalars())
+
+
 def dead_frames(connection: Connection) -> list[Placed]:
     query = select(schema.frames).where(text("frames.live = 0"))
     return [_placed(row) for row in connection.execute(query)]

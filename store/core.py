@@ -136,6 +136,10 @@ class Core:
     def key_path(self, namespace_id: str) -> Path:
         return self.path / "keys" / f"{namespace_id}.keys"
 
+    def index_path(self, namespace_id: str) -> Path:
+        """The folder of a namespace's vectors; there is none while it has no vectors."""
+        return self.path / "index" / namespace_id
+
     def name_tag(self, name: str) -> bytes:
         return lookup_tag(self._lookup_key, name.encode("utf-8"))
 
@@ -263,6 +267,15 @@ class Core:
         for name in (path.name + "-wal", path.name):
             zero_and_unlink(path.with_name(name))
         fsync_dir(path.parent)
+
+    def remove_index(self, namespace_id: str) -> None:
+        """Zeroes and removes a namespace's folder of vectors."""
+        folder = self.index_path(namespace_id)
+        if folder.is_dir():
+            for path in folder.iterdir():
+                zero_and_unlink(path)
+            folder.rmdir()
+            fsync_dir(folder.parent)
 
     def remove_keys(self, namespace_id: str) -> None:
         """Zeroes and removes a namespace's file of data keys."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from sqlalchemy import Connection, bindparam, text
 
 from mnemos.errors import BankError
-from mnemos.store import branches, catalog, editing, indexing, rewriting, words
+from mnemos.store import branches, catalog, editing, indexing, rewriting, shards, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.intents import Intent, raise_epoch
 from mnemos.store.payload import pack_text
@@ -51,6 +51,7 @@ def bury(core: Core, intent: Intent) -> None:
     """From here on no search, list or provenance shows what is going: its rows are gone, index included."""
     namespace = _namespace(core, intent)
     with namespace.database.write() as connection:
+        shards.take_out(core, namespace, connection, intent.doomed)
         for part in catalog.chunks(intent.doomed):
             _on_ids(connection, "DELETE FROM use WHERE reply_id IN :ids OR memory_id IN :ids", part)
         edited = [(old, intent.rewritten[old]) for old in intent.edited]
@@ -72,7 +73,10 @@ def bury(core: Core, intent: Intent) -> None:
 
 
 def clear_pages(core: Core, intent: Intent) -> None:
-    """Rows that an earlier version left marked as erased, and copies that lie where rows were moved from."""
+    """Rows that an earlier version left marked as erased, copies that lie where rows were moved from, and
+    files of vectors that others took the place of.
+    """
+    shards.sweep(core, _namespace(core, intent))
     database = _namespace(core, intent).database
     with database.read() as connection:
         is_left = connection.execute(text("SELECT 1 FROM memory WHERE erased = 1 LIMIT 1")).first()

@@ -27,6 +27,7 @@ def destroy_keys(core: Core, intent: Intent) -> None:
 
 def remove_database(core: Core, intent: Intent) -> None:
     core.remove_database(intent.namespace_id)
+    core.remove_index(intent.namespace_id)
     if "ranges" not in intent.body:
         with core.catalog.write() as connection:
             note_places(connection, intent)

@@ -109,7 +109,12 @@ def _run(core: Core, intent: Intent, on_step: OnStep | None) -> dict[str, Any]:
         step(core, intent)
         _tell(on_step, name)
     checks, cleared = check_erased(
-        core, intent.namespace_id, intent.doomed, ranges_of(intent.body), is_whole=intent.is_whole
+        core,
+        intent.namespace_id,
+        intent.doomed,
+        ranges_of(intent.body),
+        is_whole=intent.is_whole,
+        blocks=intent.body.get("blocks"),
     )
     if not all(checks.values()):
         failed = ", ".join(name for name, held in checks.items() if not held)

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, text, update
 
 from mnemos.errors import StalePlanError
-from mnemos.store import branches, catalog, catalog_schema, editing, words
+from mnemos.store import branches, catalog, catalog_schema, editing, shards, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.ids import new_id
 from mnemos.store.planning import WHOLE, dependants_of, is_made, token
@@ -104,6 +104,7 @@ def intend(
     rows = [*rows, *made]
     if not is_whole:
         body |= _sessions_to_clear(namespace, rows, dependants)
+        body["blocks"] = shards.blocks_of(namespace, [*body["selected"], *body["rewritten"]])
     intent = Intent(new_id(), namespace.id, catalog.now_us(), body)
     with core.catalog.write() as connection:
         if not is_whole:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, text
 
 from mnemos.errors import BankError, BankUnreadableError
-from mnemos.store import catalog, words
+from mnemos.store import catalog, shards, words
 from mnemos.store.catalog import CatalogMemory, Placed
 from mnemos.store.core import Core, Namespace
 from mnemos.store.frames import FrameError, decode_frame
@@ -58,6 +58,7 @@ def mend_namespace(core: Core, namespace: Namespace, mended: Mended) -> None:
     _drop_traces(core, namespace, state, mended)
     _mend_frames(core, namespace, state, mended)
     _mend_index(namespace, mended)
+    _mend_shards(core, namespace, mended)
 
 
 def _mend_index(namespace: Namespace, mended: Mended) -> None:
@@ -67,6 +68,29 @@ def _mend_index(namespace: Namespace, mended: Mended) -> None:
     with namespace.database.write() as connection:
         connection.execute(text("INSERT INTO words (words) VALUES ('rebuild')"))
     mended.fixed("index-mismatch", namespace.id, "the lexical index was made anew from the texts")
+
+
+def _mend_shards(core: Core, namespace: Namespace, mended: Mended) -> None:
+    """Shards that can't be read, or hold what is gone, are let go: a search makes them again from frames."""
+    with namespace.database.read() as connection:
+        rows = shards.rows(connection)
+    with core.catalog.read() as connection:
+        known = catalog.namespace_memories(connection, namespace.id).keys()
+    bad = []
+    for row in rows:
+        try:
+            if set(shards.read(core, namespace, row).ids) <= known:
+                continue
+            kind = "stale-shard"
+        except BankUnreadableError:
+            kind = "corrupt-shard"
+        bad.append(row.block)
+        mended.fixed(kind, row.id, "its vectors were let go; the next search makes them again")
+    for name in shards.sweep(core, namespace):
+        mended.fixed("orphan-file", f"index/{namespace.id}/{name}", "overwritten and removed")
+    if bad:
+        shards.drop(namespace, bad)
+        shards.sweep(core, namespace)
 
 
 def _look(core: Core, namespace: Namespace) -> _State:

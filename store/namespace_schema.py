@@ -83,7 +83,20 @@ def _branches(connection: Connection) -> None:
     run_script(connection, _BRANCHES)
 
 
+_SHARDS = """
+CREATE TABLE shard (
+  block INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, form TEXT NOT NULL, stride INTEGER NOT NULL,
+  entries INTEGER NOT NULL, key BLOB)
+"""
+
+
+def _shards(connection: Connection) -> None:
+    """Names and keys of the files that vectors lie in."""
+    run_script(connection, _SHARDS)
+
+
 MIGRATIONS = (
     Migration(1, "first tables", _first),
     Migration(2, "branches of sessions", _branches),
+    Migration(3, "shards of the vector index", _shards),
 )

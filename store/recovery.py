@@ -7,7 +7,7 @@ from dataclasses import replace
 from sqlalchemy import bindparam, select, text
 
 from mnemos.errors import BankLockedError, BankUnreadableError
-from mnemos.store import catalog, catalog_schema, words
+from mnemos.store import catalog, catalog_schema, shards, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.disk import fsync_dir, zero_and_unlink
 from mnemos.store.frames import FrameError, decode_frame
@@ -31,12 +31,17 @@ def recover(core: Core) -> None:
 
 
 def settle_if_torn(core: Core, namespace: Namespace) -> None:
-    """`settle`, but without the lock where there is nothing to do, and not while a live process is at it."""
+    """`settle`, but without the lock where there is nothing to do, and not while a live process is at it.
+    Files of vectors that no row knows of go too.
+    """
     with namespace.database.read() as connection:
         reached = words.batch(connection)
     if reached > _committed(core, namespace):
         with suppress(BankLockedError), core.lock:
             settle(core, namespace)
+    if shards.strays(core, namespace):
+        with suppress(BankLockedError), core.lock.without_waiting():
+            shards.sweep(core, namespace)
 
 
 def settle(core: Core, namespace: Namespace) -> int:
@@ -147,4 +152,8 @@ def reclaim_files(core: Core) -> None:
         for entry in os.scandir(core.path / folder):
             if entry.name.split(".")[0] not in known:
                 zero_and_unlink(core.path / folder / entry.name)
+    index = core.path / "index"
+    for name in [path.name for path in index.iterdir()] if index.is_dir() else []:
+        if name not in known:
+            zero_and_unlink(index / name) if (index / name).is_file() else core.remove_index(name)
     zero_and_unlink(core.path / "catalog.db.before-upgrade")

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, text
 
-from mnemos.store import catalog
+from mnemos.store import catalog, shards
 from mnemos.store.core import Core
 
 _READ_BYTES = 4 << 20
@@ -62,8 +62,12 @@ def check_erased(
     ranges: dict[int, list[tuple[int, int]]],
     *,
     is_whole: bool,
+    blocks: Sequence[int] | None = None,
 ) -> tuple[dict[str, bool], str]:
-    """Whether each thing that must be gone is gone, and the digest of what lies in its place now."""
+    """Whether each thing that must be gone is gone, and the digest of what lies in its place now.
+
+    `blocks` are those whose vectors were written anew, where that is known.
+    """
     cleared, is_zero = digest_of_cleared(core, ranges)
     with core.catalog.read() as connection:
         left = catalog.get_memories(connection, ids)
@@ -76,12 +80,14 @@ def check_erased(
     if is_whole:
         checks["no_database"] = not core.namespace_path(namespace_id).exists()
         checks["no_key_file"] = not core.key_path(namespace_id).exists()
+        checks["no_vectors"] = not core.index_path(namespace_id).exists()
         return checks, cleared
     namespace = core.by_id(namespace_id)
     if namespace is None:
         return {**checks, "namespace_found": False}, cleared
     if namespace.keys is not None:
         checks["no_old_key_pages"] = namespace.keys.clear(pages) == 0
+    checks["no_vectors"] = shards.is_clear_of(core, namespace, ids, blocks)
     with namespace.database.read() as connection:
         for name, query in (
             ("no_words", "SELECT count(*) FROM memory WHERE id IN :ids"),

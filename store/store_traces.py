@@ -1,11 +1,13 @@
 """What the store does with traces: what a model keeps of memories."""
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from mnemos.store import lookups, reading, writing
+from mnemos.store import catalog, lookups, reading, shards, writing
 from mnemos.store.core import Core
 from mnemos.store.records import TraceDraft
+from mnemos.store.recovery import settle
+from mnemos.store.shards import Shard
 
 
 class TraceStore:
@@ -56,6 +58,33 @@ class TraceStore:
         with self._core.reading():
             found = self._core.find(namespace)
             return [] if found is None else reading.traced_ids(self._core, found)
+
+    def new_routes(self, namespace: str, after: int = 0) -> tuple[int, builtins.list[str]]:
+        """A mark of how far the bank has come, and ids of the memories whose routing record lies behind the
+        mark
+        `after`, oldest first. A mark that is lower than before, or another erase epoch, makes older marks
+        void.
+        """
+        with self._core.reading():
+            found = self._core.find(namespace)
+            with self._core.catalog.read() as connection:
+                return catalog.new_routes(connection, "" if found is None else found.id, after)
+
+    def put_vectors(self, namespace: str, form: str, stride: int, vectors: Mapping[str, bytes]) -> int:
+        """Keeps memories' vectors, `stride` bytes each, for `vector_shards`; of how many memories. `form`
+        says how they were made: those of another form go. NotFoundError.
+        """
+        with self._core.writing():
+            found = self._core.get(namespace)
+            settle(self._core, found)
+            return shards.put(self._core, found, form, stride, vectors)
+
+    def vector_shards(self, namespace: str, form: str, stride: int) -> Iterator[Shard]:
+        """Vectors that were kept of a namespace; what can't be read is left out."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            if found is not None:
+                yield from shards.readable(self._core, found, form, stride)
 
     def put_prefix(self, fingerprint: str, payload: bytes) -> None:
         writing.put_prefix(self._core, fingerprint, payload)

@@ -1,14 +1,14 @@
 """Holding catalog, words, frames, keys and the lexical index against each other, both ways."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mnemos.errors import BankError, BankUnreadableError
-from mnemos.store import catalog, catalog_schema, words
+from mnemos.store import catalog, catalog_schema, shards, words
 from mnemos.store.catalog import CatalogMemory, Placed
 from mnemos.store.core import Core, Namespace
 from mnemos.store.frames import FrameError, check_frame, decode_frame, decode_header
@@ -102,10 +102,35 @@ def _namespace(core: Core, namespace_id: str, deep: bool, erased: set[str], foun
     found.count("indexes")
     if mismatch is not None:
         found.add("index-mismatch", namespace_id, mismatch)
+    _shards(core, namespace, memories, erased, found)
     lost = {word.id for word in known.values() if word.status == "damaged"}
     for memory_id in sorted(lost):
         found.quarantine(memory_id, "its words are lost; `forget` it, or put a copy of the bank back")
     _frames(core, namespace, memories, known, frames, deep, waiting | lost, found)
+
+
+def _shards(
+    core: Core,
+    namespace: Namespace,
+    memories: Mapping[str, CatalogMemory],
+    erased: Set[str],
+    found: Findings,
+) -> None:
+    """Vectors are of memories that are there, and every file of them is known."""
+    with namespace.database.read() as connection:
+        rows = shards.rows(connection)
+    for row in rows:
+        found.count("shards")
+        try:
+            held = set(shards.read(core, namespace, row).ids)
+        except BankUnreadableError as error:
+            found.add("corrupt-shard", row.id, str(error))
+            continue
+        for memory_id in sorted(held - memories.keys()):
+            kind = "present-though-erased" if memory_id in erased else "stale-shard"
+            found.add(kind, memory_id, f"shard {row.id} holds a vector of a memory that is gone")
+    for name in shards.strays(core, namespace):
+        found.add("orphan-file", f"index/{namespace.id}/{name}", "no row of the namespace owns it")
 
 
 def being_erased(core: Core) -> set[str]:
@@ -255,6 +280,14 @@ def _gap(core: Core, number: int, start: int, end: int, found: Findings) -> None
         found.add("orphan-frame", core.segments.name(number).name, f"bytes at {at:,} that no row knows of")
 
 
+def stray_folders(core: Core, known: Set[str]) -> list[str]:
+    """Names in the index folder that are no namespace's."""
+    folder = core.path / "index"
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.name not in known)
+
+
 def first_stray_byte(core: Core, number: int, start: int, end: int) -> int | None:
     """What lies between the frames that the catalog knows must be zeros. Where, to a mebibyte, it isn't."""
     for at in range(start, end, _GAP_BYTES):
@@ -272,6 +305,8 @@ def _strays(core: Core, found: Findings) -> None:
         for path in (core.path / folder).iterdir():
             if path.name.split(".")[0] not in known:
                 found.add("orphan-file", f"{folder}/{path.name}", "no namespace of the catalog owns it")
+    for name in stray_folders(core, known):
+        found.add("orphan-file", f"index/{name}", "no namespace of the catalog owns it")
     for body in bodies:
         found.count("receipts")
         receipt = json.loads(body)

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from mnemos.errors import BankUnreadableError, InvalidTextError, NotFoundError
-from mnemos.store import branches, catalog, quotas, words
+from mnemos.store import branches, catalog, quotas, shards, words
 from mnemos.store.catalog import Placed
 from mnemos.store.core import Core, Namespace
 from mnemos.store.disk import check_room
@@ -181,10 +181,13 @@ def complete(
         )
         with core.catalog.read() as connection:
             key = data_keys(core, namespace, connection, [memory_id])[memory_id]
+            has_trace = catalog.get_memories(connection, [memory_id])[memory_id].trace_fingerprint is not None
         with frame_group(core) as group:
             group.add("text", memory_id, pack_text(changed, uses), key)
             group.start_sync()
             with namespace.database.write() as connection:
+                if has_trace:
+                    shards.take_out(core, namespace, connection, [memory_id])
                 update_words(connection, changed)
                 words.set_uses(connection, memory_id, uses)
                 words.touch_sessions(connection, [] if row.session_id is None else [row.session_id])
@@ -202,6 +205,8 @@ def complete(
                 catalog.set_batch(connection, namespace.id, batch)
                 group.record(connection)
             namespace.committed = batch
+        if has_trace:
+            shards.sweep(core, namespace)
         return memory_id
 
 

@@ -32,6 +32,8 @@ from mnemos.tui import (
     recollections,
     rekey,
     sessions,
+    train,
+    train_router,
     whatif,
 )
 from mnemos.tui.console import run
@@ -127,6 +129,9 @@ model.command("list")(models.list_models)
 model.command("pull")(models.pull)
 model.command("show")(models.show)
 model.command("calibrate")(calibrate.calibrate)
+
+app.add_typer(train.train)
+train_router.register(train.train)
 
 settings = _group("config", "Settings that stand for options and variables that are not given.")
 settings.command("show")(config.show)

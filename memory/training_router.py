@@ -1,0 +1,316 @@
+"""`mnemos train router`: projections of hidden states that find what words and heads don't, from
+conversations with questions whose evidence is known.
+
+Whole conversations are held out twice: some to stop by and to choose the signal's weight, others to say what
+the router finds. Hidden states are read once; training goes over what was read.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mnemos.attention.calibration import FORMAT_VERSION, Calibration
+from mnemos.attention.contrastive import Epoch, Haystack, Options, Query, fit
+from mnemos.attention.models import LanguageModel
+from mnemos.attention.projection import (
+    Side,
+    Vectors,
+    packed_array,
+    packed_side,
+    projected,
+    standardised,
+    to_int8,
+)
+from mnemos.errors import ModelError
+from mnemos.memory.calibrating_capture import Probe
+from mnemos.memory.calibrating_data import Parts, Piece, make_parts
+from mnemos.memory.calibrating_fit import KS, gold_ranks, quality
+from mnemos.memory.cloze import cloze_pieces
+from mnemos.memory.lists import centroids_of
+from mnemos.memory.router import fuse
+from mnemos.memory.training_capture import Captured, StateCapturer
+
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)  # of the signal, tried
+_STOPPED_BY = 5  # one training conversation of so many
+_NAMES = (*(str(k) for k in KS), "mrr")
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained router as a calibration, and what it reaches."""
+
+    calibration: Calibration
+    recall: dict[
+        str, dict[str, dict[str, float]]
+    ]  # lexical, untrained, trained, vector -> file or mean -> measure
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+    tokens: int
+    tokens_per_s: float
+    train_s: float
+    questions: dict[str, int]  # by part: trained, stopped_by, held_out
+    memories: dict[str, int]
+    worse: tuple[str, ...]  # held-out files where it finds less than the untrained router
+
+
+def require_trainable(model: LanguageModel) -> None:
+    """Raises ModelError for a model whose router is not a projection of hidden states."""
+    if model.config.msa is not None:
+        raise ModelError(
+            f"{model.name} reads memories pooled: its router is part of its layers, and training that needs "
+            "the language loss through the whole model, which `mnemos train router` does not do"
+        )
+
+
+def take_data(
+    model: LanguageModel,
+    data: Sequence[Path],
+    held_out: Sequence[Path],
+    *,
+    conversations: int,
+    questions: int,
+    tokens: int,
+    seed: int,
+) -> Parts:
+    """As `make_parts`, sizes counted as the model reads memories."""
+    size = StateCapturer(model, 0).size
+    return make_parts(
+        data, held_out, conversations=conversations, questions=questions, tokens=tokens, seed=seed, size=size
+    )
+
+
+def train(
+    model: LanguageModel,
+    parts: Parts,
+    *,
+    filler: Sequence[Path] = (),
+    passages: int = 0,
+    options: Options | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Trained:
+    """Reads, trains, chooses the weight and measures. `on_progress` is told of every memory read and every
+    epoch.
+    """
+    require_trainable(model)
+    options = options or Options()
+    layer = max(each for each, _ in model.calibration.key_heads)
+    capturer = StateCapturer(model, layer)
+    started = time.perf_counter()
+    judging = [piece for at, piece in enumerate(parts.training) if at % _STOPPED_BY == 0]
+    learning = [piece for at, piece in enumerate(parts.training) if at % _STOPPED_BY]
+    learning += [piece for path in filler for piece in cloze_pieces(path, passages, options.seed)]
+    groups = (_by_file(learning), judging, parts.held_out)
+    memories = [sum(len(piece.conversation.memories) for piece in some) for some in groups]
+    steps = itertools.count(1)
+
+    def step() -> None:
+        if on_progress is not None:
+            on_progress(next(steps), sum(memories) + options.epochs)
+
+    read = [capturer.captured(some, step) for some in groups]
+    read_s = time.perf_counter() - started
+    learnt, judged, tested = read
+    centres, spread = _moments(learnt)
+    heads = capturer.chosen
+    weights = model.calibration.weights
+    haystacks = [_haystack(one, centres, spread, heads, weights) for one in learnt]
+    finder = Finder(judged, centres, spread, heads, weights)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    started = time.perf_counter()
+    found = fit(haystacks, options, finder.quality, step, device)
+    train_s = time.perf_counter() - started
+    weight = finder.choose(found.query, found.memory)
+    vectors = Vectors(
+        layer=layer,
+        dims=options.dims,
+        heads=options.heads,
+        query_centre=packed_array(centres[0].half()),
+        memory_centre=packed_array(centres[1].half()),
+        spread=packed_array(spread.half()),
+        query=packed_side(found.query),
+        memory=packed_side(found.memory),
+        centroids=packed_array(centroids_of(_vectors(haystacks, found.memory), options.seed)),
+    )
+    calibration = model.calibration.model_copy(
+        update={
+            "version": FORMAT_VERSION,
+            "fingerprint": model.fingerprint,
+            "weights": {**weights, "vector": weight},
+            "vectors": vectors,
+        }
+    )
+    tester = Finder(tested, centres, spread, heads, weights)
+    recall = tester.measured(found.query, found.memory, weight)
+    parts_named = ("trained", "stopped_by", "held_out")
+    questions = [sum(len(one.probes) for one in some) for some in read]
+    return Trained(
+        calibration,
+        recall,
+        found.epochs,
+        found.best,
+        capturer.tokens,
+        round(capturer.tokens / read_s, 1),
+        round(train_s, 1),
+        dict(zip(parts_named, questions, strict=True)),
+        dict(zip(parts_named, memories, strict=True)),
+        _worse(recall["trained"], recall["untrained"]),
+    )
+
+
+def _worse(
+    now: Mapping[str, Mapping[str, float]], before: Mapping[str, Mapping[str, float]]
+) -> tuple[str, ...]:
+    """Files where the mean of recall at 10 and reciprocal rank fell."""
+    reached = {name: now[name]["10"] + now[name]["mrr"] for name in now}
+    return tuple(
+        name for name in now if name != "mean" and reached[name] < before[name]["10"] + before[name]["mrr"]
+    )
+
+
+class Finder:
+    """Finds the evidence of questions that nothing is trained on, with the signal of the vectors and
+    without.
+    """
+
+    def __init__(
+        self,
+        captured: Sequence[Captured],
+        centres: tuple[Tensor, Tensor],
+        spread: Tensor,
+        heads: Sequence[int],
+        weights: Mapping[str, float],
+    ) -> None:
+        self._captured = captured
+        self._haystacks = [_haystack(one, centres, spread, heads, weights) for one in captured]
+        self._questions = [
+            [standardised(probe.query.float(), centres[0], spread) for probe in one.probes]
+            for one in captured
+        ]
+        self._heads = list(heads)
+        self._weights = dict(weights)
+
+    def quality(self, query: Side, memory: Side) -> float:
+        """Mean over files of how well the vectors alone rank, and how well they do beside the other
+        signals.
+        """
+        alone = self._mean(self._near(query, memory), lambda probe, near: near)
+        beside = self._mean(self._near(query, memory), lambda probe, near: self._fused(probe, near, 0.75))
+        return (alone + beside) / 2
+
+    def choose(self, query: Side, memory: Side) -> float:
+        """The weight that ranks best; the smaller of equals."""
+        near = self._near(query, memory)
+        reached = [self._mean(near, lambda p, v, w=weight: self._fused(p, v, w)) for weight in WEIGHTS]  # type: ignore[misc]
+        return WEIGHTS[max(range(len(WEIGHTS)), key=lambda at: (round(reached[at], 4), -at))]
+
+    def measured(self, query: Side, memory: Side, weight: float) -> dict[str, dict[str, dict[str, float]]]:
+        """Recall at `KS` and mean reciprocal rank: by router, then by file and their `mean`."""
+        near = self._near(query, memory)
+        ways: dict[str, Callable[[Probe, Tensor], Tensor]] = {
+            "lexical": lambda probe, _: probe.lexical,
+            "untrained": lambda probe, _: self._fused(probe, None, 0.0),
+            "trained": lambda probe, each: self._fused(probe, each, weight),
+            "vector": lambda _, each: each,
+        }
+        return {name: self._table(near, way) for name, way in ways.items()}
+
+    def _near(self, query: Side, memory: Side) -> list[list[Tensor]]:
+        """Of each question: the product of its vector with those of the memories that exist, `[memories]`."""
+        found = []
+        for one, haystack, questions in zip(self._captured, self._haystacks, self._questions, strict=True):
+            codes = torch.stack([to_int8(projected(states, memory)) for states in haystack.memories]).float()
+            asked = [to_int8(projected(states, query)).float() for states in questions]
+            found.append([codes[probe.visible] @ each for probe, each in zip(one.probes, asked, strict=True)])
+        return found
+
+    def _fused(self, probe: Probe, near: Tensor | None, weight: float) -> Tensor:
+        return _fused(probe, self._heads, {**self._weights, "vector": weight}, near)
+
+    def _each(
+        self, near: Sequence[Sequence[Tensor]], way: Callable[[Probe, Tensor], Tensor]
+    ) -> list[tuple[str, Tensor, Tensor]]:
+        """Of each question: its file, scores, and which memories are gold."""
+        return [
+            (one.file, way(probe, each), probe.gold)
+            for one, some in zip(self._captured, near, strict=True)
+            for probe, each in zip(one.probes, some, strict=True)
+        ]
+
+    def _mean(self, near: Sequence[Sequence[Tensor]], way: Callable[[Probe, Tensor], Tensor]) -> float:
+        by_file: dict[str, list[float]] = {}
+        for name, scores, gold in self._each(near, way):
+            by_file.setdefault(name, []).append(float(quality(scores, gold)))
+        return sum(sum(some) / len(some) for some in by_file.values()) / len(by_file)
+
+    def _table(
+        self, near: Sequence[Sequence[Tensor]], way: Callable[[Probe, Tensor], Tensor]
+    ) -> dict[str, dict[str, float]]:
+        by_file: dict[str, list[Tensor]] = {}
+        for name, scores, gold in self._each(near, way):
+            ranks = gold_ranks(scores, gold)
+            row = torch.stack([*((ranks <= k).float().mean() for k in KS), 1 / ranks.min()])
+            by_file.setdefault(name, []).append(row)
+        rows = {name: torch.stack(some).mean(dim=0) for name, some in sorted(by_file.items())}
+        rows["mean"] = torch.stack(list(rows.values())).mean(dim=0)
+        return {
+            name: {key: round(float(value), 4) for key, value in zip(_NAMES, row, strict=True)}
+            for name, row in rows.items()
+        }
+
+
+def _by_file(pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces of a file beside each other: those are searched together."""
+    order = list(dict.fromkeys(piece.file for piece in pieces))
+    return sorted(pieces, key=lambda piece: order.index(piece.file))
+
+
+def _moments(captured: Sequence[Captured]) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Mean state of questions' tokens and of memories', and the deviation of memories', `[hidden]` each;
+    rounded as they are kept.
+    """
+    questions = torch.cat([probe.query for one in captured for probe in one.probes]).float().mean(dim=0)
+    memories = torch.cat([each for one in captured for each in one.memories]).float()
+    spread = memories.std(dim=0).clamp_min(1e-4)
+    return (questions.half().float(), memories.mean(dim=0).half().float()), spread.half().float()
+
+
+def _fused(
+    probe: Probe, heads: Sequence[int], weights: Mapping[str, float], near: Tensor | None = None
+) -> Tensor:
+    """Scores as the router would give them, `[memories]`, with the vectors' products or without."""
+    mass = probe.mass[list(heads)].mean(dim=0).clamp_min(1e-12).log()
+    signals = {"mass": mass, "lexical": probe.lexical, "speaker": probe.speaker}
+    if near is not None:
+        signals["vector"] = near
+    return fuse(signals, weights, probe.before, probe.after)[0]
+
+
+def _haystack(
+    one: Captured,
+    centres: tuple[Tensor, Tensor],
+    spread: Tensor,
+    heads: Sequence[int],
+    weights: Mapping[str, float],
+) -> Haystack:
+    queries = []
+    for probe in one.probes:
+        scores = _fused(probe, heads, weights)
+        base = torch.zeros(len(one.memories)).index_copy(0, probe.visible, scores)
+        visible = probe.visible.tolist()
+        order = scores.argsort(descending=True, stable=True).tolist()
+        gold = tuple(visible[at] for at in probe.gold.nonzero()[:, 0].tolist())
+        negatives = tuple(visible[at] for at in order if not probe.gold[at])
+        states = standardised(probe.query.float(), centres[0], spread)
+        queries.append(Query(states, gold, negatives, base))
+    memories = tuple(standardised(each.float(), centres[1], spread) for each in one.memories)
+    return Haystack(memories, tuple(queries), one.file)
+
+
+def _vectors(haystacks: Sequence[Haystack], side: Side) -> Tensor:
+    """Vectors of all memories, `[memories, dims]`."""
+    return torch.stack([projected(states, side) for one in haystacks for states in one.memories])

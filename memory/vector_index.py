@@ -1,0 +1,120 @@
+"""Vectors of a trained router: which memories of a namespace lie nearest to a query's.
+
+What is held here is a cache of the shards in the bank, and those are one of the route frames: whatever is
+missing is read from the frames, and kept in shards when enough of it has come together.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from threading import RLock
+from typing import Protocol
+
+import numpy as np
+
+from mnemos.errors import BankFullError, BankLockedError, NotFoundError
+from mnemos.memory.vectors_held import Codes, HeldVectors
+from mnemos.store.shards import Shard
+
+_SAVE_MEMORIES = 256  # new ones that make up a write of their shards
+_READ_MEMORIES = 1024  # whose frames are read at once
+
+
+class VectorStore(Protocol):
+    """What of a `Store` this needs."""
+
+    @property
+    def read_only(self) -> bool: ...
+    def erase_epoch(self) -> int: ...
+    def new_routes(self, namespace: str, after: int = 0) -> tuple[int, list[str]]: ...
+    def put_vectors(self, namespace: str, form: str, stride: int, vectors: Mapping[str, bytes]) -> int: ...
+    def vector_shards(self, namespace: str, form: str, stride: int) -> Iterable[Shard]: ...
+
+
+class VectorReader(Protocol):
+    """Vectors of those memories that have some of this form, from their frames."""
+
+    def __call__(self, namespace: str, ids: Sequence[str]) -> Mapping[str, Codes]: ...
+
+
+class VectorIndex:
+    """The vectors of the namespaces that were searched, by one model; kept up with the bank at every
+    search.
+    """
+
+    def __init__(self, store: VectorStore, read: VectorReader, form: str, centroids: Codes) -> None:
+        self._store = store
+        self._read = read
+        self._form = form
+        self._centroids = centroids
+        self._held: dict[str, HeldVectors] = {}
+        self._lock = RLock()
+
+    def nearest(self, namespace: str, query: Codes, count: int) -> dict[str, float]:
+        """As `HeldVectors.nearest`, of what the bank holds now."""
+        with self._lock:
+            return self.catch_up(namespace).nearest(query, count)
+
+    def catch_up(self, namespace: str) -> HeldVectors:
+        """What the bank holds of a namespace now; what is new is read, and kept in shards when it is much."""
+        with self._lock:
+            held = self._held.get(namespace)
+            epoch = self._store.erase_epoch()
+            after = held.mark if held is not None else 0
+            mark, fresh = self._store.new_routes(namespace, after)
+            if held is None or held.epoch != epoch or mark < after:
+                mark, every = self._store.new_routes(namespace)
+                held = self._held[namespace] = self._resynced(namespace, held, every)
+                behind = set(fresh) if mark >= after and after else set()
+                fresh = [each for each in every if each in behind or each not in held.seen]
+            for start in range(0, len(fresh), _READ_MEMORIES):
+                part = fresh[start : start + _READ_MEMORIES]
+                held.add(part, self._read(namespace, part))
+            held.mark, held.epoch = mark, epoch
+            if len(held.unsaved) >= _SAVE_MEMORIES:
+                self._save(namespace, held)
+            return held
+
+    def save(self, namespace: str) -> None:
+        """Keeps in shards what isn't there yet, where the bank can be written."""
+        with self._lock:
+            held = self.catch_up(namespace)
+            if held.unsaved:
+                self._save(namespace, held)
+
+    def drop(self, namespace: str | None = None, ids: Iterable[str] | None = None) -> None:
+        """Overwrite and let go of memories, of a namespace, or of everything."""
+        with self._lock:
+            for name in [namespace] if namespace is not None else list(self._held):
+                held = self._held.get(name)
+                if held is None:
+                    continue
+                held.remove(held.seen if ids is None else ids)
+                if ids is None:
+                    del self._held[name]
+
+    def _resynced(self, namespace: str, held: HeldVectors | None, every: Sequence[str]) -> HeldVectors:
+        """What is held, without what is gone; from the shards when nothing is held yet."""
+        alive = set(every)
+        if held is not None:
+            held.remove(held.seen - alive)
+            return held
+        held = HeldVectors(self._centroids)
+        dims = self._centroids.shape[1]
+        for shard in self._store.vector_shards(namespace, self._form, dims):
+            codes = np.frombuffer(shard.vectors, dtype=np.int8).reshape(-1, dims)
+            rows: dict[str, list[int]] = {}
+            for row, memory_id in enumerate(shard.ids):
+                if memory_id in alive:
+                    rows.setdefault(memory_id, []).append(row)
+            held.add(list(rows), {memory_id: codes[own] for memory_id, own in rows.items()})
+        held.unsaved.clear()
+        return held
+
+    def _save(self, namespace: str, held: HeldVectors) -> None:
+        if self._store.read_only:
+            return
+        vectors = held.vectors_of(held.unsaved)
+        # A writer in the way, a full disk, or the namespace gone: the frames still have it all.
+        with suppress(BankLockedError, BankFullError, NotFoundError):
+            self._store.put_vectors(namespace, self._form, self._centroids.shape[1], vectors)
+            held.unsaved.clear()

@@ -321,8 +321,10 @@ class MemoryBank(SessionBank, ForgettingBank, FadingBank, ArchiveBank, CareBank)
         router: RouterName = "full",
         where: "Condition | str | None" = None,
         model: "LanguageModel | None" = None,
+        now: datetime | None = None,
     ) -> Sequence[RecalledMemory]:
-        """The best memories for a query, of those that `where` allows (as in `plan_forget`), best first.
+        """The best memories for a query, of those that `where` allows (as in `plan_forget`), best first. Days
+        that the query names ("last week") are counted from `now`, the present moment without it.
 
         `lexical` needs no model. `full` and `latent` use `model`, or the model this bank was last used with;
         the default model is loaded when there is neither.
@@ -333,7 +335,7 @@ class MemoryBank(SessionBank, ForgettingBank, FadingBank, ArchiveBank, CareBank)
         if router == "lexical":
             return self._lexical(query, namespace, limit, allowed)
         return self.recaller(model).search(
-            query, namespace=namespace, limit=limit, router=router, where=allowed
+            query, namespace=namespace, limit=limit, router=router, where=allowed, now=now
         )
 
     def trace_parts(

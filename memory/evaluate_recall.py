@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,6 +43,7 @@ class Asked:
     question: Question
     evidence: tuple[str, ...]  # turn ids
     visible: int  # turns of the conversation that exist
+    asked_at: datetime  # when the latest of them was said
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def askable(at: int, conversation: Conversation) -> Iterator[Asked]:
         known = {turn.id for turn in turns}
         evidence = tuple(dict.fromkeys(each for each in question.evidence if each in known))
         if evidence:
-            yield Asked(at, number, question, evidence, len(turns))
+            yield Asked(at, number, question, evidence, len(turns), turns[-1].created_at)
 
 
 def spread(asked: Sequence[Asked], most: int | None) -> list[Asked]:
@@ -226,7 +228,12 @@ class Held:
             found = search_in_rounds(recaller, question, namespace=_NAMESPACE, k=limit, rounds=self._rounds)
         else:
             found = self._bank.search(
-                question, namespace=_NAMESPACE, limit=limit, router=router, model=self._model
+                question,
+                namespace=_NAMESPACE,
+                limit=limit,
+                router=router,
+                model=self._model,
+                now=asked.asked_at,
             )
         route_ms = (time.perf_counter() - started) * 1e3
         ranks: dict[str, int | None] = dict.fromkeys(asked.evidence)

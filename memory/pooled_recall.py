@@ -7,6 +7,7 @@ the number of memories. They are read from the bank once and then held, up to th
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 import torch
 from torch import Tensor
@@ -100,9 +101,10 @@ class PooledRecaller(Recaller):
         limit: int,
         router: RouterName = "full",
         where: Condition | None = None,
+        now: datetime | None = None,
     ) -> Sequence[RecalledMemory]:
         """The best memories for a query that stands alone: mean over layers of the routing score, with the
-        lexical index unless `router` leaves words out.
+        lexical index unless `router` leaves words out. `now` is not looked at: this router knows no days.
         """
         self._catch_up(namespace)
         documents = self.documents(namespace, where=where)

@@ -3,9 +3,10 @@
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
@@ -20,17 +21,18 @@ from mnemos.memory.convert import to_memory
 from mnemos.memory.encoder import MemoryEncoder
 from mnemos.memory.likeness import like_match
 from mnemos.memory.pager import Pager
-from mnemos.memory.records import LikeMatch, RecallCost, RecalledMemory, RouterName
+from mnemos.memory.records import LikeMatch, Memory, RecallCost, RecalledMemory, RouterName
 from mnemos.memory.reviving import KVSource
 from mnemos.memory.route_index import RouteIndex
 from mnemos.memory.router import Router, Scored
+from mnemos.memory.settling import Statement, settled
 from mnemos.store.selectors import Condition
 from mnemos.store.store import Store
 
 DEFAULT_K = 4
 PAGED_TOKENS = 2048  # most memory tokens brought in for one reply
 _RECALLS_KEPT = 16  # whose cost is told
-_SPARE = 2  # memories scored beyond k, in place of those that only repeat the message
+_SPARE = 6  # memories scored beyond k, in place of those that repeat the message or another memory
 
 if TYPE_CHECKING:
     from mnemos.memory.vector_index import VectorIndex
@@ -194,13 +196,18 @@ class Recaller:
         limit: int,
         router: RouterName = "full",
         where: Condition | None = None,
+        now: datetime | None = None,
     ) -> Sequence[RecalledMemory]:
-        """The best memories for a query that stands alone, of those that `where` allows, best first."""
+        """The best memories for a query that stands alone, of those that `where` allows, best first. `now` is
+        when it is asked.
+        """
         states = self._states(query, namespace)
         if states is None:
             return []
-        scored = self._router.score(namespace, query, states, limit=limit, router=router, where=where)
-        return self._described(namespace, scored)
+        scored = self._router.score(
+            namespace, query, states, limit=limit + _SPARE, router=router, where=where, now=now
+        )
+        return _described(*self._settled(namespace, scored, query))[:limit]
 
     def like(
         self,
@@ -271,14 +278,15 @@ class Recaller:
         self.refresh()
         started = time.perf_counter()
         states = route_query(self.model.decoder, self.model.calibration, context, words, self._projection)
-        limit = k + _SPARE + len(exclude) if selective else k
-        scored = self._router.score(namespace, query, states, limit=limit, where=where)
+        limit = k + _SPARE + len(exclude) if selective else k + _SPARE
+        ranked = self._router.score(namespace, query, states, limit=limit, where=where)
+        scored, known = self._settled(namespace, ranked, query)
         if selective:
             left = [each for each in scored if each.id not in exclude]
-            repeats = _repeats(self._described(namespace, left), query)
+            repeats = _repeats(known.values(), query)
             left = [each for each in left if each.id not in repeats]
             scored = self._router.worth_reading(left[:k])
-        described = self._described(namespace, scored)
+        described = _described(scored[:k], known)
         routed = time.perf_counter()
         if as_text:
             return Recall(_readable(described), (), (), (routed - started) * 1e3, 0.0)
@@ -325,16 +333,25 @@ class Recaller:
         """Blocks that each tier gave so far: host memory, disk, the model."""
         return self.pager.hits, self.kv_source.disk.reads, self.kv_source.revived.reads
 
-    def _described(self, namespace: str, scored: Sequence[Scored]) -> list[RecalledMemory]:
-        """Those that are still there."""
-        records = {record.id: record for record in self._store.records(namespace, [s.id for s in scored])}
-        left = [each for each in scored if each.id in records]
-        return [
-            RecalledMemory(
-                memory=to_memory(records[each.id]), rank=rank, score=each.score, signals=each.signals
-            )
-            for rank, each in enumerate(left, 1)
-        ]
+    def _settled(
+        self, namespace: str, scored: Sequence[Scored], query: str
+    ) -> tuple[list[Scored], dict[str, Memory]]:
+        """The ranking of those that are still there, settled, and what they are."""
+        records = self._store.records(namespace, [each.id for each in scored])
+        known = {record.id: to_memory(record) for record in records}
+        said = {each.id: Statement(_said(each), each.speaker, each.created_at) for each in known.values()}
+        return settled(scored, said, query), known
+
+
+def _said(memory: Memory) -> str:
+    return f"{memory.text}\n{memory.reply}" if memory.reply else memory.text
+
+
+def _described(scored: Sequence[Scored], known: Mapping[str, Memory]) -> list[RecalledMemory]:
+    return [
+        RecalledMemory(memory=known[each.id], rank=rank, score=each.score, signals=each.signals)
+        for rank, each in enumerate(scored, 1)
+    ]
 
 
 def _fitting(described: Sequence[RecalledMemory]) -> list[str]:
@@ -362,10 +379,10 @@ def _readable(described: Sequence[RecalledMemory]) -> tuple[RecalledMemory, ...]
     return tuple(kept)
 
 
-def _repeats(found: Sequence[RecalledMemory], query: str) -> set[str]:
+def _repeats(found: Iterable[Memory], query: str) -> set[str]:
     """Ids of those that only say what the message says: the same question, asked before, answers nothing."""
     words = _WORD.findall(query.casefold())
-    return {each.memory.id for each in found if _WORD.findall(each.memory.text.casefold()) == words}
+    return {each.id for each in found if _WORD.findall(each.text.casefold()) == words}
 
 
 def _telling_spans(spans: Sequence[SpanKV], mass: Sequence[float], room_tokens: int) -> list[SpanKV]:

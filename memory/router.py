@@ -8,6 +8,7 @@ between queries. What was said right before and after a good candidate then gain
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, time
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,8 +18,9 @@ from mnemos.attention.models import LanguageModel
 from mnemos.attention.routing import RouteQuery, hidden_cosine, record_mass, span_mass, vector_similarity
 from mnemos.memory.records import RouterName
 from mnemos.memory.route_index import RouteIndex
+from mnemos.memory.time_cues import Days, day_of, days_spoken_of, overlaps
 from mnemos.store.nearby import Place
-from mnemos.store.selectors import Condition
+from mnemos.store.selectors import Condition, between
 from mnemos.store.store import Store
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 LEXICAL_CANDIDATES = 256
 RECENT_CANDIDATES = 768
 VECTOR_CANDIDATES = 128
+TIME_CANDIDATES = 64  # of each span of days that the query names
+TIME_BONUS = 2.0  # of a memory of those days, in deviations of the other signals
+_READ_FOR_DAYS = 1000  # characters of a memory
 _NARROWED = 32  # times as many are looked at where a condition leaves some out
 _NEIGHBOURLY = 32  # best lexical candidates whose neighbours become candidates too
 _NEAR_BEST = 0.5  # share of the best score that a memory needs to be read beside it
@@ -69,10 +74,13 @@ class Router:
         limit: int,
         router: RouterName = "full",
         where: Condition | None = None,
+        now: datetime | None = None,
     ) -> list[Scored]:
-        """The best `limit` memories of those that `where` allows, best first. `latent` leaves words and names
-        out.
+        """The best `limit` memories of those that `where` allows, best first. `latent` leaves out words,
+        names and days. `now` is when the query is asked.
         """
+        asked = (now or datetime.now()).astimezone(None if now is None else now.tzinfo)
+        days = days_spoken_of(query, asked) if router == "full" else []
         candidates = self._store.candidates(
             namespace,
             query if router == "full" else None,
@@ -80,7 +88,7 @@ class Router:
             recent=RECENT_CANDIDATES,
             beside=_NEIGHBOURLY,
             where=where,
-            more=self._alike(namespace, states, where),
+            more=[*self._alike(namespace, states, where), *self._then(namespace, days, asked, where)],
         )
         lexical, placed = candidates.lexical, candidates.places
         found = self._routes.records(namespace, list(placed))
@@ -98,6 +106,9 @@ class Router:
             signals["lexical"] = torch.tensor([lexical.get(memory_id, 0.0) for memory_id in ids])
             signals["speaker"] = speaker_signal(query, ids, placed)
         fused, signals["neighbours"] = fuse(signals, self._calibration.weights, *neighbours_of(ids, placed))
+        if days:
+            signals["time"] = self._time_signal(namespace, ids, days, asked)
+            fused = fused + TIME_BONUS * signals["time"]
         order = fused.argsort(descending=True, stable=True)[:limit].tolist()
         standing = standardised(signals["mass"])
         by_record = torch.split(spans, [len(record.span_tokens) for record in records])
@@ -120,6 +131,33 @@ class Router:
         near = self._vectors.nearest(namespace, states.vector.numpy(), most)
         allowed = self._store.recent_ids(namespace, len(near), where=where, ids=[*near]) if near else []
         return sorted(allowed, key=lambda memory_id: -near[memory_id])[:VECTOR_CANDIDATES]
+
+    def _then(
+        self, namespace: str, days: Sequence[Days], asked: datetime, where: Condition | None
+    ) -> list[str]:
+        """The latest that were remembered in one of those days."""
+        found: list[str] = []
+        for first, after in days:
+            start, end = (datetime.combine(day, time(), asked.tzinfo) for day in (first, after))
+            meant = between(start, end)
+            narrowed = meant if where is None else meant & where
+            found += self._store.recent_ids(namespace, TIME_CANDIDATES, where=narrowed)
+        return found
+
+    def _time_signal(
+        self, namespace: str, ids: Sequence[str], days: Sequence[Days], asked: datetime
+    ) -> Tensor:
+        """1 where a memory was made in one of those days, or speaks of one, `[memories]`."""
+        meant = list(days)
+        at = {memory_id: index for index, memory_id in enumerate(ids)}
+        signal = torch.zeros(len(ids))
+        for record in self._store.records(namespace, ids):
+            made = record.created_at.astimezone(asked.tzinfo)
+            spoken_of = [day_of(made)]
+            if not overlaps(meant, spoken_of):
+                spoken_of = days_spoken_of(record.text[:_READ_FOR_DAYS], made)
+            signal[at[record.id]] = float(overlaps(meant, spoken_of))
+        return signal
 
     def worth_reading(self, ranked: Sequence[Scored]) -> list[Scored]:
         """Those that share a telling word with the query, and at most one that only the model's heads point

@@ -11,7 +11,7 @@ from mnemos.tui.benches import Threads
 from mnemos.tui.options import Json, Model, UnusedBank, UnusedNamespace
 
 _MOST_TOKENS = 1_000_000_000
-_SHOWN = ("memories", "vivid", "open_s", "rss_mb", "disk_gb", "route_ms_p50", "route_ms_p95")
+_SHOWN: tuple[str, ...] = ("memories", "vivid", "open_s", "rss_mb", "disk_gb", "route_ms_p50", "route_ms_p95")
 _SHOWN += ("route_cold_ms_p50", "query_ms", "page_ms", "remember_ms", "forget_ms")
 _SHOWN += ("route_cpu_ms", "query_cpu_ms", "page_cpu_ms", "build_s")
 

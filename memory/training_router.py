@@ -26,7 +26,7 @@ from mnemos.attention.projection import (
     standardised,
     to_int8,
 )
-from mnemos.errors import ModelError
+from mnemos.errors import ModelError, UsageError
 from mnemos.memory.calibrating_capture import Probe
 from mnemos.memory.calibrating_data import Parts, Piece, make_parts
 from mnemos.memory.calibrating_fit import KS, gold_ranks, quality
@@ -104,6 +104,10 @@ def train(
     judging = [piece for at, piece in enumerate(parts.training) if at % _STOPPED_BY == 0]
     learning = [piece for at, piece in enumerate(parts.training) if at % _STOPPED_BY]
     learning += [piece for path in filler for piece in cloze_pieces(path, passages, options.seed)]
+    if options.dims > model.config.hidden_size:
+        raise UsageError(f"{model.name} is {model.config.hidden_size} wide; a vector takes no more --dims")
+    if not learning:
+        raise UsageError("one conversation is left to train on, and one more is needed to stop by; add data")
     groups = (_by_file(learning), judging, parts.held_out)
     memories = [sum(len(piece.conversation.memories) for piece in some) for some in groups]
     steps = itertools.count(1)

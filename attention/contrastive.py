@@ -50,14 +50,14 @@ class Options:
 
     dims: int = 128
     heads: int = 4
-    epochs: int = 6
+    epochs: int = 4
     batch: int = 32
     candidates: int = 20  # negatives of each query from its own haystack, two thirds of them the hardest
     answers: int = 3  # of a query at most, at once
     plain: float = 0.3  # share of the first loss
     rate: float = 1e-3
     decay: float = 0.05
-    dropout: float = 0.2
+    dropout: float = 0.3
     temperature: float = 0.07
     seed: int = 0
 

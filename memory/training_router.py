@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from mnemos.attention.projection import (
     standardised,
     to_int8,
 )
-from mnemos.errors import ModelError
+from mnemos.errors import ModelError, UsageError
 from mnemos.memory.calibrating_capture import Probe
 from mnemos.memory.calibrating_data import Parts, Piece, make_parts
 from mnemos.memory.calibrating_fit import KS, gold_ranks, quality
@@ -40,8 +41,7 @@ _STOPPED_BY = 5  # one training conversation of so many
 _NAMES = (*(str(k) for k in KS), "mrr")
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
+class Learnt(NamedTuple):
     """A trained router as a calibration, and what it reaches."""
 
     calibration: Calibration
@@ -50,9 +50,20 @@ class Trained:
     ]  # lexical, untrained, trained, vector -> file or mean -> measure
     epochs: tuple[Epoch, ...]
     best_epoch: int
+    train_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The same, and what was read for it."""
+
+    calibration: Calibration
+    recall: dict[str, dict[str, dict[str, float]]]
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+    train_s: float
     tokens: int
     tokens_per_s: float
-    train_s: float
     questions: dict[str, int]  # by part: trained, stopped_by, held_out
     memories: dict[str, int]
     worse: tuple[str, ...]  # held-out files where it finds less than the untrained router
@@ -104,6 +115,10 @@ def train(
     judging = [piece for at, piece in enumerate(parts.training) if at % _STOPPED_BY == 0]
     learning = [piece for at, piece in enumerate(parts.training) if at % _STOPPED_BY]
     learning += [piece for path in filler for piece in cloze_pieces(path, passages, options.seed)]
+    if options.dims > model.config.hidden_size:
+        raise UsageError(f"{model.name} is {model.config.hidden_size} wide; a vector takes no more --dims")
+    if not learning:
+        raise UsageError("one conversation is left to train on, and one more is needed to stop by; add data")
     groups = (_by_file(learning), judging, parts.held_out)
     memories = [sum(len(piece.conversation.memories) for piece in some) for some in groups]
     steps = itertools.count(1)
@@ -114,15 +129,39 @@ def train(
 
     read = [capturer.captured(some, step) for some in groups]
     read_s = time.perf_counter() - started
-    learnt, judged, tested = read
-    centres, spread = _moments(learnt)
-    heads = capturer.chosen
+    parts_named = ("trained", "stopped_by", "held_out")
+    learnt = train_on(model, layer, capturer.chosen, read, options, step)
+    return Trained(
+        *learnt,
+        tokens=capturer.tokens,
+        tokens_per_s=round(capturer.tokens / read_s, 1),
+        questions={
+            name: sum(len(one.probes) for one in some) for name, some in zip(parts_named, read, strict=True)
+        },
+        memories=dict(zip(parts_named, memories, strict=True)),
+        worse=_worse(learnt.recall["trained"], learnt.recall["untrained"]),
+    )
+
+
+def train_on(
+    model: LanguageModel,
+    layer: int,
+    heads: Sequence[int],
+    read: Sequence[Sequence[Captured]],
+    options: Options,
+    on_epoch: Callable[[], None] | None = None,
+) -> Learnt:
+    """As `train`, of what was read already: to learn from, to stop by, and held out. `heads` are those of the
+    probes that the calibration names.
+    """
+    learning, judging, testing = read
+    centres, spread = _moments(learning)
     weights = model.calibration.weights
-    haystacks = [_haystack(one, centres, spread, heads, weights) for one in learnt]
-    finder = Finder(judged, centres, spread, heads, weights)
+    haystacks = [_haystack(one, centres, spread, heads, weights) for one in learning]
+    finder = Finder(judging, centres, spread, heads, weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     started = time.perf_counter()
-    found = fit(haystacks, options, finder.quality, step, device)
+    found = fit(haystacks, options, finder.quality, on_epoch, device)
     train_s = time.perf_counter() - started
     weight = finder.choose(found.query, found.memory)
     vectors = Vectors(
@@ -144,22 +183,9 @@ def train(
             "vectors": vectors,
         }
     )
-    tester = Finder(tested, centres, spread, heads, weights)
+    tester = Finder(testing, centres, spread, heads, weights)
     recall = tester.measured(found.query, found.memory, weight)
-    parts_named = ("trained", "stopped_by", "held_out")
-    questions = [sum(len(one.probes) for one in some) for some in read]
-    return Trained(
-        calibration,
-        recall,
-        found.epochs,
-        found.best,
-        capturer.tokens,
-        round(capturer.tokens / read_s, 1),
-        round(train_s, 1),
-        dict(zip(parts_named, questions, strict=True)),
-        dict(zip(parts_named, memories, strict=True)),
-        _worse(recall["trained"], recall["untrained"]),
-    )
+    return Learnt(calibration, recall, found.epochs, found.best, round(train_s, 1))
 
 
 def _worse(

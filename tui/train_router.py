@@ -79,7 +79,7 @@ def router(
     dims: Annotated[
         int, typer.Option("--dims", min=8, max=512, metavar="N", help="Bytes of a vector.")
     ] = 128,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, metavar="N", help="The most of them.")] = 6,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, metavar="N", help="The most of them.")] = 4,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of everything drawn.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Write it though it finds less than before on a held-out file.")

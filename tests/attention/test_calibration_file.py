@@ -1,11 +1,13 @@
 """Calibration files: the same bytes for the same calibration, a reason for every one that can't be used."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.memory.random_vectors import random_vectors
 
 from mnemos.attention.calibration import FORMAT_VERSION, Calibration, Measured, for_model, shipped
 from mnemos.attention.calibration_file import (
@@ -55,6 +57,30 @@ def test_a_file_comes_back_as_it_was(tmp_path: Path, calibration: Calibration) -
     assert sorted(tmp_path.iterdir()) == [one, two]
 
 
+def test_the_second_version_still_loads(tmp_path: Path, calibration: Calibration) -> None:
+    path = tmp_path / "old.json"
+    former = calibration.model_dump(mode="json", exclude={"vectors"}) | {"version": 2}
+    path.write_text(json.dumps(former))
+    assert read_calibration(path).vectors is None
+    assert read_calibration(path).model_copy(update={"version": FORMAT_VERSION}) == calibration
+
+
+def test_vectors_come_back_and_have_to_fit(
+    tmp_path: Path, calibration: Calibration, tiny_config: ModelConfig
+) -> None:
+    path = tmp_path / "calibration.json"
+    own = calibration.model_copy(update={"vectors": random_vectors(tiny_config.hidden_size)})
+    write_calibration(path, own)
+    assert read_calibration(path) == own
+    own.check_fits(tiny_config)
+    for vectors in (
+        random_vectors(tiny_config.hidden_size + 2),
+        random_vectors(tiny_config.hidden_size, layer=tiny_config.layers),
+    ):
+        with pytest.raises(ModelError, match="another model"):
+            own.model_copy(update={"vectors": vectors}).check_fits(tiny_config)
+
+
 def test_the_first_version_still_loads(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     path.write_text(
@@ -81,7 +107,7 @@ def test_what_ships_can_be_read(tmp_path: Path) -> None:
         ("[]", "no version"),
         ('{"version": "2"}', "no version"),
         ('{"version": true}', "no version"),
-        ('{"version": 99, "heads": 3}', "newer Mnemos .version 99; this one reads up to 2.; update"),
+        ('{"version": 99, "heads": 3}', "newer Mnemos .version 99; this one reads up to 3.; update"),
         ('{"version": 2}', "damaged .key_heads: Field required."),
         ('{"version": 2, "key_heads": [], "weights": {}, "reading": []}', "damaged .key_heads"),
         (

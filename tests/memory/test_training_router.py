@@ -137,3 +137,11 @@ def test_too_little_data_is_told(tiny_model: LanguageModel, tmp_path: Path) -> N
     path.write_text(json.dumps({"memories": [{"id": "a", "text": "x"}], "questions": []}) + "\n")
     with pytest.raises(UsageError):
         take_data(tiny_model, [path], [], conversations=4, questions=8, tokens=4000, seed=0)
+
+
+def test_what_cannot_be_trained_is_told(tiny_model: LanguageModel, data: Path) -> None:
+    parts = take_data(tiny_model, [data], [], conversations=6, questions=40, tokens=4000, seed=0)
+    with pytest.raises(UsageError, match="wide"):
+        train(tiny_model, parts, options=replace(OPTIONS, dims=256))
+    with pytest.raises(UsageError, match="add data"):
+        train(tiny_model, replace(parts, training=parts.training[:1]), options=OPTIONS)

@@ -44,8 +44,8 @@ def test_what_it_trains_is_searched_by(mnemos: Command, model: Path, data: Path)
     vectors = read_calibration(beside).vectors
     assert vectors is not None and vectors.form == ran.json["form"] and vectors.dims == 16
     mnemos.remember("The kettle is red.")
-    found = mnemos("memory", "search", "kettle", "--model", str(model), "--explain")
-    assert found.code == 0 and "vector" in found.out
+    found = mnemos("memory", "search", "kettle", "--model", str(model), "--explain", "--json")
+    assert found.code == 0 and "vector" in found.json["results"][0]["signals"]
     held = mnemos("train", "router", *arguments, "--out", str(model / "other.json"), "--json")
     assert held.code == 0
     if held.json["worse"]:

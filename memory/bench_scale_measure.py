@@ -23,6 +23,7 @@ NAMESPACE = "bench"
 PAGED = 8  # memories in one turn
 _COLD = 5
 _WRITES = 10
+_WARMING = 8  # questions that are not counted
 _PAGINGS = 12
 _MIB = 1 << 20
 
@@ -38,7 +39,8 @@ def measure(place: Path, model: str | None, queries: int, threads: int | None) -
     """Figures of the bank at `place`/bank: seconds, milliseconds, MB (2^20 bytes) and GB (1e9 bytes).
 
     Cold is the first question after opening, with the bank's files out of the system's page cache. Warm are
-    further questions, each another one. `query_ms` is the model's part of a route: its pass over the
+    further questions, each another one, with the bank's databases in that cache, as after a while of use, and
+    its segments as they come. `query_ms` is the model's part of a route: its pass over the
     question. `remember_ms` and `forget_ms` are until the disk has it, the model left out.
     """
     loaded = load(model, threads=threads)
@@ -55,10 +57,11 @@ def measure(place: Path, model: str | None, queries: int, threads: int | None) -
             open_s.append(time.perf_counter() - started)
             recaller = bank.recaller(loaded)
             cold.append(_route(recaller, questions(bank, 1, chance)[0])[0])
+    read_databases(place / "bank")
     with MemoryBank.open(place / "bank", keys=keys) as bank:
         recaller = bank.recaller(loaded)
-        asked = questions(bank, queries + 4, chance)
-        routed = [_route(recaller, question) for question in asked][4:]
+        asked = questions(bank, queries + _WARMING, chance)
+        routed = [_route(recaller, question) for question in asked][_WARMING:]
         route_ms, query_ms = [each[0] for each in routed], [each[1] for each in routed]
         route_cpu_ms, query_cpu_ms = [each[2] for each in routed], [each[3] for each in routed]
         page_ms, page_cpu_ms = _paging(bank, recaller, chance)
@@ -165,6 +168,14 @@ def forget_pages(folder: Path) -> None:
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(fd)
+
+
+def read_databases(folder: Path) -> None:
+    """Has the system take the databases and keys of a bank into its page cache."""
+    for file in [*folder.glob("*.db"), *folder.glob("namespaces/*.db"), *folder.glob("keys/*")]:
+        with file.open("rb") as content:
+            while content.read(_MIB):
+                pass
 
 
 def _disk_bytes(folder: Path) -> int:

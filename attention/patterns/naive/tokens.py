@@ -1,0 +1,93 @@
+"""Tokens one at a time: what the plain twins of the softmax patterns share."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnemos.attention.patterns.mixer import PADDING, MixerConfig
+from mnemos.attention.patterns.projections import Projections
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of one sequence that are there, in order, rotated where the positions are RoPE's."""
+
+    indices: list[int]  # in the sequence they came in
+    positions: list[int]
+    q: Tensor  # [tokens, heads, head_dim]
+    k: Tensor  # [tokens, heads, head_dim], each KV head as often as it is shared
+    v: Tensor  # [tokens, heads, head_dim]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def real_tokens(projections: Projections, x: Tensor, positions: Tensor) -> Tokens:
+    """The tokens of `x [tokens, dim]` whose position in `positions [tokens]` is not `PADDING`."""
+    config = projections.config
+    group = config.heads // config.kv_heads
+    indices = [index for index, position in enumerate(positions.tolist()) if position != PADDING]
+    parts: list[list[Tensor]] = [[], [], []]
+    for index in indices:
+        q = (projections.query.weight @ x[index]).view(config.heads, config.head_dim)
+        k = (projections.key.weight @ x[index]).view(config.kv_heads, config.head_dim)
+        v = (projections.value.weight @ x[index]).view(config.kv_heads, config.head_dim)
+        if config.position == "rope":
+            q, k = (turned(heads, int(positions[index]), config.rope_theta) for heads in (q, k))
+        for part, heads in zip(
+            parts, (q, k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)), strict=True
+        ):
+            part.append(heads)
+    shape = (0, config.heads, config.head_dim)
+    q, k, v = (torch.stack(part) if part else x.new_zeros(shape) for part in parts)
+    return Tokens(indices, positions[indices].tolist(), q, k, v)
+
+
+def turned(heads: Tensor, position: int, theta: float) -> Tensor:
+    """RoPE as complex numbers: `heads [heads, head_dim]`, pair i turned by position * theta^(-2i / head_dim)."""
+    dim = heads.shape[-1]
+    # The angles are fp32 in the pattern, in every precision of the weights.
+    angles = position / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
+    turn = torch.complex(angles.cos(), angles.sin())
+    return torch.view_as_real(torch.view_as_complex(heads.view(len(heads), -1, 2)) * turn).flatten(1)
+
+
+def scores(config: MixerConfig, tokens: Tokens, query: int, keys: list[int], head: int) -> Tensor:
+    """`[keys]`: scaled products of one head, with ALiBi's penalty for distance where it is asked for."""
+    products = tokens.k[keys, head] @ tokens.q[query, head] / math.sqrt(config.head_dim)
+    if config.position == "alibi":
+        distances = [tokens.positions[query] - tokens.positions[key] for key in keys]
+        products = products - plain_slopes(config.heads)[head] * products.new_tensor(distances)
+    return products
+
+
+def plain_slopes(heads: int) -> list[float]:
+    """The recursion of the ALiBi paper's code."""
+    if math.log2(heads).is_integer():
+        start = 2 ** (-(2 ** -(math.log2(heads) - 3)))
+        return [start ** (i + 1) for i in range(heads)]
+    nearest = 2 ** math.floor(math.log2(heads))
+    return plain_slopes(nearest) + plain_slopes(2 * nearest)[0::2][: heads - nearest]
+
+
+def softmax_mix(
+    projections: Projections, x: Tensor, positions: Tensor, keys_of: Callable[[int, int], list[int]]
+) -> Tensor:
+    """Softmax attention where `keys_of(query, head)` says which tokens each head of one looks at, by rank."""
+    config = projections.config
+    rows = []
+    for sequence, places in zip(x, positions, strict=True):
+        tokens = real_tokens(projections, sequence, places)
+        out = dict.fromkeys(range(len(sequence)), sequence.new_zeros(config.dim))
+        for query, index in enumerate(tokens.indices):
+            heads = []
+            for head in range(config.heads):
+                keys = keys_of(query, head)
+                weights = scores(config, tokens, query, keys, head).softmax(0)
+                heads.append(weights @ tokens.v[keys, head])
+            out[index] = projections.out.weight @ torch.cat(heads)
+        rows.append(torch.stack(list(out.values())))
+    return torch.stack(rows)

@@ -56,13 +56,13 @@ def rows_of(positions: Tensor) -> list[DocumentRows]:
         slot = torch.arange(longest, device=flat.device)
         is_token = slot < lengths[members, None]  # [members, longest]
         index = there[torch.where(is_token, first[members, None] + slot, 0)]
-        rows.append(DocumentRows(torch.where(is_token, index, 0), torch.where(is_token, flat[index], PADDING)))
+        rows.append(
+            DocumentRows(torch.where(is_token, index, 0), torch.where(is_token, flat[index], PADDING))
+        )
     return rows
 
 
-def by_document(
-    mix: Callable[[Tensor, Tensor], Tensor], x: Tensor, rows: list[DocumentRows]
-) -> Tensor:
+def by_document(mix: Callable[[Tensor, Tensor], Tensor], x: Tensor, rows: list[DocumentRows]) -> Tensor:
     """`mix(x, positions)` of every document alone: `x [batch, tokens, dim]` in and out, zero where padded."""
     flat = x.flatten(0, 1)
     mixed = torch.zeros_like(flat)

@@ -8,13 +8,14 @@ sequence is one text, whatever its positions say.
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mnemos.attention.patterns.documents import DocumentRows, begins_document, by_document, rows_of
+from mnemos.attention.patterns.document_rows import begins_document, by_document, rows_of
 from mnemos.attention.patterns.hybrid_config import HybridConfig
 from mnemos.attention.patterns.layer import HybridLayer
 from mnemos.attention.patterns.mixer import PADDING, MixerState
@@ -119,7 +120,7 @@ class HybridModel(nn.Module):
         return self.norm(torch.cat(parts, dim=1)), states, routing
 
     def save(self, directory: Path) -> None:
-        """Writes tensors and configuration into a directory (made if need be), each file whole or not at all."""
+        """Writes tensors and configuration into a directory; each file is whole or not there."""
         from mnemos.attention.patterns.saving import save_model
 
         save_model(self, directory)
@@ -190,7 +191,7 @@ class HybridModel(nn.Module):
 
     @torch.inference_mode()
     def generate(self, tokens: Sequence[int], positions: Sequence[int], count: int) -> list[int]:
-        """The `count` likeliest tokens, one after another, behind a prompt of one sequence or more documents."""
+        """The `count` likeliest tokens, one after another, behind a prompt of one document or more."""
         device = self.embed.weight.device
         given = torch.tensor([list(tokens)], device=device)
         places = torch.tensor([list(positions)], device=device)
@@ -209,7 +210,7 @@ def _without_state(layer: HybridLayer) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _running(positions: Tensor, read: Tensor | None) -> Tensor:
-    """Places in the whole sequence, `[batch, tokens]`, behind `read [batch]` earlier tokens; padding stays."""
+    """Places in the whole sequence, `[batch, tokens]`, behind `read [batch]` tokens; padding stays."""
     there = positions != PADDING
     counted = there.cumsum(dim=1) - 1 + (0 if read is None else read[:, None])
     return torch.where(there, counted, PADDING)
@@ -225,4 +226,4 @@ def _segments(positions: Tensor, last: Tensor) -> list[tuple[int, int, bool]]:
         )
     starts = begins.any(dim=0).nonzero()[:, 0].tolist()
     edges = sorted({0, *starts, positions.shape[1]})
-    return [(start, stop, start in starts) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    return [(start, stop, start in starts) for start, stop in pairwise(edges)]

@@ -42,8 +42,8 @@ class HybridConfig:
         """Raises InvalidWeightsError: another version, or fields that make no model."""
         if data.get("version") != FORMAT_VERSION:
             raise InvalidWeightsError(
-                f"the model is of format version {data.get('version')!r} and this Mnemos reads {FORMAT_VERSION}; "
-                "use the Mnemos that made it, or train it anew"
+                f"the model is of format version {data.get('version')!r} and this Mnemos reads "
+                f"{FORMAT_VERSION}; use the Mnemos that made it, or train it anew"
             )
         try:
             mixer = MixerConfig(**data["mixer"])

@@ -1,4 +1,4 @@
-"""A hybrid that goes on from a pretrained decoder: its projections, MLPs, norms and embeddings are taken over.
+"""A hybrid that goes on from a pretrained decoder: projections, MLPs, norms and embeddings are taken over.
 
 A pattern with projections of the same shapes gets those of the layer it replaces; whatever else it has (a
 router, a pooled reading) is new and has to be trained.

@@ -96,9 +96,17 @@ class HybridModel(nn.Module):
         return functional.linear(hidden, self.embed.weight if self.head is None else self.head.weight)
 
     def hidden(
-        self, tokens: Tensor, positions: Tensor, states: HybridState | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        states: HybridState | None = None,
+        asks: Tensor | None = None,
     ) -> tuple[Tensor, HybridState | None, tuple[Tensor, ...]]:
-        """As `forward`, with what the logits are made of, `[batch, tokens, dim]`, in their place."""
+        """As `forward`, with what the logits are made of, `[batch, tokens, dim]`, in their place.
+
+        `asks`, bool `[batch, tokens]`, says by which tokens of the last document routed layers score the
+        others, all of them by default.
+        """
         if tokens.shape != positions.shape or tokens.dim() != 2 or tokens.shape[1] == 0:
             raise ValueError(
                 f"tokens and positions must both be [batch, tokens >= 1], not {list(tokens.shape)} and "
@@ -106,15 +114,19 @@ class HybridModel(nn.Module):
             )
         x = self.embed(tokens)
         if states is None:
-            x, routing = self._whole(x, positions)
+            x, routing = self._whole(x, positions, asks)
             return self.norm(x), None, routing
         if not self.reads_documents:
-            x, states, routing = self._step(x, positions, states, is_new=False)
+            x, states, routing = self._step(x, positions, states, None, is_new=False)
             return self.norm(x), states, routing
         parts = []
         for start, stop, is_new in _segments(positions, states.last):
             part, states, routing = self._step(
-                x[:, start:stop], positions[:, start:stop], states, is_new=is_new
+                x[:, start:stop],
+                positions[:, start:stop],
+                states,
+                None if asks is None else asks[:, start:stop],
+                is_new=is_new,
             )
             parts.append(part)
         return self.norm(torch.cat(parts, dim=1)), states, routing
@@ -147,7 +159,7 @@ class HybridModel(nn.Module):
         config, weights, _, _ = load_weights(name_or_path)
         return hybrid_from(config, weights, layers, **sizes).model
 
-    def _whole(self, x: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _whole(self, x: Tensor, positions: Tensor, asks: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
         rows = rows_of(positions) if self.reads_documents else []
         places = positions if self.reads_documents else _running(positions, None)
         routing = []
@@ -155,14 +167,14 @@ class HybridModel(nn.Module):
             if self.reads_documents and not layer.is_routed:
                 added = by_document(_without_state(layer), x, rows)
             else:
-                added, _, scores = layer.mix(x, places, None)
+                added, _, scores = layer.mix(x, places, None, asks)
                 if scores is not None:
                     routing.append(scores)
             x = layer.finish(x, added)
         return x, tuple(routing)
 
     def _step(
-        self, x: Tensor, positions: Tensor, states: HybridState, *, is_new: bool
+        self, x: Tensor, positions: Tensor, states: HybridState, asks: Tensor | None, *, is_new: bool
     ) -> tuple[Tensor, HybridState, tuple[Tensor, ...]]:
         """One document, or a part of it, behind `states`."""
         places = positions if self.reads_documents else _running(positions, states.read)
@@ -170,7 +182,7 @@ class HybridModel(nn.Module):
         for layer, state in zip(self.hybrid_layers, states.mixers, strict=True):
             if is_new and not layer.is_routed:
                 state = layer.mixer.initial_state(len(x))
-            added, following, scores = layer.mix(x, places, state)
+            added, following, scores = layer.mix(x, places, state, asks)
             assert following is not None, "a mixer returns a state where it was given one"
             after.append(following)
             if scores is not None:

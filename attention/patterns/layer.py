@@ -16,9 +16,12 @@ class RoutedMixer(Protocol):
     """A mixer that knows documents, and says how it scored them."""
 
     def forward_routed(
-        self, x: Tensor, positions: Tensor, state: MixerState | None = None
+        self, x: Tensor, positions: Tensor, state: MixerState | None = None, asks: Tensor | None = None
     ) -> tuple[Tensor, MixerState | None, Tensor]:
-        """As `Mixer.forward`, with router scores `[batch, documents]` last."""
+        """As `Mixer.forward`, with router scores `[batch, documents]` last.
+
+        `asks [batch, tokens]` says by which tokens of the last document the others are scored.
+        """
 
 
 class GatedMlp(nn.Module):
@@ -54,11 +57,11 @@ class HybridLayer(nn.Module):
         return isinstance(self.mixer, RoutedMixer)
 
     def mix(
-        self, x: Tensor, positions: Tensor, state: MixerState | None
+        self, x: Tensor, positions: Tensor, state: MixerState | None, asks: Tensor | None = None
     ) -> tuple[Tensor, MixerState | None, Tensor | None]:
         """What the mixer adds to `x [batch, tokens, dim]`, its state, and router scores if it has any."""
         if isinstance(self.mixer, RoutedMixer):
-            return self.mixer.forward_routed(self.mixer_norm(x), positions, state)
+            return self.mixer.forward_routed(self.mixer_norm(x), positions, state, asks)
         added, state = self.mixer(self.mixer_norm(x), positions, state)
         return added, state, None
 

@@ -23,7 +23,7 @@ def save_model(model: HybridModel, directory: Path) -> None:
 
 
 def load_model(directory: Path) -> HybridModel:
-    """The model on the CPU. Raises UnknownModelError where there is none, InvalidWeightsError of a broken one."""
+    """The model on the CPU. Raises UnknownModelError, or InvalidWeightsError for a broken one."""
     path = directory / CONFIG
     if not path.is_file():
         raise UnknownModelError(f"{directory} is no hybrid model: it has no {CONFIG}")

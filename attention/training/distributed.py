@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -17,7 +19,7 @@ class Place:
 
     rank: int = 0
     world: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
 
     @property
     def is_first(self) -> bool:
@@ -60,7 +62,7 @@ class Place:
 @contextmanager
 def joined() -> Iterator[Place]:
     """This process's place under `torchrun`, or the only one without it."""
-    device = torch.device("cpu")
+    device = _CPU
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)

@@ -2,7 +2,7 @@
 
 Of plain text, a sample is a passage to go on with, and before it, in random order, the passage that comes
 right before it in the file and others from anywhere. So the router learns from text alone: the passage right
-before is the evidence. A JSON line `{"documents": [...], "question": "...", "answer": "...", "evidence": [0]}`
+before is the evidence. A JSON line `{"documents": [...], "question": ..., "answer": ..., "evidence": [0]}`
 says all that itself, and `{"text": "..."}` is plain text.
 """
 

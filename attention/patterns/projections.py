@@ -56,7 +56,7 @@ def zero_padding(y: Tensor, positions: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
-    """RoPE: `x [batch, heads, tokens, head_dim]` with neighbouring pairs turned by `positions [batch, tokens]`.
+    """RoPE: neighbouring pairs of `x [batch, heads, tokens, head_dim]` turned by `positions [batch, tokens]`.
 
     At least fp32 inside. Positions of padding turn by whatever they are.
     """
@@ -70,9 +70,9 @@ def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
 
 
 def alibi_slopes(heads: int) -> Tensor:
-    """`[heads]` in float64: a geometric series that starts at its own ratio, 2^(-8 / heads) for powers of two.
+    """`[heads]`, float64: a geometric series that starts at its own ratio, 2^(-8 / heads) for powers of two.
 
-    Other counts take every second slope of the next power of two for the heads left over, as the paper's code.
+    For other counts, the heads left over take every second slope of the next power of two (the paper's code).
     """
     whole = 2 ** math.floor(math.log2(heads))
     slopes = [2 ** (-8 * (i + 1) / whole) for i in range(whole)]

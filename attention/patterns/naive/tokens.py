@@ -47,10 +47,10 @@ def real_tokens(projections: Projections, x: Tensor, positions: Tensor) -> Token
 
 
 def turned(heads: Tensor, position: int, theta: float) -> Tensor:
-    """RoPE as complex numbers: `heads [heads, head_dim]`, pair i turned by position * theta^(-2i / head_dim)."""
+    """RoPE by complex numbers: `heads [heads, head_dim]`, pair i by position * theta^(-2i / head_dim)."""
     dim = heads.shape[-1]
     # The angles are fp32 in the pattern, in every precision of the weights.
-    angles = position / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
+    angles = position * (1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)))
     turn = torch.complex(angles.cos(), angles.sin())
     return torch.view_as_real(torch.view_as_complex(heads.view(len(heads), -1, 2)) * turn).flatten(1)
 

@@ -1,8 +1,8 @@
 """Window, random and global blocks (BigBird, arXiv 2007.14062), in causal form.
 
-A block of queries attends to itself and the blocks right before it (as many as hold `window` tokens), to the
-first `global_blocks`, and to `random_blocks` between those, drawn per KV head and block from the seed alone: a
-draw depends on no token and not on the length, so reading on changes nothing that was read.
+A block of queries attends to itself and the blocks right before it (as many as hold `window` tokens), to
+the first `global_blocks`, and to `random_blocks` between those, drawn per KV head and block from the seed
+alone: a draw depends on no token and not on the length, so reading on changes nothing that was read.
 """
 
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ class BigBird(Mixer):
         return packed.restore(self.projections.join(mixed, packed.positions)), after
 
     def _mix(self, queries: Tensor, k: Tensor, v: Tensor, numbers: Tensor) -> Tensor:
-        """Blocks of queries, `numbers [batch or 1, blocks]` of the sequence, against the blocks they reach."""
+        """Blocks of queries, `numbers [batch or 1, blocks]` in the sequence, against those they reach."""
         size, batch, kv_heads = self.config.block, len(queries), self.config.kv_heads
         reached, there = self._reach(numbers)  # [batch or 1, kv_heads, blocks, reached]
         keys = -(-max(k.shape[2], 1) // size)
@@ -154,6 +154,8 @@ def _append(before: BlockState, k: Tensor, v: Tensor, positions: Tensor) -> Bloc
     place = (before.seen[:, None] + torch.arange(k.shape[2], device=k.device))[:, None, :, None]
     parts = []
     for held, new in ((before.k, k), (before.v, v)):
-        longer = functional.pad(held, (0, 0, 0, new.shape[2])).scatter(2, place.expand_as(new), new)
+        longer = functional.pad(held, (0, 0, 0, new.shape[2])).scatter(
+            2, place.expand_as(new), new.to(held.dtype)
+        )
         parts.append(longer[:, :, : int(seen.max())])
     return BlockState(seen, parts[0], parts[1])

@@ -77,17 +77,37 @@ def softmax_mix(
     projections: Projections, x: Tensor, positions: Tensor, keys_of: Callable[[int, int], list[int]]
 ) -> Tensor:
     """Softmax attention where `keys_of(query, head)` says which tokens each head of one looks at, by rank."""
+
+    def head_of(tokens: Tokens, query: int, head: int) -> Tensor:
+        keys = keys_of(query, head)
+        return scores(projections.config, tokens, query, keys, head).softmax(0) @ tokens.v[keys, head]
+
+    return each_head(projections, x, positions, head_of)
+
+
+def weighted_mix(
+    projections: Projections, x: Tensor, positions: Tensor, weights_of: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """An average by `weights_of(q [head_dim], k [keys, head_dim]) -> [keys]` over all tokens up to each."""
+
+    def head_of(tokens: Tokens, query: int, head: int) -> Tensor:
+        weights = weights_of(tokens.q[query, head], tokens.k[: query + 1, head])
+        return weights @ tokens.v[: query + 1, head] / weights.sum()
+
+    return each_head(projections, x, positions, head_of)
+
+
+def each_head(
+    projections: Projections, x: Tensor, positions: Tensor, head_of: Callable[[Tokens, int, int], Tensor]
+) -> Tensor:
+    """The output by its heads, `head_of(tokens, query, head) -> [head_dim]`; padding stays zero."""
     config = projections.config
     rows = []
     for sequence, places in zip(x, positions, strict=True):
         tokens = real_tokens(projections, sequence, places)
-        out = dict.fromkeys(range(len(sequence)), sequence.new_zeros(config.dim))
+        out = [sequence.new_zeros(config.dim)] * len(sequence)
         for query, index in enumerate(tokens.indices):
-            heads = []
-            for head in range(config.heads):
-                keys = keys_of(query, head)
-                weights = scores(config, tokens, query, keys, head).softmax(0)
-                heads.append(weights @ tokens.v[keys, head])
+            heads = [head_of(tokens, query, head) for head in range(config.heads)]
             out[index] = projections.out.weight @ torch.cat(heads)
-        rows.append(torch.stack(list(out.values())))
+        rows.append(torch.stack(out))
     return torch.stack(rows)

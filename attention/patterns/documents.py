@@ -20,13 +20,13 @@ class Documents(NamedTuple):
 class Blocks(NamedTuple):
     """Some documents, one a row. Slots behind a document's end repeat its first token."""
 
-    index: Tensor  # [documents, slots]: which token of the batch, in the flat order of [batch, tokens]
+    token: Tensor  # [documents, slots]: which token of the batch, in the flat order of [batch, tokens]
     there: Tensor  # [documents, slots]: whether the slot holds a token
     rows: Tensor  # [documents]: the sequence that each is of
 
     def gather(self, tokens: Tensor) -> Tensor:
         """`tokens [batch * tokens, ...]` to `[documents, slots, ...]`."""
-        return tokens.index_select(0, self.index.flatten()).unflatten(0, self.index.shape)
+        return torch.unflatten(tokens.index_select(0, self.token.flatten()), 0, self.token.shape)
 
 
 def find_documents(positions: Tensor, longest: int) -> Documents:
@@ -79,10 +79,10 @@ def in_order(shape: torch.Size, opened: int, *parts: tuple[Blocks, Tensor]) -> T
     start = 0
     for blocks, mixed in parts:
         slot = torch.arange(start, start + blocks.there.numel(), device=source.device).view_as(blocks.there)
-        source[blocks.index[blocks.there]] = slot[blocks.there]
+        source[blocks.token[blocks.there]] = slot[blocks.there]
         start += mixed.shape[0] * mixed.shape[1]
     kept = source.view(shape)[:, opened:]
-    return torch.cat(states).index_select(0, kept.flatten()).unflatten(0, kept.shape)
+    return torch.unflatten(torch.cat(states).index_select(0, kept.flatten()), 0, kept.shape)
 
 
 def _blocks(documents: Documents, chosen: Tensor, counts: Tensor) -> Blocks:

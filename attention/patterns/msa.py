@@ -142,7 +142,8 @@ class Msa(Mixer):
         if self.checkpoint and torch.is_grad_enabled():
             # Split, not slices: the gradient of each slice would be as large as all of x.
             groups = zip(
-                *(part.split(self.documents_per_group) for part in (x, local, blocks.there)), strict=True
+                *(torch.split(part, self.documents_per_group) for part in (x, local, blocks.there)),
+                strict=True,
             )
             parts = [
                 checkpoint(encode, self.projections, *group, use_reentrant=False, preserve_rng_state=False)

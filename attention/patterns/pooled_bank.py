@@ -70,7 +70,7 @@ def arrange(documents: PooledBank, counts: Tensor) -> PooledBank:
     column = torch.arange(int(counts.amax()), device=counts.device)
     there = column < counts[:, None]  # [batch, documents]
     index = torch.where(there, begin[:, None] + column, 0).flatten()
-    parts = PooledBank(*(part.index_select(0, index).unflatten(0, there.shape) for part in documents))
+    parts = PooledBank(*(torch.unflatten(part.index_select(0, index), 0, there.shape) for part in documents))
     return parts._replace(used=parts.used * there)
 
 
@@ -95,12 +95,12 @@ def take(bank: PooledBank, rows: Tensor, columns: Tensor) -> PooledBank:
     """The documents `columns [n, m]` of the sequences `rows [n]`."""
     flat = (rows[:, None] * bank.used.shape[1] + columns).flatten()
     return PooledBank(
-        *(part.flatten(0, 1).index_select(0, flat).unflatten(0, columns.shape) for part in bank)
+        *(torch.unflatten(part.flatten(0, 1).index_select(0, flat), 0, columns.shape) for part in bank)
     )
 
 
 def similarities(queries: Tensor, keys: Tensor, used: Tensor) -> Tensor:
-    """Products of folded queries and chunks, `[questions, tokens, documents, chunks]`, for use without gradients.
+    """Products of folded queries and chunks, `[questions, tokens, documents, chunks]`, not for gradients.
 
     `queries [questions, tokens, features]`, `keys` and `used` as in the bank; -inf for chunks not there.
     """
@@ -108,7 +108,8 @@ def similarities(queries: Tensor, keys: Tensor, used: Tensor) -> Tensor:
     absent = (
         torch.arange(keys.shape[2], device=used.device) >= used[..., None]
     )  # [questions, documents, chunks]
-    return found.masked_fill_(absent.flatten(1)[:, None], -torch.inf).unflatten(2, keys.shape[1:3])
+    found.masked_fill_(absent.flatten(1)[:, None], -torch.inf)
+    return torch.unflatten(found, 2, keys.shape[1:3])
 
 
 @torch.no_grad()

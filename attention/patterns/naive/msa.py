@@ -12,7 +12,7 @@ from mnemos.attention.patterns.naive.tokens import plain_slopes, turned
 
 @dataclass(frozen=True, slots=True)
 class PlainDocument:
-    """One document: its tokens' K and V with each KV head as often as it is shared, and their means by chunk."""
+    """One document: K and V of its tokens, each KV head as often as it is shared, and their means."""
 
     indices: list[int]
     local: list[int]
@@ -38,13 +38,16 @@ def mix_routed(mixer: Mixer, x: Tensor, positions: Tensor) -> tuple[Tensor, list
             encode(mixer, sequence, places, indices) for indices in cut(places, mixer.config.document)
         ]
         out = dict.fromkeys(range(len(places)), sequence.new_zeros(mixer.config.dim))
-        scores: list[Tensor] = []
+        scores: list[Tensor] = []  # only the last document reads
         for document in documents:
             is_question = document is documents[-1]
             earlier = documents[:-1] if is_question else []
             for rank, index in enumerate(document.indices):
-                scores = route(mixer, sequence[document.indices[: rank + 1]], earlier)
-                values = [score.item() for score in torch.stack(scores).detach()] if scores else []
+                found = [route(mixer, sequence[index], other) for other in earlier]
+                scores = (
+                    [torch.maximum(*pair) for pair in zip(scores, found, strict=True)] if scores else found
+                )
+                values = [float(score.detach()) for score in scores]
                 best = sorted(range(len(earlier)), key=lambda one: -values[one])
                 out[index] = attend_one(
                     mixer, document, rank, [earlier[n] for n in best[: mixer.config.top_k]]
@@ -95,23 +98,16 @@ def encode(mixer: Msa, sequence: Tensor, places: list[int], indices: list[int]) 
     return PlainDocument(indices, local, q, k, v, back, means(v), means(raw))
 
 
-def route(mixer: Msa, asking: Tensor, earlier: list[PlainDocument]) -> list[Tensor]:
-    """Scores of documents for the tokens `asking [tokens, dim]`."""
-    config = mixer.config
-    queries = [(mixer.projections.router_query.weight @ token).view(config.heads, -1) for token in asking]
-    return [
-        torch.stack(
-            [
-                torch.stack([cosine(query[h], key[h]) for h in range(config.heads)]).mean()
-                for query in queries
-                for key in document.chunk_keys
-            ]
-        ).max()
-        for document in earlier
-    ]
+def route(mixer: Msa, token: Tensor, document: PlainDocument) -> Tensor:
+    """The score of a document for one token `[dim]`."""
+    heads = range(mixer.config.heads)
+    query = (mixer.projections.router_query.weight @ token).view(len(heads), -1)
+    chunks = [torch.stack([cosine(query[h], key[h]) for h in heads]).mean() for key in document.chunk_keys]
+    return torch.stack(chunks).max()
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Of two vectors."""
     return (a @ b) / (a.norm() * b.norm())
 
 
@@ -128,4 +124,5 @@ def attend_one(mixer: Msa, document: PlainDocument, rank: int, read: list[PlainD
             distance += [document.local[rank]] * (len(k) - rank - 1)
             products = products - plain_slopes(config.heads)[head] * products.new_tensor(distance)
         heads.append(products.softmax(0) @ v[:, head])
-    return mixer.projections.out.weight @ torch.cat(heads)
+    out: Tensor = mixer.projections.out.weight @ torch.cat(heads)
+    return out

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from mnemos.attention.patterns.contrastive import route_loss
 
 

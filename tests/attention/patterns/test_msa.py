@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
 from mnemos.attention.patterns.mixer import PADDING, MixerConfig
 from mnemos.attention.patterns.msa import Msa
 from mnemos.attention.patterns.msa_state import MsaState, reading, writing
 from mnemos.attention.patterns.naive.msa import mix, mix_routed
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 _SIZES = {"dim": 12, "heads": 4, "kv_heads": 2, "head_dim": 4, "document": 16, "pool": 5, "top_k": 2}
 
@@ -31,7 +32,7 @@ def _ragged() -> tuple[Tensor, Tensor]:
     positions[0] = torch.tensor(
         [PADDING] * 3 + list(range(7)) + list(range(20)) + [0] + list(range(3, 6)) + [2, 7, 8]
     )
-    positions[1] = torch.tensor(list(range(36)) + [PADDING])
+    positions[1] = torch.tensor([*range(36), PADDING])
     positions[2] = torch.tensor(list(range(3)) * 12 + [3])
     positions[1, 20:24] = PADDING
     positions[3] = PADDING

@@ -16,7 +16,7 @@ _LOGITS_AT_ONCE = 1 << 24  # more are made in parts, and again for the backward 
 
 
 class TokenLoss(NamedTuple):
-    """Sums over tokens that have a target; scalars in fp32."""
+    """Sums over tokens that have a target; scalars, in fp32 at least."""
 
     next_token: Tensor
     z: Tensor  # of squared log-sum-exps (PaLM, arXiv 2204.02311)
@@ -39,7 +39,8 @@ def token_loss(model: HybridModel, hidden: Tensor, targets: Tensor) -> TokenLoss
 
 
 def _of_rows(model: HybridModel, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    logits = model.logits(rows).float()  # [n, vocab]
+    logits = model.logits(rows)  # [n, vocab]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     norm = logits.logsumexp(dim=-1)
     chosen = logits.gather(1, labels[:, None])[:, 0]
     return (norm - chosen).sum(), norm.square().sum()

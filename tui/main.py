@@ -29,6 +29,7 @@ from mnemos.tui import (
     recollections,
     rekey,
     sessions,
+    train,
     whatif,
 )
 from mnemos.tui.console import run
@@ -129,6 +130,8 @@ settings.command("show")(config.show)
 settings.command("set")(config.set_)
 settings.command("unset")(config.unset)
 settings.command("path")(config.path)
+
+app.add_typer(train.train)
 
 bench = _group("bench", "Measure this machine.")
 bench.command("decode")(benches.decode)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from mnemos.attention.patterns.mixer import (
-    PADDING,
     Complexity,
     Mixer,
     MixerConfig,
@@ -19,7 +18,7 @@ from mnemos.attention.patterns.mixer import (
     check_state,
 )
 from mnemos.attention.patterns.packing import pack
-from mnemos.attention.patterns.projections import Projections, attend
+from mnemos.attention.patterns.projections import Projections, attend, visible_among
 from mnemos.attention.patterns.registry import register
 
 
@@ -68,18 +67,11 @@ class Dense(Mixer):
             torch.cat((cache.v, v), dim=2),
             torch.cat((cache.positions, positions), dim=1),
         )
-        mixed = attend(q, after.k, after.v, self.projections.scale, _visible(after.positions, x.shape[1]))
+        mixed = attend(
+            q, after.k, after.v, self.projections.scale, visible_among(after.positions, x.shape[1])
+        )
         return self.projections.join(mixed, positions), after
 
     def operations(self, tokens: int) -> int:
         pairs = tokens * (tokens + 1) // 2
-        return pairs * self.config.heads * (self.projections.key_dim + self.config.head_dim)
-
-
-def _visible(positions: Tensor, tokens: int) -> Tensor:
-    """[batch, tokens, keys] for the last `tokens` of the keys; each sees itself, padding too."""
-    keys = positions.shape[1]
-    order = torch.arange(keys, device=positions.device)
-    queries = order[keys - tokens :, None]
-    there = (positions != PADDING)[:, None]
-    return (there & (order < queries)) | (order == queries)
+        return pairs * self.config.heads * 2 * self.projections.key_dim

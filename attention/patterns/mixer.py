@@ -158,7 +158,7 @@ def check_state(state: MixerState, kind: type[StateKind], batch: int) -> StateKi
         ValueError: it is another mixer's, or of another number of sequences.
     """
     if not isinstance(state, kind):
-        raise ValueError(f"this mixer goes on from a {kind.__name__}, not from a {type(state).__name__}")
+        raise ValueError(f"the state must be this mixer's own {kind.__name__}, not a {type(state).__name__}")
     assert is_dataclass(state)
     first = next(value for field in fields(state) if isinstance(value := getattr(state, field.name), Tensor))
     if len(first) != batch:

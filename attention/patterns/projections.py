@@ -9,7 +9,7 @@ from torch.nn import functional
 from mnemos.attention.patterns.mixer import PADDING, MixerConfig
 from mnemos.attention.rope import base_frequencies
 
-_ALIBI_WIDTH = 8  # numbers added to q and k: three are used, and kernels like multiples of eight
+ALIBI_WIDTH = 8  # numbers added to q and k: three are used, and kernels like multiples of eight
 _MOST_SEQUENCES = 32_768  # in one call of a kernel: CUDA's grids end at 65,535
 
 
@@ -30,7 +30,7 @@ class Projections(nn.Module):
         self.value = nn.Linear(config.dim, config.kv_heads * config.head_dim, bias=False)
         self.out = nn.Linear(config.heads * config.head_dim, config.dim, bias=False)
         self.scale = config.head_dim**-0.5
-        self.key_dim = config.head_dim + (_ALIBI_WIDTH if config.position == "alibi" else 0)
+        self.key_dim = config.head_dim + (ALIBI_WIDTH if config.position == "alibi" else 0)
 
     def split(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q [batch, heads, tokens, key_dim], k [batch, kv_heads, tokens, key_dim] and v [..., head_dim]."""
@@ -50,13 +50,22 @@ class Projections(nn.Module):
         return zero_padding(self.out(mixed.transpose(1, 2).flatten(2)), positions)
 
 
+def refuse_alibi(config: MixerConfig, name: str) -> None:
+    """Raises ValueError where ALiBi is asked of a pattern that has no scores to add it to."""
+    if config.position == "alibi":
+        raise ValueError(
+            f"ALiBi is added to scores before a softmax, and the {name} pattern has none; "
+            "use position='rope' or 'none'"
+        )
+
+
 def zero_padding(y: Tensor, positions: Tensor) -> Tensor:
     """`y [batch, tokens, dim]` with zeros where the token is not there."""
     return y.masked_fill((positions == PADDING)[..., None], 0.0)
 
 
 def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
-    """RoPE: `x [batch, heads, tokens, head_dim]` with neighbouring pairs turned by `positions [batch, tokens]`.
+    """RoPE: neighbouring pairs of `x [batch, heads, tokens, head_dim]` turned by `positions [batch, tokens]`.
 
     At least fp32 inside. Positions of padding turn by whatever they are.
     """
@@ -70,9 +79,9 @@ def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
 
 
 def alibi_slopes(heads: int) -> Tensor:
-    """`[heads]` in float64: a geometric series that starts at its own ratio, 2^(-8 / heads) for powers of two.
+    """`[heads]`, float64: a geometric series that starts at its own ratio, 2^(-8 / heads) for powers of two.
 
-    Other counts take every second slope of the next power of two for the heads left over, as the paper's code.
+    For other counts, the heads left over take every second slope of the next power of two (the paper's code).
     """
     whole = 2 ** math.floor(math.log2(heads))
     slopes = [2 ** (-8 * (i + 1) / whole) for i in range(whole)]
@@ -81,15 +90,15 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 def with_alibi(q: Tensor, k: Tensor, positions: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """q and k with `_ALIBI_WIDTH` more numbers, whose products times `scale` are slope * position of the key.
+    """q and k with `ALIBI_WIDTH` more numbers, whose products times `scale` are slope * position of the key.
 
     The position is written in base 256, each digit exact in bf16.
     """
     bases = torch.tensor([65536.0, 256.0, 1.0], dtype=torch.float64, device=q.device)
     digits = torch.stack((positions // 65536, positions // 256 % 256, positions % 256), dim=-1)
     weights = alibi_slopes(q.shape[1]).to(q.device)[:, None] * bases / scale  # [heads, 3]
-    more_q = functional.pad(weights, (0, _ALIBI_WIDTH - 3)).to(q.dtype)[None, :, None]
-    more_k = functional.pad(digits, (0, _ALIBI_WIDTH - 3)).to(k.dtype)[:, None]
+    more_q = functional.pad(weights, (0, ALIBI_WIDTH - 3)).to(q.dtype)[None, :, None]
+    more_k = functional.pad(digits, (0, ALIBI_WIDTH - 3)).to(k.dtype)[:, None]
     return (
         torch.cat((q, more_q.expand(len(q), -1, q.shape[2], -1)), dim=-1),
         torch.cat((k, more_k.expand(-1, k.shape[1], -1, -1)), dim=-1),
@@ -108,7 +117,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor | None
             keys as tokens.
 
     Returns:
-        [batch, heads, tokens, head_dim].
+        [batch, heads, tokens, head_dim]. A pair of tokens costs 2 * key_dim multiply-adds in each head: the
+        kernels want one width, so values are as wide as keys on the way.
     """
     if len(q) > _MOST_SEQUENCES:
         parts = [
@@ -117,7 +127,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor | None
         ]
         return torch.cat(parts)
     width = v.shape[-1]
-    if k.shape[-1] != width:  # fused kernels want one width
+    if k.shape[-1] != width:
         v = functional.pad(v, (0, k.shape[-1] - width))
     if visible is None:
         mixed = functional.scaled_dot_product_attention(
@@ -130,6 +140,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor | None
     mask = visible.repeat(1, group, 1)[:, None] if group > 1 else visible[:, None]
     mixed = functional.scaled_dot_product_attention(rows, k, v, attn_mask=mask, scale=scale)
     return torch.unflatten(mixed, 2, (group, -1)).flatten(1, 2)[..., :width]
+
+
+def visible_among(positions: Tensor, tokens: int) -> Tensor:
+    """What the last `tokens` of the keys see, `[batch, tokens, keys]`: themselves and what is there before.
+
+    `positions [batch, keys]`; padding is not there.
+    """
+    keys = positions.shape[1]
+    order = torch.arange(keys, device=positions.device)
+    queries = order[keys - tokens :, None]
+    there = (positions != PADDING)[:, None]
+    return (there & (order < queries)) | (order == queries)
 
 
 def _slices(count: int) -> list[slice]:

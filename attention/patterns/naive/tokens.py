@@ -47,10 +47,10 @@ def real_tokens(projections: Projections, x: Tensor, positions: Tensor) -> Token
 
 
 def turned(heads: Tensor, position: int, theta: float) -> Tensor:
-    """RoPE as complex numbers: `heads [heads, head_dim]`, pair i turned by position * theta^(-2i / head_dim)."""
+    """RoPE by complex numbers: `heads [heads, head_dim]`, pair i by position * theta^(-2i / head_dim)."""
     dim = heads.shape[-1]
     # The angles are fp32 in the pattern, in every precision of the weights.
-    angles = position / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
+    angles = position * (1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)))
     turn = torch.complex(angles.cos(), angles.sin())
     return torch.view_as_real(torch.view_as_complex(heads.view(len(heads), -1, 2)) * turn).flatten(1)
 
@@ -77,17 +77,37 @@ def softmax_mix(
     projections: Projections, x: Tensor, positions: Tensor, keys_of: Callable[[int, int], list[int]]
 ) -> Tensor:
     """Softmax attention where `keys_of(query, head)` says which tokens each head of one looks at, by rank."""
+
+    def head_of(tokens: Tokens, query: int, head: int) -> Tensor:
+        keys = keys_of(query, head)
+        return scores(projections.config, tokens, query, keys, head).softmax(0) @ tokens.v[keys, head]
+
+    return each_head(projections, x, positions, head_of)
+
+
+def weighted_mix(
+    projections: Projections, x: Tensor, positions: Tensor, weights_of: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """An average by `weights_of(q [head_dim], k [keys, head_dim]) -> [keys]` over all tokens up to each."""
+
+    def head_of(tokens: Tokens, query: int, head: int) -> Tensor:
+        weights = weights_of(tokens.q[query, head], tokens.k[: query + 1, head])
+        return weights @ tokens.v[: query + 1, head] / weights.sum()
+
+    return each_head(projections, x, positions, head_of)
+
+
+def each_head(
+    projections: Projections, x: Tensor, positions: Tensor, head_of: Callable[[Tokens, int, int], Tensor]
+) -> Tensor:
+    """The output by its heads, `head_of(tokens, query, head) -> [head_dim]`; padding stays zero."""
     config = projections.config
     rows = []
     for sequence, places in zip(x, positions, strict=True):
         tokens = real_tokens(projections, sequence, places)
-        out = dict.fromkeys(range(len(sequence)), sequence.new_zeros(config.dim))
+        out = [sequence.new_zeros(config.dim)] * len(sequence)
         for query, index in enumerate(tokens.indices):
-            heads = []
-            for head in range(config.heads):
-                keys = keys_of(query, head)
-                weights = scores(config, tokens, query, keys, head).softmax(0)
-                heads.append(weights @ tokens.v[keys, head])
+            heads = [head_of(tokens, query, head) for head in range(config.heads)]
             out[index] = projections.out.weight @ torch.cat(heads)
-        rows.append(torch.stack(list(out.values())))
+        rows.append(torch.stack(out))
     return torch.stack(rows)

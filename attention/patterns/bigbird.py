@@ -137,7 +137,7 @@ class BigBird(Mixer):
 
     def operations(self, tokens: int) -> int:
         pairs = -(-tokens // self.config.block) * self.config.block * self._reached * self.config.block
-        return pairs * self.config.heads * (self.projections.key_dim + self.config.head_dim)
+        return pairs * self.config.heads * 2 * self.projections.key_dim
 
 
 def scrambled(numbers: Tensor) -> Tensor:

@@ -74,4 +74,4 @@ class Dense(Mixer):
 
     def operations(self, tokens: int) -> int:
         pairs = tokens * (tokens + 1) // 2
-        return pairs * self.config.heads * (self.projections.key_dim + self.config.head_dim)
+        return pairs * self.config.heads * 2 * self.projections.key_dim

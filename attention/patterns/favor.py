@@ -68,6 +68,9 @@ def orthogonal_directions(features: int, dim: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     blocks = -(-features // dim)
     normal = torch.randn(blocks, dim, dim, generator=generator, dtype=torch.float64)
-    directions = torch.linalg.qr(normal).Q.mT.flatten(0, 1)[:features]
+    basis, upper = torch.linalg.qr(normal)
+    # LAPACK's signs depend on the input: only with R's diagonal made positive is every direction as likely.
+    basis = basis * upper.diagonal(dim1=-2, dim2=-1).sign()[:, None]
+    directions = basis.mT.flatten(0, 1)[:features]
     lengths = torch.randn(features, dim, generator=generator, dtype=torch.float64).norm(dim=-1)
     return directions * lengths[:, None]

@@ -60,7 +60,7 @@ class FeatureMixer(Mixer):
         self, x: Tensor, positions: Tensor, state: MixerState | None = None
     ) -> tuple[Tensor, MixerState | None]:
         check_inputs(self.config, x, positions)
-        before = check_state(state, SumState, len(x)).sums if state is not None else None
+        before = self._sums(state, len(x)) if state is not None else None
         q, k, v = self.projections.split(x, positions)
         wide = _wide(q.dtype)
         # Sums over a whole sequence want fp32, whatever the projections run in.
@@ -72,6 +72,13 @@ class FeatureMixer(Mixer):
             )
         y = self.projections.join(mixed.to(v.dtype), positions)
         return y, None if before is None else SumState(sums)
+
+    def _sums(self, state: MixerState, batch: int) -> Tensor:
+        sums = check_state(state, SumState, batch).sums
+        shape = (batch, self.config.kv_heads, self.features, self.config.head_dim + 1)
+        if sums.shape != shape:
+            raise ValueError(f"the state's sums must be {list(shape)}, not {list(sums.shape)}")
+        return sums
 
     def operations(self, tokens: int) -> int:
         config = self.config

@@ -90,7 +90,7 @@ class Latent(Mixer):
         """q [batch, heads, tokens, head_dim + shared_dim]; latents and shared keys as one head."""
         config = self.config
         q = self.query(x).unflatten(-1, (config.heads, -1)).transpose(1, 2)
-        latents = self.norm(self.compress(x))[:, None]
+        latents = self.norm(self.compress(x).to(self.norm.weight.dtype))[:, None]
         if self.shared_key is not None:
             own, turned = q[..., : config.head_dim], q[..., config.head_dim :]
             q = torch.cat((own, rotate(turned, positions, config.rope_theta)), dim=-1)
@@ -122,6 +122,7 @@ class Latent(Mixer):
         return zero_padding(self.out(mixed.transpose(1, 2).flatten(2)), positions)
 
     def operations(self, tokens: int) -> int:
-        pairs, config = tokens * (tokens + 1) // 2, self.config
-        shared = ALIBI_WIDTH if config.position == "alibi" else 0
-        return pairs * (self.query.out_features + config.heads * (shared + config.head_dim))
+        width = self.query.out_features // self.config.heads
+        if self.config.position == "alibi":
+            width += ALIBI_WIDTH
+        return tokens * (tokens + 1) // 2 * self.config.heads * 2 * width

@@ -117,7 +117,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor | None
             keys as tokens.
 
     Returns:
-        [batch, heads, tokens, head_dim].
+        [batch, heads, tokens, head_dim]. A pair of tokens costs 2 * key_dim multiply-adds in each head: the
+        kernels want one width, so values are as wide as keys on the way.
     """
     if len(q) > _MOST_SEQUENCES:
         parts = [
@@ -126,7 +127,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor | None
         ]
         return torch.cat(parts)
     width = v.shape[-1]
-    if k.shape[-1] != width:  # fused kernels want one width
+    if k.shape[-1] != width:
         v = functional.pad(v, (0, k.shape[-1] - width))
     if visible is None:
         mixed = functional.scaled_dot_product_attention(

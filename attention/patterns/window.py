@@ -133,7 +133,7 @@ class Window(Mixer):
         block = min(self.config.block, tokens)
         keys = self.config.sinks + self.config.window - 1 + block
         pairs = -(-tokens // block) * block * keys
-        return pairs * self.config.heads * (self.projections.key_dim + self.config.head_dim)
+        return pairs * self.config.heads * 2 * self.projections.key_dim
 
 
 def _stretches(keys: Tensor, back: int, block: int) -> Tensor:

@@ -71,7 +71,6 @@ def orthogonal_directions(features: int, dim: int, seed: int) -> Tensor:
     normal = torch.randn(blocks, dim, dim, generator=generator, dtype=torch.float64)
     basis, upper = torch.linalg.qr(normal)
     # LAPACK's signs depend on the input: only with R's diagonal made positive is every direction as likely.
-    basis = basis * upper.diagonal(dim1=-2, dim2=-1).sign()[:, None]
-    directions = basis.mT.flatten(0, 1)[:features]
+    directions: Tensor = (basis * upper.diagonal(dim1=-2, dim2=-1).sign()[:, None]).mT.flatten(0, 1)
     lengths = torch.randn(features, dim, generator=generator, dtype=torch.float64).norm(dim=-1)
-    return lengths[:, None] * directions
+    return directions[:features] * lengths[:, None]

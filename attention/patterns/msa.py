@@ -125,7 +125,7 @@ class Msa(Mixer):
         return y, go_on(before, kept, last.rows, news, read.best, bank), read.scores
 
     def operations(self, tokens: int) -> int:
-        """As for every mixer, for full documents; more where the tokens of the question read different ones."""
+        """As for every mixer, for full documents; more where tokens of the question read different ones."""
         config = self.config
         size, last = min(tokens, config.document), (tokens - 1) % config.document + 1
         earlier = -(-tokens // config.document) - 1

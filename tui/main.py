@@ -10,6 +10,7 @@ from mnemos.tui import (
     ask,
     audit,
     banks,
+    bench_attention,
     benches,
     browse,
     calibrate,
@@ -137,6 +138,7 @@ bench = _group("bench", "Measure this machine.")
 bench.command("decode")(benches.decode)
 bench.command("paging")(benches.paging)
 bench.command("agent")(benches.agent)
+bench.command("attention")(bench_attention.attention)
 bench.command("erase")(benches.erase)
 bench.command("ingest")(benches.ingest)
 bench.command("soak")(benches.soak)

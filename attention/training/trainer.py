@@ -206,7 +206,7 @@ class Trainer:
         self.rewinds += 1
         if self.rewinds > self.settings.rewinds:
             raise ModelError(
-                f"training went wrong for the {self.rewinds}th time, at step {self.step}: {reason}; "
+                f"training went wrong {self.rewinds} times, last at step {self.step}: {reason}; "
                 "go on from its checkpoint with a lower --learning-rate"
             )
         good = self._good

@@ -107,7 +107,9 @@ def lm(
         str,
         typer.Option("--share", metavar="WHAT", help="What torchrun's processes share: rows or documents."),
     ] = "rows",
-    bf16: Annotated[bool, typer.Option("--bf16", help="Multiply in bf16.")] = False,
+    dtype: Annotated[
+        str, typer.Option("--dtype", metavar="TYPE", help="fp32 or bf16 to multiply in.")
+    ] = "fp32",
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of weights and samples.")] = 0,
     save_every: Annotated[
         int, typer.Option("--save-every", min=1, metavar="N", help="Steps between checkpoints.")
@@ -128,6 +130,8 @@ def lm(
         plotting.check(plot, overwrite=resume)
     if resume:
         _refuse_settings(context)
+    if dtype not in ("fp32", "bf16"):
+        raise UsageError(f"models are trained in fp32 or bf16, not '{dtype}'")
     from mnemos.attention.training.lm import LmRequest, resume_lm, train_lm
     from mnemos.attention.training.settings import TrainSettings
 
@@ -159,7 +163,7 @@ def lm(
                 learning_rate=learning_rate,
                 router_share=router_share,
                 documents_per_group=documents_per_group,
-                bf16=bf16,
+                bf16=dtype == "bf16",
                 seed=seed,
                 save_every=save_every,
             )

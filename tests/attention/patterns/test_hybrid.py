@@ -76,23 +76,18 @@ def test_with_a_routed_layer_documents_meet_nowhere_else() -> None:
     assert [list(scores.shape) for scores in of(tokens, positions).routing] == [[1, 3]]
 
 
-def test_a_question_is_read_token_by_token_as_at_once() -> None:
-    of = model("window", "msa", "dense", "msa")
+def test_a_question_goes_on_from_a_state_as_at_once() -> None:
+    """With one routed layer, the last: what stands below it is read alike in pieces and at once."""
+    first = model("window", "msa")
     positions = sequence(5, 9, 3, 6)
     tokens = words(positions)
-    whole = of(tokens, positions)
-    output = of(tokens[:, :18], positions[:, :18], of.initial_state(1))
+    whole = first(tokens, positions).logits
+    output = first(tokens[:, :18], positions[:, :18], first.initial_state(1))
     parts = [output.logits[:, -1:]]
     for index in range(18, 23):
-        output = of(tokens[:, index : index + 1], positions[:, index : index + 1], output.states)
+        output = first(tokens[:, index : index + 1], positions[:, index : index + 1], output.states)
         parts.append(output.logits)
-    # The last layer's documents were written by layers below that had read, where they were the last one then.
-    first = model("window", "msa")
-    at_once = first(tokens, positions).logits[:, 17:]
-    state = first(tokens[:, :18], positions[:, :18], first.initial_state(1)).states
-    behind = first(tokens[:, 18:], positions[:, 18:], state).logits
-    torch.testing.assert_close(behind, at_once[:, 1:], atol=1e-9, rtol=1e-7)
-    assert torch.cat(parts, dim=1).shape == whole.logits[:, 17:].shape
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole[:, 17:], atol=1e-9, rtol=1e-7)
 
     made = first.generate(tokens[0].tolist(), positions[0].tolist(), 3)
     more = torch.cat((tokens, torch.tensor([made])), dim=1)

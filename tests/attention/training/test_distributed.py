@@ -69,6 +69,10 @@ def test_a_run_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
         "--task needle --dim 16 --heads 2 --steps 6 --batch 4 --length 66 --document 16 --facts 1 --pool 4"
     )
     more = "--top-k 1 --documents-per-group 2 --json"
+    options = (
+        "--task needle --dim 16 --heads 2 --steps 6 --batch 4 --length 66 --document 16 --facts 1 --pool 4"
+    )
+    more = "--top-k 1 --documents-per-group 2 --json"
     command = [
         "-c",
         "from mnemos.tui.main import main; main()",

@@ -131,7 +131,7 @@ class Msa(Mixer):
         pairs = earlier * size * (size + 1) // 2 + last * (last + 1) // 2
         pairs += last * min(earlier, config.top_k) * self.projections.chunks
         routing = last * earlier * self.projections.chunks * config.kv_heads * config.head_dim
-        return pairs * config.heads * (self.projections.key_dim + config.head_dim) + routing
+        return pairs * config.heads * 2 * self.projections.key_dim + routing
 
     def _write(self, whole: Tensor, documents: Documents, blocks: Blocks) -> tuple[Tensor, PooledBank]:
         """Documents alone: [documents, slots, heads * head_dim], and pooled in the rows that they are of."""

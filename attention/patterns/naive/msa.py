@@ -109,8 +109,8 @@ def route(mixer: Msa, token: Tensor, document: PlainDocument) -> Tensor:
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Of two vectors."""
-    product: Tensor = a @ b
-    return product / (a.norm() * b.norm())
+    angle: Tensor = (a @ b) / (a.norm() * b.norm())
+    return angle
 
 
 def attend_one(mixer: Msa, document: PlainDocument, rank: int, read: list[PlainDocument]) -> Tensor:

@@ -92,18 +92,20 @@ class BigBird(Mixer):
         keys = -(-max(k.shape[2], 1) // size)
         row = torch.arange(batch * kv_heads, device=k.device).view(batch, kv_heads, 1, 1) * keys
         row = (row + reached.clamp(max=keys - 1)).flatten()
-        stretches = []
-        for part in (k, v):
+
+        def stretches(part: Tensor) -> Tensor:  # [batch * kv_heads * blocks, 1, reached * block, width]
             held = functional.pad(part, (0, 0, 0, keys * size - part.shape[2]))
             picked = held.reshape(batch * kv_heads * keys, -1).index_select(0, row)
-            stretches.append(picked.view(-1, 1, self._reached * size, part.shape[3]))
+            return picked.view(-1, 1, self._reached * size, part.shape[3])
+
         # [batch * kv_heads * blocks, group, block, key_dim]
-        rows = queries.unflatten(1, (kv_heads, -1)).unflatten(3, (-1, size)).transpose(2, 3).flatten(0, 2)
+        rows = queries.view(batch, kv_heads, -1, numbers.shape[1], size, queries.shape[3])
+        rows = rows.transpose(2, 3).flatten(0, 2)
         visible = there[..., None, :, None].repeat(1, 1, 1, size, 1, size)
         visible[..., -1, :] = torch.ones(size, size, dtype=torch.bool, device=k.device).tril()
         visible = visible.flatten(4).expand(batch, -1, -1, -1, -1).flatten(0, 2)
-        mixed = attend(rows, *stretches, self.projections.scale, visible)
-        return mixed.unflatten(0, (batch, kv_heads, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        mixed = attend(rows, stretches(k), stretches(v), self.projections.scale, visible)
+        return torch.unflatten(mixed, 0, (batch, kv_heads, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def _reach(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """The blocks that each block attends to, its own last, and which of those there are."""

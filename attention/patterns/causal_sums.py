@@ -28,7 +28,7 @@ def causal_average(
     chunks = -(-tokens // chunk)
     v = functional.pad(v, (0, 1), value=1.0)  # [..., head_dim + 1]
     # Query heads of a group are rows of one product: [batch, kv_heads, chunks, group * chunk, features].
-    rows = _chunked(q, chunks, chunk).unflatten(1, (kv_heads, -1)).transpose(2, 3).flatten(3, 4)
+    rows = torch.unflatten(_chunked(q, chunks, chunk), 1, (kv_heads, -1)).transpose(2, 3).flatten(3, 4)
     k, v = _chunked(k, chunks, chunk), _chunked(v, chunks, chunk)
     added = k.mT @ v  # [batch, kv_heads, chunks, features, head_dim + 1]
     if before is None:
@@ -37,7 +37,9 @@ def causal_average(
     earlier = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
     weights = (rows @ k.mT).masked_fill(~earlier.repeat(heads // kv_heads, 1), 0.0)
     summed = weights @ v + rows @ sums[:, :, :-1]
-    summed = summed.unflatten(3, (-1, chunk)).transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :, :tokens]
+    summed = (
+        torch.unflatten(summed, 3, (-1, chunk)).transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :, :tokens]
+    )
     values, total = summed[..., :-1], summed[..., -1:]
     return values / total.masked_fill(total == 0, 1.0), sums[:, :, -1]
 
@@ -52,4 +54,4 @@ def operations(tokens: int, chunk: int, heads: int, kv_heads: int, features: int
 
 def _chunked(x: Tensor, chunks: int, chunk: int) -> Tensor:
     """[batch, heads, tokens, width] to [batch, heads, chunks, chunk, width], zeros behind."""
-    return functional.pad(x, (0, 0, 0, chunks * chunk - x.shape[2])).unflatten(2, (chunks, chunk))
+    return torch.unflatten(functional.pad(x, (0, 0, 0, chunks * chunk - x.shape[2])), 2, (chunks, chunk))

@@ -117,15 +117,14 @@ class Compressive(Mixer):
         return padded.unfold(2, self.config.compressed, self.per_segment).permute(0, 2, 1, 4, 3)
 
     def operations(self, tokens: int) -> int:
-        """Scores and sums, and the convolution with the maps of its slots."""
+        """Scores and sums, and the convolution; not the maps of its slots."""
         config = self.config
         segments = -(-tokens // config.segment)
         older = max(segments - 2, 0) * self.per_segment  # slots
         keys = 2 * config.segment + (config.compressed if older else 0)
         pairs = segments * config.segment * keys
-        maps = config.dim * (config.heads + 2 * config.kv_heads) * config.head_dim
-        slots = older * (config.compression * config.dim**2 + maps)
-        return pairs * config.heads * 2 * self.projections.key_dim + slots
+        convolution = older * config.compression * config.dim**2
+        return pairs * config.heads * 2 * self.projections.key_dim + convolution
 
     def reconstruction_loss(self, x: Tensor, positions: Tensor) -> Tensor:
         """How far what later tokens read of a segment moves when it is compressed: a mean square, a scalar.

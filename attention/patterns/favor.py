@@ -53,7 +53,8 @@ class Favor(FeatureMixer):
 
     def _exponents(self, x: Tensor) -> Tensor:
         x = x * self.config.head_dim**-0.25  # half of the softmax's scale for q and half for k
-        return x @ self.directions.to(x.dtype).mT - x.square().sum(-1, keepdim=True) / 2
+        projected = x @ self.directions.to(x.dtype).mT
+        return projected - x.square().sum(-1, keepdim=True) / 2
 
     def operations(self, tokens: int) -> int:
         config = self.config
@@ -68,6 +69,8 @@ def orthogonal_directions(features: int, dim: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     blocks = -(-features // dim)
     normal = torch.randn(blocks, dim, dim, generator=generator, dtype=torch.float64)
-    directions = torch.linalg.qr(normal).Q.mT.flatten(0, 1)[:features]
+    basis, upper = torch.linalg.qr(normal)
+    # LAPACK's signs depend on the input: only with R's diagonal made positive is every direction as likely.
+    directions: Tensor = (basis * upper.diagonal(dim1=-2, dim2=-1).sign()[:, None]).mT.flatten(0, 1)
     lengths = torch.randn(features, dim, generator=generator, dtype=torch.float64).norm(dim=-1)
-    return directions * lengths[:, None]
+    return directions[:features] * lengths[:, None]

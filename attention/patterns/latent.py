@@ -89,7 +89,7 @@ class Latent(Mixer):
     def _read(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q [batch, heads, tokens, head_dim + shared_dim]; latents and shared keys as one head."""
         config = self.config
-        q = self.query(x).unflatten(-1, (config.heads, -1)).transpose(1, 2)
+        q = torch.unflatten(self.query(x), -1, (config.heads, -1)).transpose(1, 2)
         latents = self.norm(self.compress(x).to(self.norm.weight.dtype))[:, None]
         if self.shared_key is not None:
             own, turned = q[..., : config.head_dim], q[..., config.head_dim :]
@@ -104,7 +104,8 @@ class Latent(Mixer):
         """Every head's own keys and values, causally: [batch, heads, tokens, head_dim]."""
         heads = self.config.heads
         k, v = (
-            part(latents[:, 0]).unflatten(-1, (heads, -1)).transpose(1, 2) for part in (self.key, self.value)
+            torch.unflatten(part(latents[:, 0]), -1, (heads, -1)).transpose(1, 2)
+            for part in (self.key, self.value)
         )
         k = torch.cat((k, shared.expand(-1, heads, -1, -1)), dim=-1)
         return attend(q, k, v, self.scale)
@@ -112,7 +113,7 @@ class Latent(Mixer):
     def _absorbed(self, q: Tensor, state: LatentState) -> Tensor:
         """The same against the latents themselves, as one KV head for all."""
         width, heads = self.config.head_dim, self.config.heads
-        key, value = (part.weight.unflatten(0, (heads, width)) for part in (self.key, self.value))
+        key, value = (part.weight.view(heads, width, -1) for part in (self.key, self.value))
         q = torch.cat((q[..., :width] @ key, q[..., width:]), dim=-1)  # [..., latent + shared_dim]
         keys = torch.cat((state.latents, state.shared), dim=-1)
         visible = visible_among(state.positions, q.shape[2])

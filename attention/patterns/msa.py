@@ -125,11 +125,12 @@ class Msa(Mixer):
         return y, go_on(before, kept, last.rows, news, read.best, bank), read.scores
 
     def operations(self, tokens: int) -> int:
+        """As for every mixer, for full documents; more where tokens of the question read different ones."""
         config = self.config
         size, last = min(tokens, config.document), (tokens - 1) % config.document + 1
         earlier = -(-tokens // config.document) - 1
-        pairs = earlier * size * (size + 1) // 2 + last * (last + 1) // 2
-        pairs += last * min(earlier, config.top_k) * self.projections.chunks
+        pairs = earlier * size * (size + 1) // 2
+        pairs += last * (last + min(earlier, config.top_k) * self.projections.chunks)
         routing = last * earlier * self.projections.chunks * config.kv_heads * config.head_dim
         return pairs * config.heads * 2 * self.projections.key_dim + routing
 

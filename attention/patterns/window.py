@@ -93,20 +93,23 @@ class Window(Mixer):
         near = (distance >= 0) & (distance <= back) & (distance <= ranks)
         far = torch.arange(config.sinks, device=q.device) < ranks - back
         visible = torch.cat((far, near), dim=-1).expand(batch, -1, -1, -1)
-        stretches = [
-            torch.cat(
-                (_each(first, blocks), _stretches(functional.pad(rest, (0, 0, 0, fill)), back, block)), 3
-            )
-            for first, rest in ((sink_k, k), (sink_v, v))
-        ]  # [batch, blocks, kv_heads, sinks + back + block, width]
-        queries = functional.pad(q, (0, 0, 0, fill)).unflatten(2, (blocks, block)).transpose(1, 2)
+
+        def stretches(first: Tensor, rest: Tensor) -> Tensor:
+            """[batch * blocks, kv_heads, sinks + back + block, width]."""
+            rest = functional.pad(rest, (0, 0, 0, fill)).unfold(2, back + block, block)
+            rest = rest.permute(0, 2, 1, 4, 3)  # [batch, blocks, kv_heads, back + block, width]
+            return torch.cat((first[:, None].expand(-1, blocks, -1, -1, -1), rest), dim=3).flatten(0, 1)
+
+        queries = torch.unflatten(functional.pad(q, (0, 0, 0, fill)), 2, (blocks, block))
         mixed = attend(
-            queries.flatten(0, 1),
-            *(part.flatten(0, 1) for part in stretches),
+            queries.transpose(1, 2).flatten(0, 1),
+            stretches(sink_k, k),
+            stretches(sink_v, v),
             self.projections.scale,
             visible.flatten(0, 1),
         )
-        return mixed.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :tokens]
+        mixed = torch.unflatten(mixed, 0, (batch, blocks)).transpose(1, 2).flatten(2, 3)
+        return mixed[:, :, :tokens]
 
     def _next(
         self, before: WindowState, k: Tensor, v: Tensor, positions: Tensor
@@ -134,16 +137,6 @@ class Window(Mixer):
         keys = self.config.sinks + self.config.window - 1 + block
         pairs = -(-tokens // block) * block * keys
         return pairs * self.config.heads * 2 * self.projections.key_dim
-
-
-def _stretches(keys: Tensor, back: int, block: int) -> Tensor:
-    """[batch, kv_heads, back + blocks * block, width] to [batch, blocks, kv_heads, back + block, width]."""
-    return keys.unfold(2, back + block, block).permute(0, 2, 1, 4, 3)
-
-
-def _each(sinks: Tensor, blocks: int) -> Tensor:
-    """[batch, kv_heads, sinks, width] for each block: [batch, blocks, kv_heads, sinks, width]."""
-    return sinks[:, None].expand(-1, blocks, -1, -1, -1)
 
 
 def _pick(keys: Tensor, indices: Tensor) -> Tensor:

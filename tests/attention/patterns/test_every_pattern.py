@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -100,9 +101,9 @@ def gradients(
         pytest.param("rope", whole(1), id="rope-1"),
         pytest.param("rope", whole(63), id="rope-63"),
         pytest.param("rope", ragged(65), id="rope-65-ragged"),
-        pytest.param("rope", whole(89), id="rope-89"),
-        pytest.param("alibi", ragged(37), id="alibi-37-ragged"),
-        pytest.param("none", whole(41), id="none-41"),
+        pytest.param("rope", whole(71), id="rope-71"),
+        pytest.param("alibi", ragged(31), id="alibi-31-ragged"),
+        pytest.param("none", whole(29), id="none-29"),
     ],
 )
 def test_equals_its_plain_twin_forward_and_backward(name: str, position: str, places: Tensor) -> None:
@@ -118,9 +119,9 @@ def test_equals_its_plain_twin_forward_and_backward(name: str, position: str, pl
         torch.testing.assert_close(mine, truth, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("steps", [[1] * 70, [1, 2, 30, 1, 36], [64, 6], [70]], ids=str)
+@pytest.mark.parametrize("steps", [[1] * 53, [1, 2, 20, 1, 29], [48, 5], [53]], ids=lambda steps: len(steps))
 def test_step_by_step_gives_what_it_gives_at_once(name: str, steps: list[int]) -> None:
-    mixer, places = build(name), ragged(70)
+    mixer, places = build(name), ragged(53)
     x = tokens_at(places)
     with torch.no_grad():
         at_once, none = mixer(x, places)
@@ -243,27 +244,39 @@ def test_half_precision_runs_and_trains(name: str) -> None:
     assert all(weight.grad is None or weight.grad.isfinite().all() for weight in mixer.parameters())
 
 
-def counted_multiply_adds(mixer: Mixer, tokens: int) -> int:
+def counted_multiply_adds(mixer: Mixer, tokens: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """What PyTorch counts in one forward pass, without the linear maps."""
-    places = whole(tokens)
-    counter = FlopCounterMode(display=False)
-    # The fused CPU kernel is not counted; its plain form is, masked half and all.
+    besides: list[int] = []
+
+    def in_a_linear_map(layer: nn.Module, inputs: tuple[Tensor], y: Tensor) -> None:
+        besides.append(inputs[0].numel() * y.shape[-1])
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False, **options: Any) -> Tensor:
+        if is_causal:  # the plain form that is counted does the upper half too
+            length = q.shape[2]
+            besides.append(q.shape[:2].numel() * length * (length - 1) // 2 * (q.shape[3] + v.shape[3]))
+        return fused(q, k, v, is_causal=is_causal, **options)
+
+    fused = functional.scaled_dot_product_attention
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
+    for layer in mixer.modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_hook(in_a_linear_map)
+    places, counter = whole(tokens), FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         mixer(tokens_at(places), places)
-    maps = sum(layer.weight.numel() for layer in mixer.modules() if isinstance(layer, nn.Linear))
-    return counter.get_total_flops() // 2 - maps * tokens
+    return counter.get_total_flops() // 2 - sum(besides)
 
 
 @pytest.mark.parametrize("tokens", [96, 257])
 @pytest.mark.parametrize("position", ["rope", "alibi"])
-def test_operations_are_those_that_are_counted(name: str, position: str, tokens: int) -> None:
+def test_operations_are_those_that_are_counted(
+    name: str, position: str, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if position == "alibi" and name in WITHOUT_SCORES:
         pytest.skip("has no scores")
     mixer = build(name, position=position)
-    counted = counted_multiply_adds(mixer, tokens)
-    if name in ("dense", "latent"):  # one kernel over all, of which a causal one does the lower half
-        counted = counted * (tokens + 1) // (2 * tokens)
-    assert mixer.operations(tokens) == counted
+    assert mixer.operations(tokens) == counted_multiply_adds(mixer, tokens, monkeypatch)
 
 
 def exponent(lengths: list[int], costs: list[float]) -> float:

@@ -6,7 +6,7 @@ and there are about n / bucket buckets; n is the tokens so far, not those of the
 causal pattern doesn't know. A code has digits of four buckets each, and a token of rank i goes by the first
 log4(i / bucket) of them. That sorts 4/3 n tokens in all: O(n log n) to sort, O(n) to attend.
 
-A key that several rounds find counts as often (the paper has this as an option), and positions are added
+A key that several rounds find counts as often (an option of the published code), and positions are added
 after hashing: what is alike meets wherever it stands.
 """
 

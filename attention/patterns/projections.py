@@ -34,16 +34,26 @@ class Projections(nn.Module):
 
     def split(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q [batch, heads, tokens, key_dim], k [batch, kv_heads, tokens, key_dim] and v [..., head_dim]."""
+        q, k, v = self.heads_of(x)
+        q, k = self.place(q, k, positions)
+        return q, k, v
+
+    def heads_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v without positions, `[batch, heads or kv_heads, tokens, head_dim]`."""
         q, k, v = (
             torch.unflatten(part(x), -1, (-1, self.config.head_dim)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
         )
-        if self.config.position == "rope":
-            q = rotate(q, positions, self.config.rope_theta)
-            k = rotate(k, positions, self.config.rope_theta)
-        elif self.config.position == "alibi":
-            q, k = with_alibi(q, k, positions, self.scale)
         return q, k, v
+
+    def place(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """q and k with positions in them, `[..., key_dim]`."""
+        if self.config.position == "rope":
+            theta = self.config.rope_theta
+            return rotate(q, positions, theta), rotate(k, positions, theta)
+        if self.config.position == "alibi":
+            return with_alibi(q, k, positions, self.scale)
+        return q, k
 
     def join(self, mixed: Tensor, positions: Tensor) -> Tensor:
         """[batch, heads, tokens, head_dim] to [batch, tokens, dim], zero where padded."""

@@ -103,12 +103,14 @@ def route(mixer: Msa, token: Tensor, document: PlainDocument) -> Tensor:
     heads = range(mixer.config.heads)
     query = (mixer.projections.router_query.weight @ token).view(len(heads), -1)
     chunks = [torch.stack([cosine(query[h], key[h]) for h in heads]).mean() for key in document.chunk_keys]
-    return torch.stack(chunks).max()
+    best: Tensor = torch.stack(chunks).max()
+    return best
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Of two vectors."""
-    return (a @ b) / (a.norm() * b.norm())
+    angle: Tensor = (a @ b) / (a.norm() * b.norm())
+    return angle
 
 
 def attend_one(mixer: Msa, document: PlainDocument, rank: int, read: list[PlainDocument]) -> Tensor:

@@ -101,9 +101,9 @@ def gradients(
         pytest.param("rope", whole(1), id="rope-1"),
         pytest.param("rope", whole(63), id="rope-63"),
         pytest.param("rope", ragged(65), id="rope-65-ragged"),
-        pytest.param("rope", whole(89), id="rope-89"),
-        pytest.param("alibi", ragged(37), id="alibi-37-ragged"),
-        pytest.param("none", whole(41), id="none-41"),
+        pytest.param("rope", whole(71), id="rope-71"),
+        pytest.param("alibi", ragged(31), id="alibi-31-ragged"),
+        pytest.param("none", whole(29), id="none-29"),
     ],
 )
 def test_equals_its_plain_twin_forward_and_backward(name: str, position: str, places: Tensor) -> None:
@@ -119,9 +119,9 @@ def test_equals_its_plain_twin_forward_and_backward(name: str, position: str, pl
         torch.testing.assert_close(mine, truth, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("steps", [[1] * 70, [1, 2, 30, 1, 36], [64, 6], [70]], ids=str)
+@pytest.mark.parametrize("steps", [[1] * 53, [1, 2, 20, 1, 29], [48, 5], [53]], ids=lambda steps: len(steps))
 def test_step_by_step_gives_what_it_gives_at_once(name: str, steps: list[int]) -> None:
-    mixer, places = build(name), ragged(70)
+    mixer, places = build(name), ragged(53)
     x = tokens_at(places)
     with torch.no_grad():
         at_once, none = mixer(x, places)

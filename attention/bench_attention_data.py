@@ -90,12 +90,12 @@ def _noise(task: NeedleTask, count: int) -> torch.Tensor:
 
 def needle_setting(steps: int) -> tuple[NeedleSizes, TrainSettings, MixerConfig]:
     """The task, the budget and the mixers of the recall column: the same on every machine."""
-    sizes = NeedleSizes(document=16, facts=4, keys=32, values=16, noise=16)
+    sizes = NeedleSizes(document=8, facts=1, keys=32, values=16, noise=16)
     settings = TrainSettings(
-        steps=steps, batch=32, length=72, start_length=24, learning_rate=4e-3, warmup=20, router_share=0.1
+        steps=steps, batch=32, length=66, start_length=18, learning_rate=4e-3, warmup=20, router_share=0.1
     )
     config = MixerConfig(
-        dim=64, heads=2, kv_heads=2, head_dim=32, window=16, sinks=2, block=16, bucket=16, clusters=4,
-        segment=24, compressed=16, neighbours=16, document=16, pool=2, top_k=2, latent=32,
+        dim=64, heads=2, kv_heads=2, head_dim=32, window=16, sinks=2, block=8, bucket=16, clusters=4,
+        segment=16, compressed=16, neighbours=8, document=8, pool=2, top_k=1, latent=32, features=32,
     )  # fmt: skip
     return sizes, settings, config

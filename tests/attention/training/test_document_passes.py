@@ -55,6 +55,19 @@ def test_losses_and_gradients_are_those_of_one_pass(layers: tuple[str, ...], gro
         torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("group", [0, 2])
+def test_in_bf16_it_comes_close(group: int) -> None:
+    of, batch = model("linear", "window", "msa").float(), uneven_batch()
+    wide = objective(of, batch, _WEIGHTS, group=group)
+    narrow = objective(of, batch, _WEIGHTS, group=group, bf16=True)
+    narrow.share.backward()
+    assert (
+        narrow.next_token == pytest.approx(wide.next_token, rel=0.02) and narrow.next_token != wide.next_token
+    )
+    assert narrow.share.dtype == torch.float32
+    assert all(each.grad.isfinite().all() for each in of.parameters() if each.grad is not None)
+
+
 def test_it_holds_the_activations_of_a_group() -> None:
     """The bytes kept for the backward pass grow with the pooled documents, and not with the documents."""
 

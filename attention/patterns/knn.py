@@ -41,7 +41,7 @@ _READ_TOGETHER = 256  # tokens: bounds what is gathered at a time
 
 @register
 class Knn(Mixer):
-    """Near tokens and nearest neighbours. State: values and keys, these with and without positions, of all."""
+    """Near tokens and nearest neighbours. State: all values, and keys with and without positions."""
 
     name: ClassVar[str] = "knn"
     paper: ClassVar[str] = "arXiv 2203.08913"

@@ -38,7 +38,7 @@ def append(state: KnnState, positions: Tensor, raw: Tensor, k: Tensor, v: Tensor
 
 
 def near(state: KnnState, ranks: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """K and V of the segments that at most `size` tokens, of `ranks [batch, tokens]`, attend to, and which do.
+    """K and V that tokens of `ranks [batch, tokens]`, at most `size` of them, have near, and which see which.
 
     `[batch, kv_heads, keys, ...]` twice, and `[batch, tokens, keys]`.
     """

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -245,7 +246,7 @@ def test_half_precision_runs_and_trains(name: str) -> None:
 
 
 def counted_multiply_adds(mixer: Mixer, tokens: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """What PyTorch counts in one forward pass, without the linear maps."""
+    """What PyTorch counts in one forward pass, without the linear maps, and what faiss multiplies."""
     besides: list[int] = []
 
     def in_a_linear_map(layer: nn.Module, inputs: tuple[Tensor], y: Tensor) -> None:
@@ -257,7 +258,12 @@ def counted_multiply_adds(mixer: Mixer, tokens: int, monkeypatch: pytest.MonkeyP
             besides.append(q.shape[:2].numel() * length * (length - 1) // 2 * (q.shape[3] + v.shape[3]))
         return fused(q, k, v, is_causal=is_causal, **options)
 
-    fused = functional.scaled_dot_product_attention
+    def search(queries: Any, keys: Any, count: int, **options: Any) -> Any:
+        besides.append(-queries.size * len(keys))
+        return exact(queries, keys, count, **options)
+
+    exact, fused = faiss.knn, functional.scaled_dot_product_attention
+    monkeypatch.setattr(faiss, "knn", search)
     monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
     for layer in mixer.modules():
         if isinstance(layer, nn.Linear):

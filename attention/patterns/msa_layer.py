@@ -90,7 +90,7 @@ def read_bank(
     q, k, v = projections.split(x, local)
     scores = torch.full_like(best, -torch.inf)
     if not len(last.rows):
-        return Reading(q.transpose(1, 2).flatten(2), k, v, best, scores)
+        return Reading(q[..., : config.head_dim].transpose(1, 2).flatten(2), k, v, best, scores)
     tokens, rows = x.shape[1], last.rows
     order = torch.arange(tokens, device=x.device)
     causal = (order[:, None] >= order) & (last.there[:, None] | (order[:, None] == order))

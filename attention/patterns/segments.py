@@ -44,8 +44,11 @@ def visible_by_rank(queries: Tensor, keys: Tensor, size: int) -> Tensor:
 
 
 def packed_order(there: Tensor) -> Tensor:
-    """Columns of `there [batch, columns]`, True ones first; the others cut off where no row needs them."""
-    most = int(there.sum(dim=1).amax())
+    """Columns of `there [batch, columns]`, True ones first; others are cut off where no row needs them.
+
+    One is left at least, for a row to be of something.
+    """
+    most = max(int(there.sum(dim=1).amax()), 1)
     return (~there).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
 
 

@@ -3,13 +3,14 @@
 import math
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import faiss
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -45,19 +46,15 @@ SMALL: dict[str, Any] = {
 WITHOUT_SCORES = {"linear", "favor"}
 """Patterns that cannot take ALiBi."""
 
-Positions = Callable[[int], Tensor]
-
 
 @pytest.fixture(params=pattern_names())
 def name(request: pytest.FixtureRequest) -> str:
-    if find_spec(f"mnemos.attention.patterns.{request.param}") is None:
-        pytest.skip(f"{request.param} is not there yet")
     return str(request.param)
 
 
 def build(name: str, dtype: torch.dtype = torch.float64, **changes: Any) -> Mixer:
     torch.manual_seed(len(name))
-    return make_mixer(name, MixerConfig(**(SMALL | changes))).to(dtype)
+    return make_mixer(name, MixerConfig(**(SMALL | changes))).to(dtype).eval()
 
 
 def whole(tokens: int) -> Tensor:
@@ -118,6 +115,59 @@ def test_equals_its_plain_twin_forward_and_backward(name: str, position: str, pl
     assert ours[0].abs().max() > 0.01
     for mine, truth in zip(ours, plain, strict=True):
         torch.testing.assert_close(mine, truth, rtol=1e-9, atol=1e-10)
+
+
+@st.composite
+def sizes_of_any_kind(draw: st.DrawFn) -> dict[str, Any]:
+    """Sizes from nothing to more than there are tokens."""
+    pick, kv_heads, compression = st.sampled_from, draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 4]))
+    sizes = {
+        "dim": pick([3, 8]),
+        "head_dim": pick([2, 4, 6]),
+        "position": pick(["rope", "alibi", "none"]),
+        "window": pick([1, 2, 5, 40]),
+        "sinks": pick([0, 1, 30]),
+        "block": pick([1, 3, 8, 50]),
+        "random_blocks": pick([0, 1, 3]),
+        "global_blocks": pick([0, 1, 3]),
+        "features": pick([1, 5, 9]),
+        "latent": pick([1, 4]),
+        "hash_rounds": pick([1, 3]),
+        "bucket": pick([1, 5, 40]),
+        "clusters": pick([1, 3]),
+        "compressed": pick([1, 3, 8]),
+        "neighbours": pick([1, 3, 50]),
+        "document": pick([1, 4, 9, 50]),
+        "pool": pick([1, 3, 8]),
+        "top_k": pick([1, 2, 9]),
+        "seed": pick([0, 1]),
+    }
+    return {field: draw(of) for field, of in sizes.items()} | {
+        "kv_heads": kv_heads,
+        "heads": kv_heads * draw(st.integers(1, 2)),
+        "compression": compression,
+        "segment": compression * draw(pick([1, 2, 5])),
+    }
+
+
+@given(sizes_of_any_kind(), st.lists(st.booleans(), min_size=1, max_size=20), st.integers(1, 20))
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_equals_its_plain_twin_whatever_the_sizes(
+    name: str, sizes: dict[str, Any], there: list[bool], step: int
+) -> None:
+    assume(sizes["position"] != "alibi" or name not in WITHOUT_SCORES)
+    mixer = build(name, **sizes)
+    places = torch.tensor([[index if real else PADDING for index, real in enumerate(there)]])
+    x = tokens_at(places, sizes["dim"])
+    with torch.no_grad():
+        y, truth = mixer(x, places)[0], naive_twin(name)(mixer, x, places)
+        torch.testing.assert_close(y, truth, rtol=1e-9, atol=1e-10)
+        state, parts = mixer.initial_state(1), []
+        for part, at in zip(x.split(step, dim=1), places.split(step, dim=1), strict=True):
+            y, state = mixer(part, at, state)
+            parts.append(y)
+    if mixer.exact_steps:
+        torch.testing.assert_close(torch.cat(parts, dim=1), truth, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("steps", [[1] * 53, [1, 2, 20, 1, 29], [48, 5], [53]], ids=lambda steps: len(steps))
@@ -231,7 +281,7 @@ def test_what_is_saved_and_loaded_is_the_same_mixer(name: str) -> None:
 
 
 def test_half_precision_runs_and_trains(name: str) -> None:
-    mixer, places = build(name, torch.float32), ragged(40)
+    mixer, places = build(name, torch.float32).train(), ragged(40)
     x = tokens_at(places).float().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         y, _ = mixer(x, places)

@@ -8,6 +8,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from mnemos.errors import UsageError
 
 LENGTHS_GPU = (2048, 8192, 32768, 131072, 1048576)
 LENGTHS_CPU = (512, 1024, 2048, 4096)
-NEEDLE_STEPS = 400
+NEEDLE_STEPS = 300
 _WEIGHTS = Weights(1.0, 0.1, 1e-4)
 _LONGEST_STEP_S = 60.0  # what is foreseen to take longer is left out
 _GROUPED = 16  # documents whose activations are held at once, where a sequence is too long for all
@@ -78,18 +79,16 @@ def run(
         on_progress(before, total)
         recalls[name] = _recall(name, device, needle_steps) if needle_steps else None
         on_progress(before + 1, total)
-        found[name] = _measure(
-            name,
-            lengths,
-            sizes,
-            device,
-            repetitions,
-            lambda done, at=before + 1: on_progress(at + done, total),
-        )
+        tell = partial(_tell, on_progress, before + 1, total)
+        found[name] = _measure(name, lengths, sizes, device, repetitions, tell)
     on_progress(total, total)
     return report(found, recalls, lengths, reference, sizes, device, needle_steps, repetitions) | {
         "seconds": time.perf_counter() - start
     }
+
+
+def _tell(on_progress: Progress, before: int, total: int, done: int) -> None:
+    on_progress(before + done, total)
 
 
 def _measure(

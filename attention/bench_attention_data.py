@@ -74,9 +74,9 @@ def sequence(task: NeedleTask, length: int) -> Batch:
     sample = task.sample(0, (length - document) // document * document + 2 * task.sizes.facts)
     *documents, question = sample.documents
     noise = _noise(task, length - sum(map(len, documents)) - len(question))
-    parts = [*documents, *([noise[document - len(question) :]] if len(noise) > document else [])]
-    parts = [part for part in parts if len(part)]
     asked = torch.cat((question, noise[: document - len(question)]))
+    spare = noise[document - len(question) :]
+    parts = [*documents, *([spare] if len(spare) else [])]
     evidence = (*sample.evidence, *([False] * (len(parts) - len(documents))))
     asks = torch.arange(len(asked)) < len(question)
     whole = (*parts, asked)

@@ -80,10 +80,10 @@ def _row(
     speed = {length: length / seconds for length, seconds in measured.seconds.items()}
     of = [pattern(part) for part in layers_of(name, sizes)]
     costliest = max(of, key=lambda each: (each.complexity.time_exponent, each.complexity.memory_exponent))
-    if measured.stopped_by == "memory":
-        longest, longest_is = max(timed, default=0), "measured"
-    else:
-        longest, longest_is = (int(memory_law.solve(budget)) if memory_law else None), "estimated"
+    longest: int | None = max(timed, default=0)
+    is_measured = measured.stopped_by == "memory"
+    if not is_measured:
+        longest = int(memory_law.solve(budget)) if memory_law else None
     return {
         "tokens_per_s": {str(length): speed.get(length) for length in lengths},
         "ratio_to_dense": {
@@ -95,7 +95,7 @@ def _row(
         "memory_exponent": memory_law and memory_law.exponent,
         "memory_exponent_error": memory_law and memory_law.error,
         "longest_length": longest,
-        "longest_is": longest_is,
+        "longest_is": "measured" if is_measured else "estimated",
         "stopped_by": measured.stopped_by,
         "recall": recall,
         "claimed_time": costliest.complexity.time,

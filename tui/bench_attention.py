@@ -48,7 +48,7 @@ def attention(
     needle_steps: Annotated[
         int,
         typer.Option("--needle-steps", min=0, metavar="N", help="Of training before needles are looked for."),
-    ] = 400,
+    ] = 300,
     repetitions: Annotated[
         int, typer.Option("--repetitions", min=1, metavar="N", help="Timed steps of each length.")
     ] = 3,
@@ -134,5 +134,5 @@ def _exponent(value: float | None, error: float | None) -> str:
 
 def _rounded(count: int) -> int:
     """To two digits: a fit knows no more."""
-    step = 10 ** max(int(math.log10(max(count, 1))) - 1, 0)
+    step: int = 10 ** max(int(math.log10(max(count, 1))) - 1, 0)
     return count // step * step

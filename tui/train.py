@@ -132,7 +132,8 @@ def lm(
         _refuse_settings(context)
     if dtype not in ("fp32", "bf16"):
         raise UsageError(f"models are trained in fp32 or bf16, not '{dtype}'")
-    from mnemos.attention.training.lm import LmRequest, resume_lm, train_lm
+    from mnemos.attention.training.lm import resume_lm, train_lm
+    from mnemos.attention.training.request import LmRequest
     from mnemos.attention.training.settings import TrainSettings
 
     with _stopping() as should_stop, console.live_line() as show:

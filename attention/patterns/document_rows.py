@@ -50,7 +50,7 @@ def rows_of(positions: Tensor) -> list[DocumentRows]:
     lengths = torch.bincount(document, minlength=len(first))
     groups = torch.frexp(lengths.double()).exponent
     rows = []
-    for group in groups.unique().tolist():
+    for group in torch.unique(groups).tolist():
         members = (groups == group).nonzero()[:, 0]
         longest = int(lengths[members].max())
         slot = torch.arange(longest, device=flat.device)

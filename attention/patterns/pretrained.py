@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.patterns.hybrid import HybridModel
@@ -63,9 +63,9 @@ def hybrid_from(config: ModelConfig, weights: Weights, layers: Sequence[str], **
         tie_embeddings=weights.lm_head is weights.embed,
     )
     model = HybridModel(hybrid)
-    taken: set[nn.Parameter] = set()
+    taken: set[Tensor] = set()
 
-    def take(parameter: nn.Parameter, tensor: Tensor) -> None:
+    def take(parameter: Tensor, tensor: Tensor) -> None:
         with torch.no_grad():
             parameter.copy_(tensor)
         taken.add(parameter)
@@ -100,7 +100,7 @@ def _check(config: ModelConfig) -> None:
         )
 
 
-def _pairs(layer: HybridLayer, given: LayerWeights, config: ModelConfig) -> list[tuple[nn.Parameter, Tensor]]:
+def _pairs(layer: HybridLayer, given: LayerWeights, config: ModelConfig) -> list[tuple[Tensor, Tensor]]:
     """Parameters of a layer with the checkpoint's tensors for them."""
     pairs = [
         (layer.mixer_norm.weight, given.attn_norm),

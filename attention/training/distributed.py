@@ -43,7 +43,9 @@ class Place:
         ]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
-        for parameter, part in zip(trained, flat.split([each.numel() for each in gradients]), strict=True):
+        for parameter, part in zip(
+            trained, torch.split(flat, [each.numel() for each in gradients]), strict=True
+        ):
             parameter.grad = part.view_as(parameter)
 
     def gather(self, value: Tensor) -> list[Tensor]:
@@ -51,7 +53,10 @@ class Place:
 
         A gradient that arrives here is the sum of what every process has for this one's part.
         """
-        return [value] if self.world == 1 else list(_Gather.apply(value, self.rank, self.world).unbind(0))
+        if self.world == 1:
+            return [value]
+        gathered: Tensor = _Gather.apply(value, self.rank, self.world)  # type: ignore[no-untyped-call]
+        return list(gathered.unbind(0))
 
     def wait(self) -> None:
         """Until all are here."""

@@ -64,7 +64,7 @@ def take_apart(batch: Batch) -> Parts:
     for row in range(len(batch.tokens)):
         of_row = torch.stack([field[row][there[row]] for field in fields])  # [4, tokens]
         lengths = torch.bincount(number[row][there[row]], minlength=int(last[row]) + 1)
-        *before, question = of_row.split(lengths.tolist(), dim=1)
+        *before, question = torch.split(of_row, lengths.tolist(), dim=1)
         documents += [document[:3] for document in before]
         owner += [row] * len(before)
         questions.append(question)
@@ -88,7 +88,7 @@ def read_in_passes(model: HybridModel, batch: Batch, group: int, place: Place) -
     parts = take_apart(batch)
     mine = parts.documents[place.rank :: place.world]
     banks, losses = [], []
-    for some in mine.split(group) if len(mine) else ():
+    for some in torch.split(mine, group) if len(mine) else ():
         *tensors, next_token, z = checkpoint(_read_documents, model, some, use_reentrant=False)
         banks.append(tensors)
         losses.append(TokenLoss(next_token, z))

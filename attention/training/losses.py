@@ -33,7 +33,7 @@ def token_loss(model: HybridModel, hidden: Tensor, targets: Tensor) -> TokenLoss
     if len(rows) <= size:
         return TokenLoss(*_of_rows(model, rows, labels))
     total = TokenLoss(rows.new_zeros((), dtype=torch.float32), rows.new_zeros((), dtype=torch.float32))
-    for part, of in zip(rows.split(size), labels.split(size), strict=True):
+    for part, of in zip(torch.split(rows, size), torch.split(labels, size), strict=True):
         total = total.plus(TokenLoss(*checkpoint(_of_rows, model, part, of, use_reentrant=False)))
     return total
 

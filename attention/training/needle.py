@@ -74,7 +74,7 @@ class NeedleTask:
         )
 
 
-def _answers(question: "np.ndarray") -> Tensor:  # type: ignore[type-arg]
+def _answers(question: "np.ndarray") -> Tensor:
     """The value after each key; nothing after a value."""
     targets = torch.full((len(question),), IGNORED)
     targets[0::2] = torch.from_numpy(question[1::2])

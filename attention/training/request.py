@@ -60,7 +60,7 @@ class LmRequest:
             except ValueError as error:
                 raise UsageError(str(error)) from None
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """Fields of `MixerConfig` that are the patterns' own."""
         block = min(self.window, 64)
         return {

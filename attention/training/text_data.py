@@ -166,4 +166,4 @@ class TextData:
 
     def _pieces(self, text: str) -> list[Tensor]:
         tokens = torch.tensor(self._encode(text), dtype=torch.int64)
-        return list(tokens.split(self._document)) if len(tokens) else []
+        return list(torch.split(tokens, self._document)) if len(tokens) else []

@@ -76,6 +76,7 @@ def train_lm(
         raise UsageError(f"{folder} holds a training run already; go on with --resume, or name another place")
     if threads is not None:
         torch.set_num_threads(threads)
+    torch.manual_seed(settings.seed)  # for patterns that draw as they go
     with joined() as place, _locked(folder, place):
         if request.start_from is None:
             source = source_of(request, settings.seed)

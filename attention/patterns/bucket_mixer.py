@@ -51,10 +51,10 @@ class BucketMixer(Mixer):
         self.projections = SharedQk(config)
 
     @abstractmethod
-    def codes(self, qk: Tensor, there: Tensor) -> Tensor:
+    def codes(self, qk: Tensor, there: Tensor, whole: bool) -> Tensor:
         """`[batch, heads, rounds, tokens]` int64 for `qk [batch, heads, tokens, head_dim]`, without gradient.
 
-        `there [batch, tokens]` is False for padding.
+        `there [batch, tokens]` is False for padding; `whole` says that these are whole sequences, not steps.
         """
 
     @abstractmethod
@@ -80,7 +80,7 @@ class BucketMixer(Mixer):
         packed = pack(x, positions)
         there = packed.positions != PADDING
         qk, v = self.projections.split(packed.x.masked_fill(~there[..., None], 0.0))
-        codes = self.codes(qk.detach(), there)
+        codes = self.codes(qk.detach(), there, whole=True)
         q, k = self.projections.place(qk, packed.positions)
         mixed = [self._level(q, k, v, codes, level) for level in self.levels(x.shape[1])]
         y = self.projections.join(torch.cat(mixed, dim=2), packed.positions)
@@ -91,8 +91,11 @@ class BucketMixer(Mixer):
         batch, heads, rounds = codes.shape[:3]
         buckets = (codes[..., : level.end] % level.buckets).flatten(0, 2)
         q, k, v = (part[:, :, : level.end] for part in (q, k, v))
-        several = (part[:, :, None].expand(-1, -1, rounds, -1, -1).flatten(0, 2) for part in (q, k, v))
-        outs, totals = attend_in_buckets(*several, buckets, self.width, self.projections.scale)
+        each_q, each_k, each_v = (
+            part[:, :, None].expand(-1, -1, rounds, -1, -1).flatten(0, 2) for part in (q, k, v)
+        )
+        scale = self.projections.scale
+        outs, totals = attend_in_buckets(each_q, each_k, each_v, buckets, self.width, scale)
         shown = slice(level.start, level.end)
         merged = merge_rounds(
             torch.unflatten(outs[:, shown], 0, (-1, rounds)),
@@ -115,7 +118,7 @@ class BucketMixer(Mixer):
                 torch.cat((state.positions, places), dim=1),
                 torch.cat((state.k, k), dim=2),
                 torch.cat((state.v, v), dim=2),
-                torch.cat((state.codes, self.codes(qk.detach(), there)), dim=3),
+                torch.cat((state.codes, self.codes(qk.detach(), there, whole=False)), dim=3),
             )
             counts = self._counts(state, piece.shape[1])
             mixed = attend_counted(q, state.k, state.v, counts, self.projections.scale)

@@ -49,9 +49,9 @@ class Kmeans(BucketMixer):
         return [Level(0, tokens, self.config.clusters)]
 
     @torch.no_grad()
-    def codes(self, qk: Tensor, there: Tensor) -> Tensor:
+    def codes(self, qk: Tensor, there: Tensor, whole: bool) -> Tensor:
         queries = functional.normalize(qk[:, self.local_heads :], dim=-1)
-        learns = self.training and not _recomputes()
+        learns = whole and self.training and not _recomputes()
         if learns:
             self._follow()
         clusters = (queries @ self.centroids.to(qk).transpose(1, 2)).argmax(dim=-1)

@@ -4,7 +4,7 @@ A round hashes queries by random rotations, so that similar ones fall into one b
 last `bucket` tokens of its own, in each of `hash_rounds`. As in the paper, keys are queries of length one,
 and there are about n / bucket buckets; n is the tokens so far, not those of the whole sequence, which a
 causal pattern doesn't know. A code has digits of four buckets each, and a token of rank i goes by the first
-log4(i / bucket) of them. That sorts 4/3 n tokens in all: O(n log n) to sort, O(n) to attend.
+log4(i / bucket) of them, rounded up. That sorts 4/3 n tokens in all: O(n log n) to sort, O(n) to attend.
 
 A key that several rounds find counts as often (an option of the published code), and positions are added
 after hashing: what is alike meets wherever it stands.
@@ -20,7 +20,7 @@ from mnemos.attention.patterns.bucket_mixer import BucketMixer, Level
 from mnemos.attention.patterns.mixer import Complexity, MixerConfig
 from mnemos.attention.patterns.registry import register
 
-_DIGITS = 12  # of a code: enough for bucket * 4 ** 13 tokens
+_DIGITS = 12  # of a code: enough for bucket * 4 ** 12 tokens
 _BASE = 4
 
 
@@ -41,7 +41,7 @@ class Lsh(BucketMixer):
         self.register_buffer("rotations", torch.randn(shape, generator=generator))
 
     def levels(self, tokens: int) -> Sequence[Level]:
-        ends = [self.width * _BASE]
+        ends = [self.width]
         while ends[-1] < tokens:
             ends.append(ends[-1] * _BASE)
         starts = [0, *ends[:-1]]
@@ -51,7 +51,7 @@ class Lsh(BucketMixer):
         ]
 
     @torch.no_grad()
-    def codes(self, qk: Tensor, there: Tensor) -> Tensor:
+    def codes(self, qk: Tensor, there: Tensor, whole: bool) -> Tensor:
         rotated = torch.unflatten(qk @ self.rotations.flatten(1).to(qk), -1, (self.rounds, _DIGITS, -1))
         digits = torch.cat((rotated, -rotated), dim=-1).argmax(
             dim=-1

@@ -32,6 +32,7 @@ def _row(mixer: Knn, x: Tensor, positions: Tensor) -> Tensor:
         best = products.detach().argsort(descending=True)[: config.neighbours]
         weights = (products[best] / config.head_dim**0.5).softmax(0)
         share = mixer.gate[head].sigmoid()
-        return (1 - share) * near + share * (weights @ tokens.v[best, head].detach())
+        mixed: Tensor = (1 - share) * near + share * (weights @ tokens.v[best, head].detach())
+        return mixed
 
     return each_head(maps, x[None], positions[None], head_of)

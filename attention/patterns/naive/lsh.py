@@ -25,7 +25,7 @@ def mix(mixer: Mixer, x: Tensor, positions: Tensor) -> Tensor:
 
     def shown(queries: list[Tensor], head: int) -> list[int]:
         digits, last = 0, len(queries) - 1
-        while mixer.width * 4 ** (digits + 1) <= last:
+        while mixer.width * 4**digits <= last:
             digits += 1
         found = []
         for round_ in range(mixer.rounds):

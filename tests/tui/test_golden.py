@@ -40,7 +40,10 @@ _CHANGING = [
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?Z?)?"), "<moment>"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "<digest>"),
     (re.compile(r'"signature": "[^"]+"'), '"signature": "<signature>"'),
-    (re.compile(r'("(?:disk_)?bytes"|"cut_bytes"|"freed_bytes"|disk_bytes|"bytes_on_disk")([:\t ]+)\d+'), r"\1\2<bytes>"),
+    (
+        re.compile(r'("(?:disk_)?bytes"|"cut_bytes"|"freed_bytes"|disk_bytes|"bytes_on_disk")([:\t ]+)\d+'),
+        r"\1\2<bytes>",
+    ),
     (re.compile(r"\b\d+ (B|bytes) on disk"), "<bytes> on disk"),
     (re.compile(r"\d\.\d{3,}(e-\d+)?"), "<score>"),
 ]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mnemos.attention.patterns.contrastive import route_loss
 from mnemos.attention.patterns.mixer import PADDING, MixerConfig
 from mnemos.attention.patterns.msa import Msa
 from mnemos.attention.patterns.msa_every import MsaEvery
@@ -268,3 +269,34 @@ def test_documents_that_are_written_do_not_read() -> None:
     torch.testing.assert_close(y.view(8, 16, 12), alone)
     assert isinstance(state, MsaState)
     assert not state.reads
+
+
+def test_the_router_learns_to_find_the_evidence() -> None:
+    """Questions ask by a vector that only training can match with the one in a document."""
+    mixer = _mixer(dim=16, heads=4, kv_heads=4, head_dim=8, pool=4, top_k=1).float()
+    generator = torch.Generator().manual_seed(4)
+    turn = torch.linalg.qr(torch.randn(16, 16, generator=generator))[0]
+
+    def batch() -> tuple[Tensor, Tensor, Tensor]:
+        keys = torch.randn(32, 8, 16, generator=generator)
+        x = torch.randn(32, 8 * 16 + 1, 16, generator=generator) * 0.2
+        where = torch.arange(8) * 16 + torch.randint(16, (32, 8), generator=generator)
+        x.scatter_(1, where[..., None].expand(-1, -1, 16), keys)
+        asked = torch.randint(8, (32,), generator=generator)
+        x[:, -1] = keys[torch.arange(32), asked] @ turn
+        return x, torch.arange(129).repeat(32, 1), torch.nn.functional.one_hot(asked, 8).bool()
+
+    def recall() -> float:
+        x, positions, evidence = batch()
+        with torch.no_grad():
+            scores = mixer.forward_routed(x, positions)[2]
+        return float(evidence[torch.arange(32), scores.argmax(dim=1)].float().mean())
+
+    assert recall() < 0.5
+    optimizer = torch.optim.Adam(mixer.parameters(), lr=0.01)
+    for _ in range(60):
+        x, positions, evidence = batch()
+        optimizer.zero_grad()
+        route_loss(mixer.forward_routed(x, positions)[2], evidence, 0.1).backward()
+        optimizer.step()
+    assert recall() > 0.8

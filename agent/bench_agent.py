@@ -96,9 +96,9 @@ def import_s() -> float:
 
 
 def overhead(model: LanguageModel, step: Callable[[], None]) -> dict[str, Any]:
-    """Milliseconds of a turn by what they go to, medians over turns: the model's work, routing and paging,
-    waiting for the disk to have what was said, and the loop, which is all that is left. `loop_cpu_ms` is what
-    the loop computes, whoever else uses the machine.
+    """Milliseconds of a turn by what they go to, medians over turns: the model's work (traces too), routing
+    and paging, waiting for the disk to have what was said, and the loop, which is all that is left.
+    `loop_cpu_ms` is what the loop computes, whoever else uses the machine.
     """
     rows: list[dict[str, float]] = []
     with _bank() as bank:
@@ -113,6 +113,7 @@ def overhead(model: LanguageModel, step: Callable[[], None]) -> dict[str, Any]:
                 meter.on(recaller, "recall", "route_page"),
                 meter.on(model.decoder, "forward", "model"),
                 meter.on(model.decoder, "prefill", "model"),
+                meter.on(recaller.encoder, "encode", "model"),
                 meter.on(Generation, "__next__", "model"),
                 meter.on(bank.store, "add", "durable"),
                 meter.on(bank.store, "complete", "durable"),

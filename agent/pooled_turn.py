@@ -45,7 +45,7 @@ class PooledTurn(Turn):
             yield self._started(exchange)
             self._catch_up()
             past = self._past(exchange)
-            self._seen, _ = self._working.prompts.fit(past, self._working.budget_tokens)
+            self._seen = list(self._working.prompts.fit(past, self._working.budget_tokens))
             documents = (
                 recaller.documents(self._namespace, self._not_recalled(exchange), self._where)
                 if self._k

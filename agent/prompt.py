@@ -8,8 +8,9 @@ Without memories the frozen prefix is followed by nothing that needs it, so the 
 instructions alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mnemos.attention.models import LanguageModel
 from mnemos.memory.records import Memory, RecalledMemory
@@ -64,12 +65,20 @@ class PromptBuilder:
 
     def with_memories(self) -> list[int]:
         """What closes the system turn behind paged memories."""
+        return list(self._with_memories)
+
+    @cached_property
+    def _with_memories(self) -> list[int]:
         told = "\n\n".join(words for words in (self._instructions, self._parts.words) if words)
         words = self._tokenizer.encode(f"{told}\n") if told else []
         return [*self._parts.behind_memories, *words, *self._tail]
 
     def without_memories(self) -> list[int]:
         """A whole system turn, for a reply that no memory matters to."""
+        return list(self._without_memories)
+
+    @cached_property
+    def _without_memories(self) -> list[int]:
         told = "\n\n".join(
             words for words in (self._instructions or DEFAULT_INSTRUCTIONS, self._parts.words) if words
         )
@@ -92,16 +101,18 @@ class PromptBuilder:
     def message(self, text: str) -> list[int]:
         return [*self.turn.user_head, *self._tokenizer.encode(text), *self.turn.user_tail]
 
-    def fit(self, exchanges: Sequence[Memory], budget_tokens: int) -> tuple[list[Memory], list[int]]:
-        """The newest exchanges that fit the budget, oldest first, and their token ids."""
-        kept: list[Memory] = []
-        parts: list[list[int]] = []
+    def fit(
+        self, exchanges: Sequence[Memory], budget_tokens: int, known: Mapping[Memory, list[int]] | None = None
+    ) -> dict[Memory, list[int]]:
+        """The newest exchanges that fit the budget, oldest first, each with its token ids; those of `known`
+        ones are taken from there.
+        """
+        kept: list[tuple[Memory, list[int]]] = []
         left = budget_tokens
         for memory in reversed(exchanges):
-            ids = self.exchange(memory)
+            ids = (known or {}).get(memory) or self.exchange(memory)
             if len(ids) > left:
                 break
             left -= len(ids)
-            kept.append(memory)
-            parts.append(ids)
-        return kept[::-1], [token for ids in reversed(parts) for token in ids]
+            kept.append((memory, ids))
+        return dict(reversed(kept))

@@ -33,7 +33,7 @@ class TextTurn(Turn):
         try:
             yield self._started(exchange)
             self._catch_up()
-            context, self._seen = self._working.route_context(self._past(exchange))
+            context, self._seen, _ = self._working.route_context(self._past(exchange))
             recall = recall_in_rounds(
                 recaller,
                 text,

@@ -88,7 +88,7 @@ class Turn:
             yield self._started(exchange)
             self._catch_up()
             past = self._past(exchange)
-            context, self._seen = self._working.route_context(past)
+            context, self._seen, kept = self._working.route_context(past)
             recall = recall_in_rounds(
                 recaller,
                 text,
@@ -109,7 +109,7 @@ class Turn:
                 paged_bytes=recall.bytes,
             )
             prefilling = time.perf_counter()
-            cache, prompt, whole = self._prompt(recall, text)
+            cache, prompt, whole = self._prompt(recall, text, kept)
             collect = Collect(memory_mass=bool(recall.spans))
             model = recaller.model
             logits = model.decoder.forward(prompt, cache, collect=collect)
@@ -276,13 +276,12 @@ class Turn:
         """What is in view already, and what may not be."""
         return self._exclude | {exchange.id, *(memory.id for memory in self._seen)}
 
-    def _prompt(self, recall: Recall, text: str) -> tuple[KVCache, list[int], list[int]]:
+    def _prompt(self, recall: Recall, text: str, kept: Sequence[int]) -> tuple[KVCache, list[int], list[int]]:
         """A cache with the memories paged in, the tokens that go behind what it holds, and all tokens behind
-        the memories.
+        the memories. `kept` are those of the turns in working memory.
         """
         prompts, recaller = self._working.prompts, self._working.recaller
         model = recaller.model
-        kept = [token for memory in self._seen for token in prompts.exchange(memory)]
         start = prompts.with_memories() if recall.spans else prompts.without_memories()
         prompt = [*start, *kept, *prompts.message(text), *prompts.turn.reply_head]
         room = len(prompt) + min(self._answerer.room(self._sampling), model.config.max_positions)

@@ -28,6 +28,7 @@ class WorkingMemory:
         self._budget = min(budget_tokens, self._window // 4)
         self._cache: KVCache | None = None
         self._tokens: list[int] = []
+        self._exchanges: dict[Memory, list[int]] = {}  # in the cache, and their tokens
         self._answer: KVCache | None = None  # of the last reply that was made without memories in view
         self._answer_tokens: list[int] = []
         self._epoch = -1
@@ -72,13 +73,15 @@ class WorkingMemory:
         """Tokens of the latest reply: a small model otherwise likes to give the same one again."""
         return self.recaller.model.tokenizer.encode(seen[-1].reply or "") if seen else []
 
-    def route_context(self, past: Sequence[Memory]) -> tuple[KVCache, list[Memory]]:
-        """The cache to route behind, prefilled with what is new only, and the turns in it."""
+    def route_context(self, past: Sequence[Memory]) -> tuple[KVCache, list[Memory], list[int]]:
+        """The cache to route behind, prefilled with what is new only; the turns in it, and their tokens."""
         self.recaller.refresh()
-        kept, ids = self.prompts.fit(past, self._budget)
-        wanted = [*self.prompts.with_memories(), *ids, *self.prompts.turn.user_head]
-        if self._cache is None or self.recaller.epoch != self._epoch:
+        if self.recaller.epoch != self._epoch:
             self._clear()
+        self._exchanges = self.prompts.fit(past, self._budget, self._exchanges)
+        ids = [token for tokens in self._exchanges.values() for token in tokens]
+        wanted = [*self.prompts.with_memories(), *ids, *self.prompts.turn.user_head]
+        if self._cache is None:
             self._cache = self.recaller.new_context(self._window)
             self._epoch = self.recaller.epoch
         cache = self._cache
@@ -89,7 +92,7 @@ class WorkingMemory:
         if shared < len(wanted):
             self.recaller.model.decoder.prefill(wanted[shared:], cache)
         self._tokens = wanted
-        return cache, kept
+        return cache, list(self._exchanges), ids
 
     def answer_context(self, prompt: Sequence[int], room: int) -> tuple[KVCache, list[int]]:
         """A cache of `room` slots or more for a reply without memories in view, and what is new of `prompt`.
@@ -126,7 +129,7 @@ class WorkingMemory:
         for cache in (self._cache, self._answer):
             if cache is not None:
                 cache.zero_()
-        self._cache, self._tokens = None, []
+        self._cache, self._tokens, self._exchanges = None, [], {}
         self._answer, self._answer_tokens = None, []
 
 

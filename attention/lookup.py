@@ -29,9 +29,11 @@ class DraftIndex:
         self._ends: dict[tuple[int, ...], int] = {}  # a run -> the place after its latest occurrence
         self._start = 0  # of the sequence that is growing: no run reaches across
         for text in texts:
-            self._start = len(self._tokens)
-            for token in text:
-                self.append(token)
+            start, tokens = len(self._tokens), len(text)
+            for length in range(SHORTEST, min(LONGEST + 1, tokens)):
+                runs = zip(*(text[at : tokens - length + at] for at in range(length)), strict=True)
+                self._ends.update(zip(runs, range(start + length, start + tokens), strict=True))
+            self._tokens += text
         self._start = len(self._tokens)
 
     def append(self, token: int) -> None:

@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mnemos.errors import ModelError, UsageError
@@ -62,9 +64,10 @@ class Sampler:
         `allowed [vocab]` are the tokens to draw from, all of them when absent. Raises ModelError when none of
         their logits is finite or one is NaN.
         """
-        scores = self._penalised(logits.float(), history)
+        # In numpy: PyTorch takes all its threads for as little as this, which then spin beside the step's.
+        scores = self._penalised(logits.float().cpu().numpy(), history)
         if allowed is not None:
-            scores = scores.masked_fill(~allowed, -math.inf)
+            scores = np.where(allowed.cpu().numpy(), scores, -math.inf)
         best = int(scores.argmax())  # NaN counts as the largest
         if not math.isfinite(scores[best]):
             raise ModelError(
@@ -72,16 +75,17 @@ class Sampler:
             )
         if self.sampling.is_greedy:
             return best
-        kept, ids = self._kept(scores / self.sampling.temperature)
+        kept, ids = self._kept(torch.from_numpy(scores) / self.sampling.temperature)
         return int(ids[torch.multinomial(torch.softmax(kept, dim=-1), 1, generator=self._random)])
 
-    def _penalised(self, logits: Tensor, history: Sequence[int]) -> Tensor:
+    def _penalised(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
         penalty = self.sampling.repetition_penalty
         if penalty == 1.0 or not history:
             return logits
-        seen = torch.tensor(sorted(set(history)))
-        scores = logits[seen]
-        return logits.index_copy(0, seen, torch.where(scores < 0, scores * penalty, scores / penalty))
+        seen = list(set(history))
+        scores = logits.copy()
+        scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
+        return scores
 
     def _kept(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (descending) and ids of the tokens that pass top-k, top-p and min-p; at least one does."""

@@ -160,7 +160,10 @@ class CompiledStep:
         for tokens, cache in rows:
             cache.reserve(len(tokens))
         flat = [token for tokens, _ in rows for token in tokens]
-        x = decoder.embed[flat].float()  # [rows, hidden]
+        # Row by row: one gather of many rows wakes PyTorch's own threads, which then spin beside ours.
+        x = torch.empty(len(flat), model.hidden)
+        for row, token in zip(x.unbind(), flat, strict=True):
+            row.copy_(decoder.embed[token])
         if decoder.embedding_scale is not None:
             x = x * decoder.embedding_scale
         turns = []  # of each rotary: [rows, dim / 2], complex

@@ -1,6 +1,8 @@
 """The bank's memories as one model's traces: which are missing, and making them."""
 
 import hashlib
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
@@ -21,6 +23,7 @@ MODEL_NAME_SETTING = "trace_model"
 _GROUP = 64  # traces made durable together
 _POLL_S = 0.05
 _ABANDONED_S = 900.0  # a turn open for longer was cut off by a crash
+_LOOK_S = 60.0  # between two looks for such turns
 
 
 class MemoryEncoder:
@@ -36,6 +39,7 @@ class MemoryEncoder:
         self._model = model
         self._locks: dict[str | None, Lock] = {}  # by namespace, of those whose traces are being made
         self._guard = Lock()
+        self._looked = -math.inf  # for turns that were cut off, by the monotonic clock
         self.fingerprint = trace_fingerprint(model)
         if not any_model:
             self.check_model()
@@ -157,6 +161,9 @@ class MemoryEncoder:
 
     def _close_abandoned(self) -> None:
         """Turns that a crash cut off become interrupted ones, so that their words can be recalled."""
+        if time.monotonic() - self._looked < _LOOK_S:
+            return
+        self._looked = time.monotonic()
         for namespace, memory_id in self._store.abandoned(_ABANDONED_S):
             with suppress(NotFoundError):
                 self._store.complete(namespace, memory_id, "", "interrupted", [])

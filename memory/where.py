@@ -4,7 +4,7 @@
 
     expression = both {"or" both}
     both       = one {"and" one}
-    one        = "not" one | "(" expression ")" | field ":" value
+    one        = "not" one | "(" expression ")" | field (":" | "=") value
     value      = a word without blanks, parentheses or quotes | "words"
 
 In quotes, \\" is a quote and \\\\ a backslash. `not` binds closest, `or` least. `id` takes several ids with
@@ -45,6 +45,7 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _NUMBER = re.compile(r"@([^\s()\"]+)")
 _JOINS = ("and", "or", "not")
+_SIGNS = (":", "=")  # between a field and its value
 
 _FIELDS: dict[str, Callable[[str], Condition]] = {
     "id": lambda value: Ids(tuple(value.split(","))),
@@ -101,7 +102,7 @@ class _Parser:
         """Steps over the word if it comes next."""
         self.skip()
         name = _NAME.match(self.text, self.at)
-        if name is None or name[0].lower() != join or self.text[name.end() : name.end() + 1] == ":":
+        if name is None or name[0].lower() != join or self.text[name.end() : name.end() + 1] in _SIGNS:
             return False
         self.at = name.end()
         return True
@@ -138,7 +139,7 @@ class _Parser:
     def condition(self) -> Condition:
         start = self.at
         name = _NAME.match(self.text, start)
-        if name is None or name[0].lower() in _JOINS or self.text[name.end() : name.end() + 1] != ":":
+        if name is None or name[0].lower() in _JOINS or self.text[name.end() : name.end() + 1] not in _SIGNS:
             raise self.error("expected a condition such as tag:work, `not` or `(`")
         make = _FIELDS.get(name[0].lower())
         if make is None:

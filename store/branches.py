@@ -6,12 +6,15 @@ beyond the memories that are there, since ordinals that erasing has freed are gi
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
 from mnemos.store import words
 from mnemos.store.catalog import now_us
+from mnemos.store.database import Database
 
+_PARENTS = "SELECT id, parent, branched_at FROM session WHERE parent IS NOT NULL"
 Part = tuple[str, int | None]  # a session, and the ordinal up to which its memories count
 
 
@@ -25,9 +28,9 @@ def add_branch(connection: Connection, session_id: str, title: str | None, paren
     )
 
 
-def lineage(connection: Connection, session_id: str) -> list[Part]:
+def lineage(parents: dict[str, tuple[str, int]], session_id: str) -> list[Part]:
     """The session itself, then what it branched from, back to the first."""
-    parents = _parents(connection)
+    parents = dict(parents)
     parts: list[Part] = [(session_id, None)]
     most: int | None = None
     while (found := parents.pop(parts[-1][0], None)) is not None:
@@ -38,24 +41,26 @@ def lineage(connection: Connection, session_id: str) -> list[Part]:
 
 
 def history(
-    connection: Connection, session_id: str, limit: int | None, *, include_hidden: bool
+    database: Database, session_id: str, limit: int | None, *, include_hidden: bool
 ) -> list[words.Row]:
     """The latest exchanges of a session and of what it branched from, oldest first."""
     bound: dict[str, object] = {"limit": -1 if limit is None else limit, "now": now_us()}
+    parts = lineage(_as_parents(database.rows(_PARENTS)), session_id)
     shown = "" if include_hidden else " AND hidden = 0 AND (expires_us IS NULL OR expires_us > :now)"
-    query = text(
-        f"SELECT {words.COLUMNS} FROM memory WHERE ({_of_parts(lineage(connection, session_id), bound)}) AND "
-        f"kind = 'exchange' AND {words.LIVE}{shown} ORDER BY ordinal DESC LIMIT :limit"
+    query = (
+        f"SELECT {words.COLUMNS} FROM memory WHERE ({_of_parts(parts, bound)}) AND kind = 'exchange' AND "
+        f"{words.LIVE}{shown} ORDER BY ordinal DESC LIMIT :limit"
     )
-    return [words.Row(*row) for row in connection.execute(query, bound)][::-1]
+    return [words.Row(*row) for row in database.rows(query, bound)][::-1]
 
 
 def inherited_turns(connection: Connection, session_ids: Iterable[str]) -> dict[str, int]:
     """How many exchanges each branch among the sessions has of those before it."""
     found = {}
-    for session_id in _parents(connection).keys() & set(session_ids):
+    parents = _parents(connection)
+    for session_id in parents.keys() & set(session_ids):
         bound: dict[str, object] = {}
-        parts = _of_parts(lineage(connection, session_id)[1:], bound)
+        parts = _of_parts(lineage(parents, session_id)[1:], bound)
         query = text(f"SELECT count(*) FROM memory WHERE ({parts}) AND kind = 'exchange' AND {words.LIVE}")
         found[session_id] = int(connection.execute(query, bound).scalar_one())
     return found
@@ -123,7 +128,10 @@ def shape(connection: Connection) -> Mapping[str, tuple[str, int]]:
 
 
 def _parents(connection: Connection) -> dict[str, tuple[str, int]]:
-    rows = connection.execute(text("SELECT id, parent, branched_at FROM session WHERE parent IS NOT NULL"))
+    return _as_parents(connection.execute(text(_PARENTS)))
+
+
+def _as_parents(rows: Iterable[Sequence[Any]]) -> dict[str, tuple[str, int]]:
     return {row[0]: (row[1], int(row[2])) for row in rows}
 
 

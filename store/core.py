@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy.exc import DBAPIError
 
 from mnemos.errors import BankKeyError, BankReadOnlyError, BankUnreadableError, NotFoundError
-from mnemos.store import catalog, namespace_schema
+from mnemos.store import catalog, lookups, namespace_schema
 from mnemos.store.crypto import Box, InvalidTag, PlainBox, lookup_tag, new_key, subkey
 from mnemos.store.database import Database
 from mnemos.store.disk import fsync_dir, storage_errors, zero_and_unlink
@@ -119,9 +119,7 @@ class Core:
         """
         if self.relock is None:
             return False
-        with self.catalog.read() as connection:
-            check = catalog.get_meta(connection, "check")
-        if check == self.check:
+        if lookups.meta(self.catalog, "check") == self.check:
             return False
         try:
             self.relock()
@@ -206,8 +204,7 @@ class Core:
     def find(self, name: str) -> Namespace | None:
         """The namespace of that name, if the bank has it."""
         check_namespace(name)
-        with self.catalog.read() as connection:
-            row = catalog.find_namespace(connection, self.name_tag(name))
+        row = lookups.find_namespace(self.catalog, self.name_tag(name))
         if row is None and self.keep_up():
             return self.find(name)
         return None if row is None else self._opened(row)
@@ -222,8 +219,7 @@ class Core:
         return namespace
 
     def by_id(self, namespace_id: str) -> Namespace | None:
-        with self.catalog.read() as connection:
-            row = catalog.namespace_by_id(connection, namespace_id)
+        row = lookups.namespace_by_id(self.catalog, namespace_id)
         if row is None or row.state != "live":
             return None
         try:

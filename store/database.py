@@ -3,7 +3,7 @@
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Database:
         self._key = key
         self._read_only = read_only
         self._lock = threading.RLock()
+        self._raw: Any = None  # the driver's connection, once there is one
         self._engine = create_engine(
             "sqlite://",
             module=sqlcipher3.dbapi2,
@@ -56,6 +57,23 @@ class Database:
         """A connection in a read transaction that ends with the block."""
         with self._lock, self._engine.connect() as connection:
             yield connection
+
+    def rows(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """What one statement reads, in a transaction of its own.
+
+        It goes straight to the driver, in a tenth of the time: for the few that every call begins with.
+        """
+        with self._lock:
+            if self._raw is None:
+                self._engine.connect().close()
+            try:
+                found: list[tuple[Any, ...]] = self._raw.execute(statement, values).fetchall()
+            except sqlcipher3.dbapi2.Error as error:
+                wrapped = DBAPIError.instance(
+                    statement, None, error, sqlcipher3.dbapi2.Error, hide_parameters=True
+                )
+                raise wrapped from error
+            return found
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -113,6 +131,7 @@ class Database:
     def close(self) -> None:
         with self._lock:
             self._engine.dispose()
+            self._raw = None
 
     def _connect(self) -> Any:
         mode = "rwc"
@@ -130,6 +149,7 @@ class Database:
         except BaseException:
             connection.close()
             raise
+        self._raw = connection
         return connection
 
     def _unshared(self) -> str:

@@ -7,10 +7,11 @@ from contextlib import suppress
 from sqlalchemy import Connection
 
 from mnemos.errors import BankUnreadableError, NotFoundError
-from mnemos.store import catalog, words
+from mnemos.store import catalog, lookups, words
 from mnemos.store.catalog import CatalogMemory, Placed
 from mnemos.store.core import Core, Namespace
 from mnemos.store.frames import FrameError, decode_frame
+from mnemos.store.ids import ID_CHARS
 from mnemos.store.keypages import PageRow
 from mnemos.store.records import FrameKind, MemoryRecord
 from mnemos.store.words import Filter, Row, from_us
@@ -23,11 +24,15 @@ def records(core: Core, namespace: Namespace, rows: Sequence[Row]) -> list[Memor
     """Rows of words joined with what the catalog knows of them."""
     if not rows:
         return []
-    with core.catalog.read() as connection:
-        if len(rows) > _WHOLE_NAMESPACE:
-            known = catalog.namespace_memories(connection, namespace.id)
-        else:
-            known = catalog.get_memories(connection, [row.id for row in rows])
+    ids = [row.id for row in rows]
+    if lookups.is_few(ids):
+        known = lookups.memories(core.catalog, ids)
+    else:
+        with core.catalog.read() as connection:
+            if len(rows) > _WHOLE_NAMESPACE:
+                known = catalog.namespace_memories(connection, namespace.id)
+            else:
+                known = catalog.get_memories(connection, ids)
     return [_record(namespace.name, row, known.get(row.id)) for row in rows]
 
 
@@ -65,17 +70,25 @@ def by_id(core: Core, name: str, ids: Sequence[str]) -> list[MemoryRecord]:
     """Memories by their whole ids, in that order. NotFoundError for an unknown namespace."""
     with core.reading():
         found = core.get(name)
-        with found.database.read() as connection:
-            rows = words.select_rows(connection, Filter(ids=list(dict.fromkeys(ids))))
+        wanted = list(dict.fromkeys(ids))
+        if lookups.is_few(wanted):
+            alone = [lookups.row(found.database, each) for each in wanted]
+            rows = [row for row in alone if row is not None]
+        else:
+            with found.database.read() as connection:
+                rows = words.select_rows(connection, Filter(ids=wanted))
         known = {record.id: record for record in records(core, found, rows)}
         return [known[memory_id] for memory_id in ids]
 
 
 def get(core: Core, namespace: Namespace, prefix: str) -> MemoryRecord:
-    with namespace.database.read() as connection:
-        memory_id = words.full_id(connection, prefix)
-        rows = words.select_rows(connection, Filter(ids=[memory_id]))
-    return records(core, namespace, rows)[0]
+    is_whole = len(prefix) == ID_CHARS and prefix.isascii()
+    row = lookups.row(namespace.database, prefix) if is_whole else None
+    if row is None:
+        with namespace.database.read() as connection:
+            memory_id = words.full_id(connection, prefix)
+            rows = words.select_rows(connection, Filter(ids=[memory_id]))
+    return records(core, namespace, rows if row is None else [row])[0]
 
 
 def traced_ids(core: Core, namespace: Namespace) -> list[str]:
@@ -127,8 +140,7 @@ def _read_moving(core: Core, namespace: Namespace, place: Placed, key: bytes | N
 
 def _is_buried(namespace: Namespace, memory_id: str) -> bool:
     """Whether an erase has begun on it: its row goes first, then its frames, then their places."""
-    with namespace.database.read() as connection:
-        return not words.select_rows(connection, Filter(ids=[memory_id]))
+    return lookups.row(namespace.database, memory_id) is None
 
 
 def read_prefix(core: Core, fingerprint: str) -> bytes | None:

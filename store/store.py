@@ -13,6 +13,7 @@ from mnemos.errors import BankError, BankUnreadableError, ErasePendingError
 from mnemos.store import (
     catalog,
     lexical,
+    lookups,
     nearby,
     reading,
     rekeying,
@@ -155,8 +156,8 @@ class Store(TraceStore, ErasingStore, SessionStore, CareStore, BrowsingStore):
 
     def erase_epoch(self) -> int:
         """Rises with every erase, of any process. Whoever caches memories drops them when it moved."""
-        with self._core.reading(), self._core.catalog.read() as connection:
-            epoch = catalog.erase_epoch(connection)
+        with self._core.reading():
+            epoch = lookups.erase_epoch(self._core.catalog)
         if epoch != self._seen_epoch:
             self._core.forget_keys()
             self._seen_epoch = epoch
@@ -174,8 +175,8 @@ class Store(TraceStore, ErasingStore, SessionStore, CareStore, BrowsingStore):
             self._core.ensure(name)
 
     def get_setting(self, key: str) -> str | None:
-        with self._core.reading(), self._core.catalog.read() as connection:
-            return catalog.get_setting(connection, key)
+        with self._core.reading():
+            return lookups.setting(self._core.catalog, key)
 
     def set_setting(self, key: str, value: str) -> None:
         """A setting of the whole bank. It is not encrypted: no words."""

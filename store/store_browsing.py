@@ -4,7 +4,7 @@ import builtins
 from array import array
 from collections.abc import Sequence
 
-from mnemos.store import browsing, reading, restating
+from mnemos.store import browsing, reading, restating, suggesting
 from mnemos.store.browsing import DayCount, TraceCount, Uses
 from mnemos.store.core import Core
 from mnemos.store.records import MemoryRecord
@@ -18,6 +18,13 @@ class BrowsingStore:
     """
 
     _core: Core
+
+    def suggested(self, namespace: str, what: str, prefix: str, limit: int) -> builtins.list[tuple[str, str]]:
+        """Up to `limit` "memories" (id, text), "sessions" (id, title) or "tags" that begin so."""
+        look = {"memories": suggesting.memories, "sessions": suggesting.sessions, "tags": suggesting.tags}
+        with self._core.reading():
+            found = self._core.find(namespace)
+            return [] if found is None else look[what](found.database, prefix, limit)
 
     def ends(self, namespace: str) -> tuple[int, int]:
         """The first and the last ordinal; 0 and 0 where there are none."""

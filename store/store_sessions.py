@@ -58,8 +58,7 @@ class SessionStore:
             found = self._core.find(namespace)
             if found is None:
                 return []
-            with found.database.read() as connection:
-                rows = branches.history(connection, session_id, limit, include_hidden=include_hidden)
+            rows = branches.history(found.database, session_id, limit, include_hidden=include_hidden)
             return reading.records(self._core, found, rows)
 
     def branch_session(
@@ -80,7 +79,7 @@ class SessionStore:
             found = self._core.get(namespace)
             with found.database.write() as connection:
                 parent = words.full_session_id(connection, session_id)
-                past = branches.history(connection, parent, None, include_hidden=True)
+                past = branches.history(found.database, parent, None, include_hidden=True)
                 named = at if before is None else before
                 if named is not None:
                     (row,) = words.select_rows(connection, Filter(ids=[words.full_id(connection, named)]))

@@ -3,7 +3,7 @@
 import builtins
 from collections.abc import Sequence
 
-from mnemos.store import catalog, reading, writing
+from mnemos.store import lookups, reading, writing
 from mnemos.store.core import Core
 from mnemos.store.records import TraceDraft
 
@@ -45,8 +45,9 @@ class TraceStore:
             found = None if namespace is None else self._core.find(namespace)
             if namespace is not None and found is None:
                 return []
-            with self._core.catalog.read() as connection:
-                pairs = catalog.pending_traces(connection, None if found is None else found.id, fingerprint)
+            pairs = lookups.pending_traces(
+                self._core.catalog, None if found is None else found.id, fingerprint
+            )
             names = {row_id: self._core.by_id(row_id) for row_id in {pair[0] for pair in pairs}}
             return [(known.name, pair[1]) for pair in pairs if (known := names[pair[0]]) is not None]
 

@@ -1,29 +1,25 @@
 """What a bank wants done now and then: exchanges that nobody finished, memories whose time is over."""
 
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 
 from mnemos.errors import ErasePendingError
-from mnemos.store import catalog, erasing, planning, words
+from mnemos.store import catalog, erasing, lookups, planning
 from mnemos.store.core import Core, Namespace
 from mnemos.store.retention import get_retention, is_any_past
-from mnemos.store.words import Filter
 
 
 def abandoned(core: Core, older_than_s: float) -> list[tuple[str, str]]:
     """(namespace, memory id) of exchanges that are still open and were begun longer ago than that."""
-    with core.catalog.read() as connection:
-        by_namespace = catalog.open_memories(connection)
-    before = words.from_us(catalog.now_us()) - timedelta(seconds=older_than_s)
+    before_us = catalog.now_us() - round(older_than_s * 1e6)
     found: list[tuple[str, str]] = []
-    for namespace_id, ids in by_namespace.items():
+    for namespace_id, ids in lookups.open_memories(core.catalog).items():
         namespace = core.by_id(namespace_id)
         if namespace is None:
             continue
-        with namespace.database.read() as connection:
-            rows = words.select_rows(connection, Filter(ids=ids, until=before))
-        found += [(namespace.name, row.id) for row in rows if row.status == "open"]
+        rows = [row for row in (lookups.row(namespace.database, each) for each in ids) if row is not None]
+        rows = [row for row in rows if row.status == "open" and row.created_us < before_us]
+        found += [(namespace.name, row.id) for row in sorted(rows, key=lambda row: row.ordinal)]
     return found
 
 

@@ -83,7 +83,7 @@ def _fail(kind: str, message: str, exit_code: int, wants_json: bool) -> int:
 
 def _usage(error: typer.TyperException) -> str:
     """What is wrong with a command line, on one line; a group without a command shows its help before."""
-    message = error.format_message()
+    message = error.format_message().replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     if "\n" in message:
         print(message, end="\n\n", file=sys.stderr)

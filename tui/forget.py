@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnemos.errors import InvalidSelectorError, NotFoundError, UsageError
-from mnemos.tui import console, forms, output, when
+from mnemos.tui import completing, console, forms, output, when
 from mnemos.tui.options import Bank, Json, Model, Namespace, Session, Since, Source, Tags, Until, Where
 from mnemos.tui.receipts import check_writable, save
 
@@ -34,9 +34,24 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
 def forget(
+    named: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ID]...",
+            help="Memories' ids, or prefixes of them.",
+            show_default=False,
+            autocompletion=completing.memory_ids,
+        ),
+    ] = None,
     ids: Annotated[
         list[str] | None,
-        typer.Option("--id", metavar="ID", help="A memory's id or prefix; repeatable.", show_default=False),
+        typer.Option(
+            "--id",
+            metavar="ID",
+            help="The same; repeatable.",
+            show_default=False,
+            autocompletion=completing.memory_ids,
+        ),
     ] = None,
     match: Annotated[
         str | None,
@@ -76,10 +91,11 @@ def forget(
     from mnemos.tui import selecting
     from mnemos.tui.opening import open_bank
 
+    ids = [*(named or ()), *(ids or ())]
     texts = (match, where)
     if not (ids or session or source or tags or since or until or everything or texts != (None, None)):
         raise InvalidSelectorError(
-            "say what to forget: --id, --match, --session, --source, --tag, --since, --until, --where, --all"
+            "say what to forget: an id, --match, --session, --source, --tag, --since, --until, --where, --all"
         )
     if texts == ("-", "-"):
         raise UsageError("standard input can be read once: give --match - or --where -, not both")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mnemos.tui import completing
+
 Bank = Annotated[
     Path | None,
     typer.Option(
@@ -16,7 +18,14 @@ Bank = Annotated[
     ),
 ]
 Namespace = Annotated[
-    str, typer.Option("--namespace", envvar="MNEMOS_NAMESPACE", metavar="NAME", help="Whose memory it is.")
+    str,
+    typer.Option(
+        "--namespace",
+        envvar="MNEMOS_NAMESPACE",
+        metavar="NAME",
+        help="Whose memory it is.",
+        autocompletion=completing.namespaces,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Jsonl = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")]
@@ -43,7 +52,13 @@ MaxTokens = Annotated[
 ]
 Session = Annotated[
     str | None,
-    typer.Option("--session", metavar="ID", help="A session's id or a prefix of it.", show_default=False),
+    typer.Option(
+        "--session",
+        metavar="ID",
+        help="A session's id or a prefix of it.",
+        show_default=False,
+        autocompletion=completing.session_ids,
+    ),
 ]
 Source = Annotated[
     str | None,
@@ -52,7 +67,11 @@ Source = Annotated[
 Tags = Annotated[
     list[str] | None,
     typer.Option(
-        "--tag", metavar="TAG", help="A tag; repeat for several, all must match.", show_default=False
+        "--tag",
+        metavar="TAG",
+        help="A tag; repeat for several, all must match.",
+        show_default=False,
+        autocompletion=completing.tags,
     ),
 ]
 Since = Annotated[
@@ -76,7 +95,12 @@ Where = Annotated[
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most so many.")]
 MemoryId = Annotated[
-    str, typer.Argument(metavar="ID", help="A memory's id or a prefix of 4 characters or more.")
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="A memory's id or a prefix of 4 characters or more.",
+        autocompletion=completing.memory_ids,
+    ),
 ]
 
 # For commands that need no bank: accepted like everywhere, so that scripts can pass them to every command.

@@ -68,8 +68,14 @@ def table(
 def fields(values: Mapping[str, object]) -> None:
     """Names and values, one a line."""
     for name, value in values.items():
-        text = visible(str(value), keep="\n" if sys.stdout.isatty() else "")
+        text = visible(_said(value), keep="\n" if sys.stdout.isatty() else "")
         print(f"{name}\t{text}" if not sys.stdout.isatty() else f"{name:<12} {text}")
+
+
+def _said(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def text(value: str, *, end: str = "") -> None:

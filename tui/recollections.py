@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnemos.errors import UsageError
-from mnemos.tui import console, forms, output, when
+from mnemos.tui import completing, console, forms, output, when
 from mnemos.tui.options import (
     Bank,
     Json,
@@ -234,7 +234,10 @@ def why(
     memory_id: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ID]", help="An exchange's id; the latest exchange without it.", show_default=False
+            metavar="[ID]",
+            help="An exchange's id; the latest exchange without it.",
+            show_default=False,
+            autocompletion=completing.memory_ids,
         ),
     ] = None,
     bank: Bank = None,

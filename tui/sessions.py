@@ -5,12 +5,17 @@ from typing import Annotated
 import typer
 
 from mnemos.errors import NotFoundError, UsageError
-from mnemos.tui import console, forms, output, when
+from mnemos.tui import completing, console, forms, output, when
 from mnemos.tui.forget import DryRun, Yes, show_dry_run, show_plan, show_receipt
 from mnemos.tui.options import Bank, Json, Namespace
 
 SessionId = Annotated[
-    str, typer.Argument(metavar="ID", help="A session's id or a prefix of 4 characters or more.")
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="A session's id or a prefix of 4 characters or more.",
+        autocompletion=completing.session_ids,
+    ),
 ]
 
 
@@ -62,7 +67,11 @@ def branch(
     at: Annotated[
         str | None,
         typer.Option(
-            "--at", metavar="ID", help="The last exchange that the branch shares.", show_default=False
+            "--at",
+            metavar="ID",
+            help="The last exchange that the branch shares.",
+            show_default=False,
+            autocompletion=completing.memory_ids,
         ),
     ] = None,
     title: Annotated[

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mnemos.tui import console, forms, output
+from mnemos.tui import completing, console, forms, output
 from mnemos.tui.options import Bank, Json, MaxTokens, MemoryId, Model, Namespace
 
 
@@ -12,7 +12,12 @@ def whatif(
     memory_id: MemoryId,
     without: Annotated[
         list[str],
-        typer.Option("--without", metavar="ID", help="A memory that is left out; repeatable."),
+        typer.Option(
+            "--without",
+            metavar="ID",
+            help="A memory that is left out; repeatable.",
+            autocompletion=completing.memory_ids,
+        ),
     ],
     max_tokens: MaxTokens = None,
     model: Model = None,

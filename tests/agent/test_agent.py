@@ -170,12 +170,12 @@ def test_reused_working_memory_routes_like_a_fresh_one(
     past = bank.list(session_id=agent.session_id, newest_first=False)
     working = agent._working
     assert working is not None
-    kept, _ = working.route_context(past)
+    kept, _, _ = working.route_context(past)
     again = agent_of(bank, language_model, session=agent.session_id)
     again.run_sync("One more thing.")
     assert again._working is not None
     again._working._tokens, again._working._cache = [], None
-    fresh, _ = again._working.route_context(past)
+    fresh, _, _ = again._working.route_context(past)
     assert kept.length == fresh.length
     assert (kept.k[:, :, : kept.length] - fresh.k[:, :, : kept.length]).abs().max() < 1e-3
 

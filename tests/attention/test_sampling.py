@@ -82,7 +82,8 @@ def test_the_same_tokens_survive_as_in_transformers(
     sampler = Sampler(
         Sampling(temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=penalty, seed=seed)
     )
-    kept, ids = sampler._kept(sampler._penalised(logits, history) / temperature)
+    scores = torch.from_numpy(sampler._penalised(logits.numpy(), history))
+    kept, ids = sampler._kept(scores / temperature)
     assert set(ids.tolist()) == set(torch.isfinite(row[0]).nonzero().flatten().tolist())
     assert torch.allclose(kept, row[0, ids])
 

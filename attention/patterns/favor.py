@@ -72,5 +72,5 @@ def orthogonal_directions(features: int, dim: int, seed: int) -> Tensor:
     basis, upper = torch.linalg.qr(normal)
     # LAPACK's signs depend on the input: only with R's diagonal made positive is every direction as likely.
     directions: Tensor = (basis * upper.diagonal(dim1=-2, dim2=-1).sign()[:, None]).mT.flatten(0, 1)
-    lengths = torch.randn(features, dim, generator=generator, dtype=torch.float64).norm(dim=-1)
+    lengths: Tensor = torch.randn(features, dim, generator=generator, dtype=torch.float64).norm(dim=-1)
     return directions[:features] * lengths[:, None]

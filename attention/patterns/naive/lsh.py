@@ -39,8 +39,7 @@ def mix(mixer: Mixer, x: Tensor, positions: Tensor) -> Tensor:
 def hash_of(mixer: Lsh, query: Tensor, round_: int) -> list[int]:
     """The digits of a query's code in one round."""
     found = []
-    for digit in range(mixer.rotations.shape[2]):
-        sides = [float(query.detach() @ mixer.rotations[:, round_, digit, side]) for side in range(2)]
+    for sides in torch.einsum("d,dks->ks", query.detach(), mixer.rotations[:, round_]).tolist():
         values = [*sides, *(-side for side in sides)]
         found.append(values.index(max(values)))
     return found
@@ -72,14 +71,14 @@ def mix_shown(
             k.append(unit)
             v.append((weights.value.weight @ sequence[index]).view(config.kv_heads, -1))
             at.append(place)
-            heads = []
+            heads, held_k, held_v = [], torch.stack(k), torch.stack(v)
             for head in range(config.heads):
                 keys = shown(raw, head) or [len(at) - 1]
-                products = torch.stack([k[key][head] @ q[-1][head] for key in keys]) / config.head_dim**0.5
+                products = held_k[keys, head] @ q[-1][head] / config.head_dim**0.5
                 if config.position == "alibi":
                     away = products.new_tensor([place - at[key] for key in keys])
                     products = products - plain_slopes(config.heads)[head] * away
-                heads.append(products.softmax(0) @ torch.stack([v[key][head // group] for key in keys]))
+                heads.append(products.softmax(0) @ held_v[keys, head // group])
             out[index] = weights.out.weight @ torch.cat(heads)
         rows.append(torch.stack(out))
     return torch.stack(rows)

@@ -30,29 +30,26 @@ def real_tokens(projections: Projections, x: Tensor, positions: Tensor) -> Token
     config = projections.config
     group = config.heads // config.kv_heads
     indices = [index for index, position in enumerate(positions.tolist()) if position != PADDING]
-    parts: list[list[Tensor]] = [[], [], []]
-    for index in indices:
-        q = (projections.query.weight @ x[index]).view(config.heads, config.head_dim)
-        k = (projections.key.weight @ x[index]).view(config.kv_heads, config.head_dim)
-        v = (projections.value.weight @ x[index]).view(config.kv_heads, config.head_dim)
-        if config.position == "rope":
-            q, k = (turned(heads, int(positions[index]), config.rope_theta) for heads in (q, k))
-        for part, heads in zip(
-            parts, (q, k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)), strict=True
-        ):
-            part.append(heads)
-    shape = (0, config.heads, config.head_dim)
-    q, k, v = (torch.stack(part) if part else x.new_zeros(shape) for part in parts)
-    return Tokens(indices, positions[indices].tolist(), q, k, v)
+    q, k, v = (
+        torch.unflatten(x[indices] @ part.weight.T, -1, (-1, config.head_dim))
+        for part in (projections.query, projections.key, projections.value)
+    )
+    places = positions[indices]
+    if config.position == "rope":
+        q, k = turned(q, places, config.rope_theta), turned(k, places, config.rope_theta)
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    return Tokens(indices, places.tolist(), q, k, v)
 
 
-def turned(heads: Tensor, position: int, theta: float) -> Tensor:
-    """RoPE by complex numbers: `heads [heads, head_dim]`, pair i by position * theta^(-2i / head_dim)."""
+def turned(heads: Tensor, positions: Tensor | int, theta: float) -> Tensor:
+    """RoPE by complex numbers: pair i of `[..., heads, head_dim]` by position * theta^(-2i / head_dim)."""
     dim = heads.shape[-1]
     # The angles are fp32 in the pattern, in every precision of the weights.
-    angles = position * (1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)))
+    frequencies = 1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
+    angles = torch.as_tensor(positions)[..., None, None] * frequencies
     turn = torch.complex(angles.cos(), angles.sin())
-    return torch.view_as_real(torch.view_as_complex(heads.view(len(heads), -1, 2)) * turn).flatten(1)
+    pairs = torch.view_as_complex(torch.unflatten(heads, -1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2)
 
 
 def scores(config: MixerConfig, tokens: Tokens, query: int, keys: list[int], head: int) -> Tensor:

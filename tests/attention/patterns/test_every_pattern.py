@@ -99,7 +99,7 @@ def gradients(
         pytest.param("rope", whole(1), id="rope-1"),
         pytest.param("rope", whole(63), id="rope-63"),
         pytest.param("rope", ragged(65), id="rope-65-ragged"),
-        pytest.param("rope", whole(71), id="rope-71"),
+        pytest.param("rope", whole(37), id="rope-37"),
         pytest.param("alibi", ragged(31), id="alibi-31-ragged"),
         pytest.param("none", whole(29), id="none-29"),
     ],

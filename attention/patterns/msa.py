@@ -45,6 +45,7 @@ from mnemos.attention.patterns.mixer import (
     check_inputs,
     check_state,
 )
+from mnemos.attention.patterns.msa_earlier import read_earlier
 from mnemos.attention.patterns.msa_layer import MsaProjections, OpenDocument, encode, read_bank
 from mnemos.attention.patterns.msa_state import MsaState, go_on
 from mnemos.attention.patterns.pooled_bank import PooledBank
@@ -60,6 +61,7 @@ class Msa(Mixer):
     complexity: ClassVar[Complexity] = Complexity("O(n)", "O(n)", 1.0, 1.0)
     exact_steps: ClassVar[bool] = False  # see above: a piece's last document reads
 
+    every: ClassVar[bool] = False
     checkpoint: bool = False
     documents_per_group: int = 16
 
@@ -103,8 +105,13 @@ class Msa(Mixer):
         whole = (torch.cat((before.x, x), dim=1) if opened else x).flatten(0, 1)
         documents = find_documents(places, self.config.document)
         closed = all_but_last(documents)
-        written, more = self._write(whole, documents, closed)
+        written, more = self._write(whole, documents, closed, attends=not (self.every and before.reads))
         bank, best = pooled_bank.join(before.bank, more, before.best)
+        if self.every and before.reads and len(closed.rows):
+            held = (before.bank_used > 0).sum(dim=1)
+            written = read_earlier(
+                self.projections, whole, documents, closed, bank, held, self.documents_per_group
+            )
         begun = documents.counts > 1  # [batch]: the last document is none that was open
         best = best.masked_fill(begun[:, None], -torch.inf)
         kept = (before.positions != PADDING) & ~begun[:, None]
@@ -134,7 +141,9 @@ class Msa(Mixer):
         routing = last * earlier * self.projections.chunks * config.kv_heads * config.head_dim
         return pairs * config.heads * 2 * self.projections.key_dim + routing
 
-    def _write(self, whole: Tensor, documents: Documents, blocks: Blocks) -> tuple[Tensor, PooledBank]:
+    def _write(
+        self, whole: Tensor, documents: Documents, blocks: Blocks, attends: bool
+    ) -> tuple[Tensor, PooledBank]:
         """Documents alone: [documents, slots, heads * head_dim], and pooled in the rows that they are of."""
         if not len(blocks.rows):
             nothing = self.initial_state(len(documents.counts)).bank
@@ -147,10 +156,12 @@ class Msa(Mixer):
                 strict=True,
             )
             parts = [
-                checkpoint(encode, self.projections, *group, use_reentrant=False, preserve_rng_state=False)
+                checkpoint(
+                    encode, self.projections, *group, attends, use_reentrant=False, preserve_rng_state=False
+                )
                 for group in groups
             ]
             mixed, *pooled = (torch.cat(part) for part in zip(*parts, strict=True))
         else:
-            mixed, *pooled = encode(self.projections, x, local, blocks.there)
+            mixed, *pooled = encode(self.projections, x, local, blocks.there, attends)
         return mixed, pooled_bank.arrange(PooledBank(*pooled), (documents.counts - 1).clamp_min(0))

@@ -41,15 +41,18 @@ class Reading(NamedTuple):
     scores: Tensor  # [batch, documents], with gradients; -inf where nothing asks
 
 
-def encode(projections: MsaProjections, x: Tensor, local: Tensor, there: Tensor) -> tuple[Tensor, ...]:
+def encode(
+    projections: MsaProjections, x: Tensor, local: Tensor, there: Tensor, attends: bool
+) -> tuple[Tensor, ...]:
     """Some documents, each alone: what their tokens come to, then the fields of a `PooledBank`, in a line.
 
     `x [documents, slots, dim]`, the positions in the documents `local [documents, slots]`, and whether the
-    slots hold a token, `there`. The first result is [documents, slots, heads * head_dim].
+    slots hold a token, `there`. The first result is [documents, slots, heads * head_dim]; it is empty where
+    `attends` is False.
     """
     config = projections.config
     q, k, v = projections.split(x, local)
-    mixed = attend(q, k, v, projections.scale).transpose(1, 2).flatten(2)
+    mixed = attend(q, k, v, projections.scale).transpose(1, 2).flatten(2) if attends else x.new_empty(0)
     mean_x, mean_k, mean_v = (
         pooled_bank.pool(states, there, config.pool, projections.chunks)
         for states in (x, k.transpose(1, 2), v.transpose(1, 2))
@@ -62,6 +65,45 @@ def encode(projections: MsaProjections, x: Tensor, local: Tensor, there: Tensor)
     # The projection is linear, so that of a mean is the mean of those of its tokens.
     keys = pooled_bank.routing_keys(projections.router_key(mean_x), config.kv_heads)
     return mixed, mean_k, mean_v, keys, -(-there.sum(dim=1) // config.pool)
+
+
+class Memory(NamedTuple):
+    """What questions read of the bank."""
+
+    k: Tensor  # [questions, kv_heads, keys, key_dim]
+    v: Tensor  # [questions, kv_heads, keys, head_dim]
+    visible: Tensor  # [questions, tokens, keys]
+    best: Tensor  # [questions, documents], without gradient
+    scores: Tensor  # [questions, documents], with gradients
+
+
+def look_up(
+    projections: MsaProjections,
+    x: Tensor,
+    rows: Tensor,
+    bank: PooledBank,
+    used: Tensor,
+    best: Tensor,
+    asks: Tensor,
+) -> Memory:
+    """Routes `x [questions, tokens, dim]` to the bank's documents of the sequences `rows [questions]`.
+
+    `used [questions, documents]` as the bank's, 0 for documents that a question may not read; `best
+    [questions, documents]` from its earlier tokens; `asks [questions, tokens]`.
+    """
+    config = projections.config
+    queries = pooled_bank.fold(projections.router_query(x), config.heads, config.kv_heads)
+    alone = len(bank.keys) == 1  # no copy for each question then
+    routing = bank.keys.expand(len(rows), -1, -1, -1) if alone else bank.keys[rows]
+    with torch.no_grad():
+        similar = pooled_bank.similarities(queries, routing, used)
+    chosen = pooled_bank.select(similar, asks, best, config.top_k)
+    found = pooled_bank.scores(queries, routing, similar, asks)
+    memory = pooled_bank.take(bank, rows, chosen.documents)
+    chunk = torch.arange(projections.chunks, device=x.device)
+    shown = chosen.visible[..., None] & (chunk < memory.used[..., None])[:, None]
+    k, v = (part.flatten(1, 2).transpose(1, 2) for part in (memory.k, memory.v))
+    return Memory(k, v, shown.flatten(2), chosen.best, torch.maximum(found, best))
 
 
 def read_bank(
@@ -97,20 +139,12 @@ def read_bank(
     visible = [opened.kept[rows][:, None].expand(-1, tokens, -1), causal]
     keys, values = [opened.k[rows], k], [opened.v[rows], v]
     if bank is not None and bank.used.shape[1]:
-        queries = pooled_bank.fold(projections.router_query(x), config.heads, config.kv_heads)
-        routing = bank.keys if len(rows) == len(bank.keys) else bank.keys[rows]
-        with torch.no_grad():
-            similar = pooled_bank.similarities(queries, routing, bank.used[rows])
-        chosen = pooled_bank.select(similar, asks, best[rows], config.top_k)
-        found = pooled_bank.scores(queries, routing, similar, asks)
-        scores = scores.index_put((rows,), torch.maximum(found, best[rows]).to(scores.dtype))
-        best = best.index_put((rows,), chosen.best.to(best.dtype))
-        memory = pooled_bank.take(bank, rows, chosen.documents)
-        chunk = torch.arange(projections.chunks, device=x.device)
-        shown = chosen.visible[..., None] & (chunk < memory.used[..., None])[:, None]
-        visible.append(shown.flatten(2))  # [questions, tokens, read * chunks]
-        keys.append(memory.k.flatten(1, 2).transpose(1, 2))
-        values.append(memory.v.flatten(1, 2).transpose(1, 2))
+        memory = look_up(projections, x, rows, bank, bank.used[rows], best[rows], asks)
+        scores = scores.index_put((rows,), memory.scores.to(scores.dtype))
+        best = best.index_put((rows,), memory.best.to(best.dtype))
+        visible.append(memory.visible)
+        keys.append(memory.k)
+        values.append(memory.v)
     mixed = attend(
         q, torch.cat(keys, dim=2), torch.cat(values, dim=2), projections.scale, torch.cat(visible, dim=2)
     )

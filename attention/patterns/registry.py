@@ -24,6 +24,7 @@ _BUILT_IN = (
     "knn",
     "latent",
     "msa",
+    "msa_every",
 )
 """Each is the module of that name, and registers its mixer when it is imported."""
 

@@ -38,20 +38,17 @@ def mix_routed(mixer: Mixer, x: Tensor, positions: Tensor) -> tuple[Tensor, list
             encode(mixer, sequence, places, indices) for indices in cut(places, mixer.config.document)
         ]
         out = dict.fromkeys(range(len(places)), sequence.new_zeros(mixer.config.dim))
-        scores: list[Tensor] = []  # only the last document reads
-        for document in documents:
-            is_question = document is documents[-1]
-            earlier = documents[:-1] if is_question else []
+        scores: list[Tensor] = []
+        for number, document in enumerate(documents):
+            reads = mixer.every or document is documents[-1]
+            earlier = documents[:number] if reads else []
+            scores = [sequence.new_tensor(-torch.inf)] * len(earlier)
             for rank, index in enumerate(document.indices):
                 found = [route(mixer, sequence[index], other) for other in earlier]
-                scores = (
-                    [torch.maximum(*pair) for pair in zip(scores, found, strict=True)] if scores else found
-                )
+                scores = [torch.maximum(*pair) for pair in zip(scores, found, strict=True)]
                 values = [float(score.detach()) for score in scores]
-                best = sorted(range(len(earlier)), key=lambda one: -values[one])
-                out[index] = attend_one(
-                    mixer, document, rank, [earlier[n] for n in best[: mixer.config.top_k]]
-                )
+                best = sorted(range(len(earlier)), key=values.__getitem__, reverse=True)[: mixer.config.top_k]
+                out[index] = attend_one(mixer, document, rank, [earlier[n] for n in best])
         rows.append(torch.stack(list(out.values())))
         all_scores.append(scores)
     return torch.stack(rows), all_scores

@@ -331,7 +331,9 @@ def test_operations_are_those_that_are_counted(
 ) -> None:
     if position == "alibi" and name in WITHOUT_SCORES:
         pytest.skip("has no scores")
-    mixer = build(name, position=position)
+    mixer = build(name, position=position, **({"top_k": 50} if name == "msa_every" else {}))
+    if name == "msa_every":  # documents together are given what any of them reads
+        mixer.documents_per_group = 1
     assert mixer.operations(tokens) == counted_multiply_adds(mixer, tokens, monkeypatch)
 
 
@@ -341,7 +343,7 @@ def exponent(lengths: list[int], costs: list[float]) -> float:
 
 
 def test_operations_grow_as_stated(name: str) -> None:
-    lengths = [2**15, 2**16, 2**17]
+    lengths = [2**17, 2**18, 2**19]
     mixer = build(name)
     grown = exponent(lengths, [float(mixer.operations(length)) for length in lengths])
     assert math.isclose(grown, mixer.complexity.time_exponent, abs_tol=0.02)
@@ -366,6 +368,8 @@ def saved_bytes(mixer: Mixer, tokens: int) -> int:
 
 def test_memory_grows_as_stated(name: str) -> None:
     lengths = [512, 1024, 2048]
+    if name == "msa_every":  # its last document holds what it reads, at most all of so few
+        lengths = [4096, 8192, 16384]
     mixer = build(name, torch.float32)
     grown = exponent(lengths, [float(saved_bytes(mixer, length)) for length in lengths])
     assert math.isclose(grown, mixer.complexity.memory_exponent, abs_tol=0.05)

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mnemos.attention.patterns.contrastive import route_loss
 from mnemos.attention.patterns.mixer import PADDING, MixerConfig
 from mnemos.attention.patterns.msa import Msa
+from mnemos.attention.patterns.msa_every import MsaEvery
 from mnemos.attention.patterns.msa_state import MsaState, reading, writing
 from mnemos.attention.patterns.naive.msa import mix, mix_routed
 
@@ -235,3 +237,66 @@ def test_operations_and_memory_grow_with_the_length() -> None:
     recomputed = [_saved_bytes(mixer, n) for n in lengths]
     assert _exponent(lengths, recomputed) == pytest.approx(1, abs=0.05)  # the question is a fixed part of it
     assert recomputed[-1] < 0.5 * held[-1]
+
+
+def test_every_document_reads_in_groups_of_any_size_and_step_by_step() -> None:
+    torch.manual_seed(1)
+    mixer = MsaEvery(MixerConfig(**_SIZES)).double()
+    x, positions = _ragged()
+    x = x.nan_to_num().requires_grad_()
+    results = []
+    for together in (1, 4, 100):
+        mixer.documents_per_group = together
+        y, _, scores = mixer.forward_routed(x, positions)
+        results.append((y, scores, torch.autograd.grad(y.square().sum(), x)))
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(results[0], results[2])
+    with torch.no_grad():
+        state, parts = mixer.initial_state(4), []
+        for part, places in zip(x.split(5, dim=1), positions.split(5, dim=1), strict=True):
+            piece, state = mixer(part, places, state)
+            parts.append(piece)
+    torch.testing.assert_close(torch.cat(parts, dim=1), results[0][0])
+    assert not torch.allclose(mixer(x, positions)[0], _mixer()(x, positions)[0])
+
+
+def test_documents_that_are_written_do_not_read() -> None:
+    torch.manual_seed(1)
+    mixer = MsaEvery(MixerConfig(**_SIZES)).double()
+    x, positions = _tokens(2, 64)
+    alone = mixer(x.view(8, 16, 12), positions.view(8, 16) % 16)[0]
+    y, state = mixer(x, positions, writing(mixer.initial_state(2)))
+    torch.testing.assert_close(y.view(8, 16, 12), alone)
+    assert isinstance(state, MsaState)
+    assert not state.reads
+
+
+def test_the_router_learns_to_find_the_evidence() -> None:
+    """Questions ask by a vector that only training can match with the one in a document."""
+    mixer = _mixer(dim=16, heads=4, kv_heads=4, head_dim=8, pool=4, top_k=1).float()
+    generator = torch.Generator().manual_seed(4)
+    turn = torch.linalg.qr(torch.randn(16, 16, generator=generator))[0]
+
+    def batch() -> tuple[Tensor, Tensor, Tensor]:
+        keys = torch.randn(32, 8, 16, generator=generator)
+        x = torch.randn(32, 8 * 16 + 1, 16, generator=generator) * 0.2
+        where = torch.arange(8) * 16 + torch.randint(16, (32, 8), generator=generator)
+        x.scatter_(1, where[..., None].expand(-1, -1, 16), keys)
+        asked = torch.randint(8, (32,), generator=generator)
+        x[:, -1] = keys[torch.arange(32), asked] @ turn
+        return x, torch.arange(129).repeat(32, 1), torch.nn.functional.one_hot(asked, 8).bool()
+
+    def recall() -> float:
+        x, positions, evidence = batch()
+        with torch.no_grad():
+            scores = mixer.forward_routed(x, positions)[2]
+        return float(evidence[torch.arange(32), scores.argmax(dim=1)].float().mean())
+
+    assert recall() < 0.5
+    optimizer = torch.optim.Adam(mixer.parameters(), lr=0.01)
+    for _ in range(60):
+        x, positions, evidence = batch()
+        optimizer.zero_grad()
+        route_loss(mixer.forward_routed(x, positions)[2], evidence, 0.1).backward()
+        optimizer.step()
+    assert recall() > 0.8

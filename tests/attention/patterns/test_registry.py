@@ -12,10 +12,10 @@ from mnemos.attention.patterns.mixer import MixerConfig
 
 def test_all_patterns_are_listed() -> None:
     exact = ["dense", "latent"]
-    sparse = ["window", "bigbird", "lsh", "kmeans", "knn", "msa"]
+    sparse = ["window", "bigbird", "lsh", "kmeans", "knn", "msa", "msa_every"]
     summed = ["linear", "favor", "compressive"]
     assert set(exact + sparse + summed) == set(registry.pattern_names())
-    assert len(registry.pattern_names()) == 11
+    assert len(registry.pattern_names()) == 12
 
 
 def test_listing_imports_no_pattern() -> None:

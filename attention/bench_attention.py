@@ -30,7 +30,7 @@ from mnemos.errors import UsageError
 
 LENGTHS_GPU = (2048, 8192, 32768, 131072, 1048576)
 LENGTHS_CPU = (512, 1024, 2048, 4096)
-NEEDLE_STEPS = 300
+NEEDLE_STEPS = 240
 _WEIGHTS = Weights(1.0, 0.1, 1e-4)
 _LONGEST_STEP_S = 60.0  # what is foreseen to take longer is left out
 _ENOUGH_S = 10.0  # of timed steps at one length

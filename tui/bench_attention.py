@@ -48,7 +48,7 @@ def attention(
     needle_steps: Annotated[
         int,
         typer.Option("--needle-steps", min=0, metavar="N", help="Of training before needles are looked for."),
-    ] = 300,
+    ] = 240,
     repetitions: Annotated[
         int, typer.Option("--repetitions", min=1, metavar="N", help="Timed steps of each length.")
     ] = 3,

@@ -230,7 +230,10 @@ def _running(positions: Tensor, read: Tensor | None) -> Tensor:
 
 def _segments(positions: Tensor, last: Tensor) -> list[tuple[int, int, bool]]:
     """(start, stop, whether a document begins at start) of the documents in tokens that follow `last`."""
-    begins = begins_document(positions, last)
+    rows = (positions != PADDING).any(dim=1)  # those of padding alone go along with the others
+    begins = begins_document(positions, last)[rows]
+    if not len(begins):
+        return [(0, positions.shape[1], False)]
     if not torch.equal(begins.any(dim=0), begins.all(dim=0)):
         raise ValueError(
             "going on from a state, documents must begin at the same places in all sequences of a batch; "

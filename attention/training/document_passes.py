@@ -63,6 +63,9 @@ def take_apart(batch: Batch) -> Parts:
     documents, owner, questions = [], [], []
     for row in range(len(batch.tokens)):
         of_row = torch.stack([field[row][there[row]] for field in fields])  # [4, tokens]
+        if not of_row.shape[1]:  # a row of padding
+            questions.append(of_row)
+            continue
         lengths = torch.bincount(number[row][there[row]], minlength=int(last[row]) + 1)
         *before, question = torch.split(of_row, lengths.tolist(), dim=1)
         documents += [document[:3] for document in before]
@@ -73,7 +76,7 @@ def take_apart(batch: Batch) -> Parts:
 
 def _pad(parts: Sequence[Tensor], fields: int) -> Tensor:
     """`[fields, tokens]` each, to `[parts, fields, longest]`."""
-    longest = max((part.shape[1] for part in parts), default=1)
+    longest = max((part.shape[1] for part in parts), default=0) or 1
     filling = torch.tensor([0, PADDING, IGNORED, 0][:fields])
     padded = filling[None, :, None].repeat(len(parts), 1, longest)
     if parts:

@@ -55,6 +55,18 @@ def test_losses_and_gradients_are_those_of_one_pass(layers: tuple[str, ...], gro
         torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-9)
 
 
+def test_a_row_of_padding_has_no_part_in_it() -> None:
+    of, batch = model("window", "msa"), uneven_batch()
+    more = Batch(*(torch.cat((part, part[:1])) for part in dataclasses.astuple(batch)))
+    more.positions[-1], more.targets[-1], more.evidence[-1] = -1, -100, False
+    wanted = gradients(of, batch, 0)
+    for group in (0, 2):
+        found = gradients(of, more, group)
+        assert found[0] == pytest.approx(wanted[0], rel=1e-9)
+        for one, other in zip(found[1], wanted[1], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("group", [0, 2])
 def test_in_bf16_it_comes_close(group: int) -> None:
     of, batch = model("linear", "window", "msa").float(), uneven_batch()

@@ -44,8 +44,11 @@ def attend_in_buckets(
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = (q @ keys.transpose(2, 3)).to(wide) * scale
     scores = scores.masked_fill(~(visible | ~sees[..., None]), -torch.inf)
-    total = scores.logsumexp(dim=-1)
-    out = (scores - total[..., None]).exp().to(v.dtype) @ values
+    largest = scores.detach().amax(dim=-1, keepdim=True)
+    weights = (scores - largest).exp()
+    total = weights.sum(dim=-1)
+    out = (weights.to(v.dtype) @ values) / total[..., None].to(v.dtype)
+    total = total.log() + largest[..., 0]
     out = out.masked_fill(~sees[..., None], 0.0).flatten(1, 2)[:, :tokens]
     total = total.masked_fill(~sees, -torch.inf).flatten(1, 2)[:, :tokens]
     back = order.argsort(dim=1)

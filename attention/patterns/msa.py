@@ -1,12 +1,13 @@
 """Memory Sparse Attention (MSA, arXiv 2603.23516): documents encoded alone, of which a router picks a few.
 
 A sequence is documents, then a question (working memory), told apart by their positions (`documents.py`); the
-question is the last document. Each document attends to itself only, and leaves the means of its K, V and
-routing keys over chunks of `pool` tokens. A token of the question attends to the question so far and to the
-pooled chunks of the `top_k` documents that score highest for the question so far (`pooled_bank.py`), out of
-all documents. Gradients reach what was read through the attention; the router gets its own from the scores
-(`contrastive.py`). Documents lie side by side at positions from 0, and the question starts at `top_k`. With
-ALiBi, memories are as far away as the question's start.
+question is the last document. After `document` tokens a document ends and another begins, a question too.
+Each document attends to itself only, and leaves the means of its K, V and routing keys over chunks of `pool`
+tokens. A token of the question attends to the question so far and to the pooled chunks of the `top_k`
+documents that score highest for the question so far (`pooled_bank.py`), out of all documents. Gradients reach
+what was read through the attention; the router gets its own from the scores (`contrastive.py`), and none
+otherwise. Documents lie side by side at positions from 0, and the question starts at `top_k`. With ALiBi,
+memories are as far away as the question's start.
 
 n tokens cost n * document for the documents and document * n / pool for routing, so time and memory grow
 with n. To hold less than all documents' activations while training:

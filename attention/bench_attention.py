@@ -22,6 +22,7 @@ from mnemos.attention.patterns.registry import pattern_names
 from mnemos.attention.power_law import fit
 from mnemos.attention.training.batches import Batch
 from mnemos.attention.training.distributed import Place
+from mnemos.attention.training.document_passes import reads_in_groups
 from mnemos.attention.training.needle import NeedleSizes, NeedleTask
 from mnemos.attention.training.objective import Weights, objective
 from mnemos.attention.training.recall import needle_recall
@@ -115,7 +116,7 @@ def _measure(
                 measured.stopped_by = "time"
                 break
         batch = sequence(task, length).to(device)
-        group = _GROUPED if model.reads_documents and length > _WHOLE_UPTO[device.type] else 0
+        group = _GROUPED if length > _WHOLE_UPTO[device.type] and reads_in_groups(model) else 0
         try:
             step = _stepper(model, optimiser, batch, group, sizes, device)
             step()

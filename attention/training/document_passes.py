@@ -44,12 +44,18 @@ class QuestionPass(NamedTuple):
     documents: TokenLoss  # sums over the documents read here
 
 
+def reads_in_groups(model: HybridModel) -> bool:
+    """Whether documents meet in its routed layers alone, and there only in the question."""
+    routed = [layer.mixer for layer in model.hybrid_layers if layer.is_routed]
+    return bool(routed) and all(isinstance(mixer, Msa) and not mixer.every for mixer in routed)
+
+
 def check_model(model: HybridModel) -> None:
-    """Raises UsageError for a model without a layer that reads documents as they were left."""
-    if not any(isinstance(layer.mixer, Msa) for layer in model.hybrid_layers):
+    """Raises UsageError for a model whose documents can't be read a group at a time."""
+    if not reads_in_groups(model):
         raise UsageError(
-            "documents are read one group at a time only for a pattern with msa in it; "
-            "add it to --pattern, or leave out --documents-per-group"
+            "documents are read one group at a time only for a pattern with msa in it, and no other that "
+            "routes; change --pattern, or leave out --documents-per-group"
         )
 
 

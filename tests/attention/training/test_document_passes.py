@@ -110,6 +110,8 @@ def test_what_it_cannot_do_is_said() -> None:
         from mnemos.attention.training.document_passes import check_model
 
         check_model(model("dense", "window"))
+    with pytest.raises(UsageError, match="no other that routes"):
+        check_model(model("msa", "msa_every"))
     batch = uneven_batch()
     longer = dataclasses.replace(_MIXER, document=8)
     of = HybridModel(HybridConfig(vocab=60, layers=("msa",), mixer=longer, mlp_width=24)).double()

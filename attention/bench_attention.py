@@ -35,7 +35,7 @@ NEEDLE_STEPS = 240
 _WEIGHTS = Weights(1.0, 0.1, 1e-4)
 _LONGEST_STEP_S = 60.0  # what is foreseen to take longer is left out
 _ENOUGH_S = 10.0  # of timed steps at one length
-_GROUPED = 16  # documents whose activations are held at once, where a sequence is too long for all
+_GROUPED = 64  # documents whose activations are held at once, where a sequence is too long for all
 _WHOLE_UPTO = {"cpu": 65_536, "cuda": 262_144}  # tokens
 _RECALL_SAMPLES = 64
 

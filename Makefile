@@ -9,7 +9,7 @@ DEMO_BANK := build/demo-bank
 # Triton warns where this is unset, and the tests take warnings for errors.
 export TRITON_DEFAULT_FP_FUSION ?= 1
 
-.PHONY: help install demo chat screenshots test test-all check gpu clean
+.PHONY: help install demo chat screenshots test test-all check gpu gpu-attention clean
 
 help:
 	@echo "make demo      three processes over one bank: told, asked, made to forget, asked again"
@@ -18,6 +18,7 @@ help:
 	@echo "make test      checks and the fast tests"
 	@echo "make test-all  checks and every test that this machine can run"
 	@echo "make check     lint, format, types and import rules alone"
+	@echo "make gpu-attention  every attention pattern on a CUDA device: speed, memory and recall by length"
 	@echo "make gpu       the tests that need a CUDA device, then the kernels timed beside their rivals"
 
 install: $(INSTALLED)
@@ -62,6 +63,14 @@ gpu: $(INSTALLED)
 	  $(RUN)/python -m mnemos.attention.kernels.bench --json build/kernels.json; \
 	else \
 	  echo "No CUDA device here. 'make test' runs the kernels in Triton's interpreter and compiles them for sm_80 and sm_90."; \
+	fi
+
+gpu-attention: $(INSTALLED)
+	@if $(RUN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
+	  mkdir -p build && $(RUN)/mnemos bench attention --lengths 2k,8k,32k,128k,1m --plot build/attention.png --overwrite \
+	    --json > build/attention.json && echo "build/attention.json, build/attention.png"; \
+	else \
+	  echo "No CUDA device here. 'mnemos bench attention' measures at shorter lengths on the CPU."; \
 	fi
 
 clean:

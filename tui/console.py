@@ -1,9 +1,11 @@
 """What people see beside the data: stderr, prompts, progress and exit codes. No other module writes there."""
 
 import json
+import math
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -18,6 +20,8 @@ from mnemos.tui import settings
 DEBUG_ENV = "MNEMOS_DEBUG"
 INTERRUPTED = 130
 MAX_INPUT_BYTES = 16 * 1024 * 1024  # of one text on standard input; the bank's own limit is lower
+
+_LIVE_S, _PIPED_S = 0.2, 15.0  # between two lines of one that is live
 
 is_quiet = False  # set by `--quiet`
 _WITHOUT_SETTINGS = ("config", "help", "-h", "--help", "--version")  # they work beside a broken settings file
@@ -180,6 +184,34 @@ def require_person(what_instead: str) -> None:
     """Raises UsageError, with what to do instead, where nobody can be asked."""
     if not is_interactive():
         raise UsageError(f"there is no terminal to confirm on; {what_instead}")
+
+
+@contextmanager
+def live_line() -> Iterator[Callable[[str], None]]:
+    """A line on stderr that is written anew each time; where it is no terminal, now and then as a new one."""
+    if is_quiet:
+        yield lambda _line: None
+        return
+    shown_s, is_terminal = -math.inf, sys.stderr.isatty()
+
+    def show(line: str) -> None:
+        nonlocal shown_s
+        now = time.monotonic()
+        if now - shown_s < (_LIVE_S if is_terminal else _PIPED_S):
+            return
+        shown_s = now
+        if not is_terminal:
+            say(line)
+            return
+        width = max(os.get_terminal_size(sys.stderr.fileno()).columns - 1, 1)
+        sys.stderr.write(f"\r{visible(line)[:width]}\x1b[K")
+        sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        if is_terminal and shown_s > -math.inf:
+            sys.stderr.write("\n")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from mnemos.tui import (
     ask,
     audit,
     banks,
+    bench_attention,
     bench_scale,
     benches,
     browse,
@@ -139,10 +140,13 @@ settings.command("set")(config.set_)
 settings.command("unset")(config.unset)
 settings.command("path")(config.path)
 
+app.add_typer(train.train)
+
 bench = _group("bench", "Measure this machine.")
 bench.command("decode")(benches.decode)
 bench.command("paging")(benches.paging)
 bench.command("agent")(benches.agent)
+bench.command("attention")(bench_attention.attention)
 bench.command("erase")(benches.erase)
 bench.command("ingest")(benches.ingest)
 bench.command("soak")(benches.soak)

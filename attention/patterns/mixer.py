@@ -1,8 +1,8 @@
 """An attention pattern as the model around it sees it: tokens mixed with earlier ones."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, fields, is_dataclass
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,22 @@ class MixerConfig:
     pool: int = 64
     top_k: int = 4
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where a size makes no sense for any pattern."""
+        for field in fields(self):
+            value, least = getattr(self, field.name), int(field.name not in _MAY_BE_ZERO)
+            if isinstance(value, int) and field.name != "seed" and value < least:
+                raise ValueError(f"{field.name} must be at least {least}, not {value}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.position not in ("rope", "alibi", "none"):
+            raise ValueError(f"position must be 'rope', 'alibi' or 'none', not {self.position!r}")
+        if self.position == "rope" and self.head_dim % 2:
+            raise ValueError(f"RoPE turns pairs of numbers: head_dim must be even, not {self.head_dim}")
+
+
+_MAY_BE_ZERO = {"sinks", "random_blocks", "global_blocks"}
+
 
 @dataclass(frozen=True, slots=True)
 class Complexity:
@@ -59,11 +75,19 @@ class Complexity:
 
 
 class MixerState:
-    """What a mixer keeps of the tokens before, for one batch. Subclasses hold the tensors."""
+    """What a mixer keeps of the tokens before, for one batch. Subclasses are dataclasses of tensors.
+
+    A call never writes into the state that it was given, so one state can be gone on from twice.
+    """
 
     def bytes(self) -> int:
         """Bytes of all tensors kept."""
-        raise NotImplementedError
+        assert is_dataclass(self)
+        values = (getattr(self, field.name) for field in fields(self))
+        return sum(value.nbytes for value in values if isinstance(value, Tensor))
+
+
+StateKind = TypeVar("StateKind", bound=MixerState)
 
 
 class Mixer(nn.Module, ABC):
@@ -125,3 +149,18 @@ def check_inputs(config: MixerConfig, x: Tensor, positions: Tensor) -> None:
             f"positions must be int64 of shape {list(x.shape[:2])}, "
             f"not {positions.dtype} of {list(positions.shape)}"
         )
+
+
+def check_state(state: MixerState, kind: type[StateKind], batch: int) -> StateKind:
+    """The state as the kind that a mixer expects.
+
+    Raises:
+        ValueError: it is another mixer's, or of another number of sequences.
+    """
+    if not isinstance(state, kind):
+        raise ValueError(f"the state must be this mixer's own {kind.__name__}, not a {type(state).__name__}")
+    assert is_dataclass(state)
+    first = next(value for field in fields(state) if isinstance(value := getattr(state, field.name), Tensor))
+    if len(first) != batch:
+        raise ValueError(f"the state is of {len(first)} sequences and x of {batch}; they must agree")
+    return state

@@ -1,0 +1,1 @@
+"""Training of small hybrid models: data, losses, schedules, checkpoints and the loop over them."""

@@ -37,6 +37,7 @@ from mnemos.memory.router import fuse
 from mnemos.memory.training_capture import Captured, StateCapturer
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)  # of the signal, tried
+_NEAR_BEST = 0.004  # of quality: the questions to choose by are few
 _STOPPED_BY = 5  # one training conversation of so many
 _NAMES = (*(str(k) for k in KS), "mrr")
 
@@ -229,10 +230,17 @@ class Finder:
         return (alone + beside) / 2
 
     def choose(self, query: Side, memory: Side) -> float:
-        """The weight that ranks best; the smaller of equals."""
+        """The smallest weight that ranks about as well as the best one."""
         near = self._near(query, memory)
-        reached = [self._mean(near, lambda p, v, w=weight: self._fused(p, v, w)) for weight in WEIGHTS]  # type: ignore[misc]
-        return WEIGHTS[max(range(len(WEIGHTS)), key=lambda at: (round(reached[at], 4), -at))]
+
+        def beside(weight: float) -> float:
+            weights = {**self._weights, "vector": weight}
+            return self._mean(near, lambda probe, each: _fused(probe, self._heads, weights, each))
+
+        reached = [beside(weight) for weight in WEIGHTS]
+        return next(
+            weight for weight, each in zip(WEIGHTS, reached, strict=True) if each >= max(reached) - _NEAR_BEST
+        )
 
     def measured(self, query: Side, memory: Side, weight: float) -> dict[str, dict[str, dict[str, float]]]:
         """Recall at `KS` and mean reciprocal rank: by router, then by file and their `mean`."""

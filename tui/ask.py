@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 def ask(
     text: Annotated[str, typer.Argument(metavar="TEXT|-", help="The message, or - to read standard input.")],
     session: Session = None,
+    incognito: Annotated[
+        bool, typer.Option("--incognito", help="Recall, but remember nothing of it.")
+    ] = False,
     max_tokens: MaxTokens = None,
     model: Model = None,
     bank: Bank = None,
     namespace: Namespace = "default",
     json: Json = False,
 ) -> None:
-    """Ask or tell one thing. The exchange is remembered."""
+    """Ask or tell one thing. The exchange is remembered, unless it is incognito."""
     from mnemos.tui.opening import catch_up, load_model, open_bank
 
     words = console.text_or_stdin(text)
@@ -33,7 +36,7 @@ def ask(
         loaded = load_model(model)
         agent = make_agent(opened, namespace, loaded, session_id, max_tokens)
         catch_up(opened, loaded, namespace)
-        reply = stream_reply(agent, words, quietly=json)
+        reply = stream_reply(agent, words, quietly=json, incognito=incognito)
     if json:
         output.document(forms.reply(reply))
 

@@ -196,3 +196,13 @@ def test_the_plain_chat_has_the_commands_of_the_app(
     assert again["id"] == first["id"] and again["without"] == [pear["id"]]
     assert pear["id"] not in [each["id"] for each in again["memories"]]
     assert mnemos("memory", "whatif", pear["id"], "--without", pear["id"]).code == 2
+
+
+def test_an_incognito_question_recalls_and_leaves_nothing(mnemos: Command) -> None:
+    mnemos("remember", FACT)
+    before = mnemos("memory", "stats", "--json").json["memories"]
+    asked = mnemos("ask", "Where does my sister Clara work?", *SHORT, "--incognito", "--json").json
+    assert [each["text"] for each in asked["memories"]] == [FACT]
+    assert asked["exchange"] is None and asked["stored"] == []
+    assert mnemos("memory", "stats", "--json").json["memories"] == before
+    assert mnemos("session", "list", "--json").json["sessions"] == []

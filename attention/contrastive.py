@@ -127,7 +127,8 @@ def first_rows(haystacks: Sequence[Haystack], dims: int, seed: int) -> Tensor:
     values, axes = values.flip(0)[:dims].clamp_min(1e-8), axes.flip(1)[:, :dims]
     generator = torch.Generator().manual_seed(seed)
     rotation = torch.linalg.qr(torch.randn(dims, dims, generator=generator))[0]
-    return rotation @ (axes * (values / values[0]).pow(-0.25)).T
+    rows: Tensor = rotation @ (axes * (values / values[0]).pow(-0.25)).T
+    return rows
 
 
 def fit(

@@ -105,8 +105,9 @@ def projected(states: Tensor, side: Side) -> Tensor:
 
 def to_int8(vectors: Tensor) -> Tensor:
     """Vectors of length one at the one scale of all."""
-    scale = 127 * vectors.shape[-1] ** 0.5 / _SPREAD
-    return (vectors * scale).round().clamp(-127, 127).to(torch.int8)
+    scale = 127 * float(vectors.shape[-1]) ** 0.5 / _SPREAD
+    codes: Tensor = (vectors * scale).round().clamp(-127, 127).to(torch.int8)
+    return codes
 
 
 def similarity(query: Tensor, memories: Tensor) -> Tensor:

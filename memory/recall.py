@@ -36,7 +36,6 @@ _SPARE = 6  # memories scored beyond k, in place of those that repeat the messag
 
 if TYPE_CHECKING:
     from mnemos.memory.vector_index import VectorIndex
-    from mnemos.memory.vectors_held import Codes
 
 _WORD = re.compile(r"\w+")
 _SPAN_SHARE = 0.5  # of the mass of a memory's best span, for another span to be read too
@@ -74,7 +73,11 @@ class Recaller:
         self.model = model
         self._store = store
         self._prepare(store, model)
-        self.vectors = self._vector_index()
+        self.vectors: VectorIndex | None = None
+        if self._projection is not None:
+            from mnemos.memory.vector_index import index_of  # faiss takes a while to load
+
+            self.vectors = index_of(store, self._projection)
         self._router = Router(store, self.routes, model, self.vectors)
         self.epoch = store.erase_epoch()
         self.last_recalls: deque[RecallCost] = deque(maxlen=_RECALLS_KEPT)
@@ -98,25 +101,6 @@ class Recaller:
             read_many=self.kv_source.read_many,
         )
         self.routes = RouteIndex(store.get_routes, decode_route)
-
-    def _vector_index(self) -> "VectorIndex | None":
-        """The vectors of the model's trained router, if it has one."""
-        projection = self._projection
-        if projection is None:
-            return None
-        from mnemos.memory.vector_index import VectorIndex  # faiss takes a while to load
-
-        def read(namespace: str, ids: Sequence[str]) -> "Mapping[str, Codes]":
-            records = {
-                each: decode_route(data) for each, data in self._store.get_routes(namespace, ids).items()
-            }
-            return {
-                memory_id: record.vectors.numpy()
-                for memory_id, record in records.items()
-                if record.vectors is not None and record.form == projection.form
-            }
-
-        return VectorIndex(self._store, read, projection.form, projection.centroids.numpy())
 
     def close(self) -> None:
         """Overwrite and let go of everything held."""

@@ -11,9 +11,12 @@ from typing import Protocol
 
 import numpy as np
 
+from mnemos.attention.memory_codec import decode_route
+from mnemos.attention.projection import Projection
 from mnemos.errors import BankFullError, BankLockedError, NotFoundError
 from mnemos.memory.vectors_held import Codes, HeldVectors
 from mnemos.store.shards import Shard
+from mnemos.store.store import Store
 
 _SAVE_MEMORIES = 256  # new ones that make up a write of their shards
 _READ_MEMORIES = 1024  # whose frames are read at once
@@ -118,3 +121,17 @@ class VectorIndex:
         with suppress(BankLockedError, BankFullError, NotFoundError):
             self._store.put_vectors(namespace, self._form, self._centroids.shape[1], vectors)
             held.unsaved.clear()
+
+
+def index_of(store: Store, projection: Projection) -> VectorIndex:
+    """The index of a bank's vectors by one projection."""
+
+    def read(namespace: str, ids: Sequence[str]) -> Mapping[str, Codes]:
+        records = {each: decode_route(data) for each, data in store.get_routes(namespace, ids).items()}
+        return {
+            memory_id: record.vectors.numpy()
+            for memory_id, record in records.items()
+            if record.vectors is not None and record.form == projection.form
+        }
+
+    return VectorIndex(store, read, projection.form, projection.centroids.numpy())

@@ -13,9 +13,11 @@ of the namespace's database, so that both go in the transaction that takes a mem
 left is written to a new file under a new key first, and the old file is overwritten after.
 """
 
+import base64
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, text
@@ -25,7 +27,7 @@ from mnemos.store.catalog import chunks
 from mnemos.store.core import Core, Namespace
 from mnemos.store.crypto import NONCE_BYTES, Box, InvalidTag, new_key
 from mnemos.store.disk import check_room, fsync_dir, make_folder, write_all, zero_and_unlink
-from mnemos.store.ids import id_from_bytes, id_to_bytes, new_id
+from mnemos.store.ids import ID_CHARS, id_to_bytes, new_id
 
 SHARD_VECTORS = 8192
 MEMORY_VECTORS = 4  # of one memory at most
@@ -34,6 +36,8 @@ VERSION = 1
 _MAGIC = b"MNSH"
 _HEAD = struct.Struct("<4sBBH")
 _ID_BYTES = 16
+_PADDING = bytes(4)  # makes an id as long as whole groups of base32
+_PADDED_CHARS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,17 @@ def rows(connection: Connection, blocks: Iterable[int] | None = None) -> list[Sh
 
 def read(core: Core, namespace: Namespace, row: ShardRow) -> Shard:
     """What a shard holds. BankUnreadableError when it is missing, damaged or of another version."""
+    body = _body(core, namespace, row)
+    step = _ID_BYTES + row.stride
+    starts = range(0, len(body), step)
+    padded = b"".join(body[at : at + _ID_BYTES] + _PADDING for at in starts)
+    text = base64.b32encode(padded).decode("ascii").lower()  # all at once: one by one takes longest of all
+    ids = tuple(text[at : at + ID_CHARS] for at in range(0, len(text), _PADDED_CHARS))
+    return Shard(ids, b"".join(body[at + _ID_BYTES : at + step] for at in starts))
+
+
+def _body(core: Core, namespace: Namespace, row: ShardRow) -> bytes:
+    """Entries as they lie in a shard. BankUnreadableError when it is missing, damaged or of another form."""
     path = core.index_path(namespace.id) / f"{row.id}.shard"
     try:
         data = path.read_bytes()
@@ -86,10 +101,7 @@ def read(core: Core, namespace: Namespace, row: ShardRow) -> Shard:
             raise _unreadable(row, "damaged") from None
     if len(body) != row.entries * (_ID_BYTES + stride):
         raise _unreadable(row, "not as long as it should be")
-    step = _ID_BYTES + stride
-    starts = range(0, len(body), step)
-    ids = tuple(id_from_bytes(body[at : at + _ID_BYTES]) for at in starts)
-    return Shard(ids, b"".join(body[at + _ID_BYTES : at + step] for at in starts))
+    return body
 
 
 def put(core: Core, namespace: Namespace, form: str, stride: int, vectors: Mapping[str, bytes]) -> int:
@@ -115,8 +127,15 @@ def put(core: Core, namespace: Namespace, form: str, stride: int, vectors: Mappi
         for block, fresh in by_block.items():
             held = _entries(core, namespace, kept[block]) if block in kept else {}
             alive = _blocks_of(connection, held)
-            held = {memory_id: data for memory_id, data in held.items() if memory_id in alive}
-            _replace(core, namespace, connection, block, form, stride, held | fresh)
+            held = {memory_id: data for memory_id, data in held.items() if memory_id in alive} | fresh
+            packed = [
+                id_to_bytes(memory_id) + data[at : at + stride]
+                for memory_id, data in held.items()
+                for at in range(0, len(data), stride)
+            ]
+            _replace(
+                core, namespace, connection, ShardRow(block, "", form, stride, len(packed), None), packed
+            )
         _sync_folder(core, namespace)
     sweep(core, namespace)
     return len(placed)
@@ -132,12 +151,14 @@ def take_out(core: Core, namespace: Namespace, connection: Connection, ids: Iter
     """Writes anew, without these memories, every shard that may hold one. A part of the transaction that
     removes their rows, while these are still there. A shard that can't be read goes whole.
     """
-    doomed = set(ids)
-    for row in rows(connection, set(_blocks_of(connection, doomed).values())):
-        held = _entries(core, namespace, row)
-        left = {memory_id: data for memory_id, data in held.items() if memory_id not in doomed}
+    held = set(ids)
+    doomed = {id_to_bytes(memory_id) for memory_id in held}
+    for row in rows(connection, set(_blocks_of(connection, held).values())):
+        left = []
+        with suppress(BankUnreadableError):
+            left = [each for each in _packed(core, namespace, row) if each[:_ID_BYTES] not in doomed]
         if left:
-            _replace(core, namespace, connection, row.block, row.form, row.stride, left)
+            _replace(core, namespace, connection, row, left)
         else:
             connection.execute(text("DELETE FROM shard WHERE block = :block"), {"block": row.block})
     _sync_folder(core, namespace)
@@ -177,14 +198,14 @@ def is_clear_of(core: Core, namespace: Namespace, ids: Iterable[str], blocks: It
     """Whether no file of the index holds these memories; shards of those blocks, or of all, are read. False
     where one can't be.
     """
-    gone = set(ids)
+    gone = {id_to_bytes(memory_id) for memory_id in ids}
     with namespace.database.read() as connection:
         left = rows(connection, blocks)
     try:
-        held = [gone & set(read(core, namespace, row).ids) for row in left]
+        is_clear = not any(each[:_ID_BYTES] in gone for row in left for each in _packed(core, namespace, row))
     except BankUnreadableError:
         return False
-    return not any(held) and not strays(core, namespace)
+    return is_clear and not strays(core, namespace)
 
 
 def readable(core: Core, namespace: Namespace, form: str, stride: int) -> Iterator[Shard]:
@@ -211,23 +232,18 @@ def _entries(core: Core, namespace: Namespace, row: ShardRow) -> dict[str, bytes
     return held
 
 
+def _packed(core: Core, namespace: Namespace, row: ShardRow) -> list[bytes]:
+    """Entries, each an id and a vector."""
+    body, step = _body(core, namespace, row), _ID_BYTES + row.stride
+    return [body[at : at + step] for at in range(0, len(body), step)]
+
+
 def _replace(
-    core: Core,
-    namespace: Namespace,
-    connection: Connection,
-    block: int,
-    form: str,
-    stride: int,
-    held: Mapping[str, bytes],
+    core: Core, namespace: Namespace, connection: Connection, row: ShardRow, packed: Sequence[bytes]
 ) -> None:
-    """A new file under a new key, synced, and the block's row for it."""
+    """A new file under a new key, synced, and the block's row for it; form and stride are those of `row`."""
     shard_id, key = new_id(), new_key() if core.encrypted else None
-    parts = [
-        id_to_bytes(memory_id) + data[at : at + stride]
-        for memory_id, data in held.items()
-        for at in range(0, len(data), stride)
-    ]
-    head, body = _HEAD.pack(_MAGIC, VERSION, int(core.encrypted), stride), b"".join(parts)
+    head, body = _HEAD.pack(_MAGIC, VERSION, int(core.encrypted), row.stride), b"".join(packed)
     context = head + shard_id.encode("ascii")
     sealed = bytes(NONCE_BYTES) + body if key is None else Box(key).seal(body, context)
     folder = core.index_path(namespace.id)
@@ -243,7 +259,14 @@ def _replace(
             "INSERT OR REPLACE INTO shard (block, id, form, stride, entries, key) "
             "VALUES (:block, :id, :form, :stride, :entries, :key)"
         ),
-        {"block": block, "id": shard_id, "form": form, "stride": stride, "entries": len(parts), "key": key},
+        {
+            "block": row.block,
+            "id": shard_id,
+            "form": row.form,
+            "stride": row.stride,
+            "entries": len(packed),
+            "key": key,
+        },
     )
 
 

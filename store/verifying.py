@@ -1,14 +1,14 @@
 """Holding catalog, words, frames, keys and the lexical index against each other, both ways."""
 
 import json
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable
 from functools import partial
 
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mnemos.errors import BankError, BankUnreadableError
-from mnemos.store import catalog, catalog_schema, shards, words
+from mnemos.store import catalog, catalog_schema, words
 from mnemos.store.catalog import CatalogMemory, Placed
 from mnemos.store.core import Core, Namespace
 from mnemos.store.frames import FrameError, check_frame, decode_frame, decode_header
@@ -16,6 +16,7 @@ from mnemos.store.payload import unpack_text
 from mnemos.store.receipts import broken_link, verify_receipt
 from mnemos.store.records import VerifyReport
 from mnemos.store.segments import SEGMENT_HEADER_BYTES
+from mnemos.store.shard_checks import check_shards, stray_folders
 from mnemos.store.verify_findings import Findings, OnProgress
 from mnemos.store.words import Filter, Row
 from mnemos.store.writing import bank_key
@@ -102,35 +103,11 @@ def _namespace(core: Core, namespace_id: str, deep: bool, erased: set[str], foun
     found.count("indexes")
     if mismatch is not None:
         found.add("index-mismatch", namespace_id, mismatch)
-    _shards(core, namespace, memories, erased, found)
+    check_shards(core, namespace, memories.keys(), erased, found)
     lost = {word.id for word in known.values() if word.status == "damaged"}
     for memory_id in sorted(lost):
         found.quarantine(memory_id, "its words are lost; `forget` it, or put a copy of the bank back")
     _frames(core, namespace, memories, known, frames, deep, waiting | lost, found)
-
-
-def _shards(
-    core: Core,
-    namespace: Namespace,
-    memories: Mapping[str, CatalogMemory],
-    erased: Set[str],
-    found: Findings,
-) -> None:
-    """Vectors are of memories that are there, and every file of them is known."""
-    with namespace.database.read() as connection:
-        rows = shards.rows(connection)
-    for row in rows:
-        found.count("shards")
-        try:
-            held = set(shards.read(core, namespace, row).ids)
-        except BankUnreadableError as error:
-            found.add("corrupt-shard", row.id, str(error))
-            continue
-        for memory_id in sorted(held - memories.keys()):
-            kind = "present-though-erased" if memory_id in erased else "stale-shard"
-            found.add(kind, memory_id, f"shard {row.id} holds a vector of a memory that is gone")
-    for name in shards.strays(core, namespace):
-        found.add("orphan-file", f"index/{namespace.id}/{name}", "no row of the namespace owns it")
 
 
 def being_erased(core: Core) -> set[str]:
@@ -278,14 +255,6 @@ def _gap(core: Core, number: int, start: int, end: int, found: Findings) -> None
     at = first_stray_byte(core, number, start, end)
     if at is not None:
         found.add("orphan-frame", core.segments.name(number).name, f"bytes at {at:,} that no row knows of")
-
-
-def stray_folders(core: Core, known: Set[str]) -> list[str]:
-    """Names in the index folder that are no namespace's."""
-    folder = core.path / "index"
-    if not folder.is_dir():
-        return []
-    return sorted(path.name for path in folder.iterdir() if path.name not in known)
 
 
 def first_stray_byte(core: Core, number: int, start: int, end: int) -> int | None:

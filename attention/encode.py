@@ -64,11 +64,14 @@ class TraceEncoder:
             raise ValueError("a memory has at least one token")
         keys = [self.route_keys(span) for span in spans]
         count = sum(span.tokens for span in spans)
+        return Trace(count, encode_kv(spans, self._bits), self._route(keys, hidden, projected))
+
+    def _route(self, keys: Sequence[Tensor], hidden: Sequence[Tensor], projected: Sequence[Tensor]) -> bytes:
+        """The routing payload, of what each span gave: keys, hidden states, and those that are projected."""
         vectors, form = None, ""
         if self._projection is not None:
             vectors, form = self._projection.memory(projected), self._projection.form
-        route = encode_route(keys, self._centred(hidden), vectors, form)
-        return Trace(count, encode_kv(spans, self._bits), route)
+        return encode_route(keys, self._centred(hidden), vectors, form)
 
     def cut(self, parts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
         """The tokens of each span."""
@@ -87,17 +90,21 @@ class TraceEncoder:
 
     def _read(self, tokens: Sequence[int]) -> tuple[SpanKV, dict[int, Tensor]]:
         """KV of one span, and the input `[tokens, hidden]` of each layer that something is made of."""
-        layers = [] if self._calibration.hidden_layer is None else [self._calibration.hidden_layer]
-        if self._projection is not None:
-            layers.append(self._projection.layer)
+        layers = self._read_layers()
         cache = self._decoder.new_cache(self.prefix.tokens + len(tokens))
         cache.load_prefix(self.prefix)
         read: list[Collect] = []
         for piece in pieces(tokens, PIECE_TOKENS):  # always the same ones, whoever else uses the model
-            read.append(Collect(hidden_layers=tuple(layers)))
+            read.append(Collect(hidden_layers=layers))
             self._decoder.prefill(piece, cache, collect=read[-1])
         states = {layer: torch.cat([each.hidden[layer] for each in read]) for layer in layers}
         return cache.snapshot(self.prefix.tokens, cache.length), states
+
+    def _read_layers(self) -> tuple[int, ...]:
+        """Layers whose input something is made of."""
+        hidden = self._calibration.hidden_layer
+        of_projection = None if self._projection is None else self._projection.layer
+        return tuple(layer for layer in (hidden, of_projection) if layer is not None)
 
     def _states(self, collected: dict[int, Tensor], tokens: int) -> Tensor:
         layer = self._calibration.hidden_layer

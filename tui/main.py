@@ -131,8 +131,6 @@ model.command("pull")(models.pull)
 model.command("show")(models.show)
 model.command("calibrate")(calibrate.calibrate)
 
-app.add_typer(train.train)
-train_router.register(train.train)
 
 settings = _group("config", "Settings that stand for options and variables that are not given.")
 settings.command("show")(config.show)
@@ -141,6 +139,7 @@ settings.command("unset")(config.unset)
 settings.command("path")(config.path)
 
 app.add_typer(train.train)
+train_router.register(train.train)
 
 bench = _group("bench", "Measure this machine.")
 bench.command("decode")(benches.decode)

@@ -43,7 +43,7 @@ def test_an_edit_keeps_all_but_words_reply_and_trace(either_store: Store) -> Non
     told: list[str] = []
     new, receipt = edit(store, "a", old.id[:8], "Clara lives in York", on_step=told.append)
     assert sorted(told) == sorted(STEPS)
-    changed = {"id", "text", "text_bytes", "tokens", "trace_bytes", "trace_fingerprint"}
+    changed = {"id", "text", "text_bytes", "tokens", "trace_bytes", "kv_bytes", "trace_fingerprint"}
     for name in set(MemoryRecord.__slots__) - changed:
         assert getattr(new, name) == getattr(old, name), name
     assert (new.text, new.reply, new.trace_fingerprint) == ("Clara lives in York", None, None)

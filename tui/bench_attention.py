@@ -10,7 +10,7 @@ import typer
 from mnemos.errors import UsageError
 from mnemos.tui import console, output, plotting
 from mnemos.tui.benches import Threads
-from mnemos.tui.options import Json, UnusedBank, UnusedNamespace
+from mnemos.tui.options import Json, OverwritePicture, UnusedBank, UnusedNamespace
 
 _UNITS = {"k": 1024, "m": 1024 * 1024}
 _COLUMNS = ("pattern", "tokens/s", "to dense", "peak", "time ~ n^", "claimed", "memory ~ n^", "claimed ",
@@ -56,7 +56,7 @@ def attention(
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw time and memory by length.", show_default=False),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Of a picture that is there.")] = False,
+    overwrite: OverwritePicture = False,
     threads: Threads = None,
     bank: UnusedBank = None,
     namespace: UnusedNamespace = "default",

@@ -8,7 +8,7 @@ import typer
 from mnemos.errors import UsageError
 from mnemos.tui import console, output
 from mnemos.tui.benches import Threads
-from mnemos.tui.options import Json, Model, UnusedBank, UnusedNamespace
+from mnemos.tui.options import Json, Model, OverwritePicture, UnusedBank, UnusedNamespace
 
 _MOST_TOKENS = 1_000_000_000
 _SHOWN: tuple[str, ...] = ("memories", "vivid", "open_s", "rss_mb", "disk_gb", "route_ms_p50", "route_ms_p95")
@@ -52,7 +52,7 @@ def scale(
         Path | None,
         typer.Option("--plot", metavar="FILE.png", help="Draw cost against size.", show_default=False),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a picture of that name.")] = False,
+    overwrite: OverwritePicture = False,
     threads: Threads = None,
     model: Model = None,
     bank: UnusedBank = None,

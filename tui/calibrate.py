@@ -11,7 +11,7 @@ from mnemos.errors import UsageError
 from mnemos.tui import output
 from mnemos.tui.console import progress, say
 from mnemos.tui.models import ModelName
-from mnemos.tui.options import Json, UnusedBank, UnusedNamespace
+from mnemos.tui.options import HeldOut, Json, UnusedBank, UnusedNamespace
 
 
 def calibrate(
@@ -25,15 +25,7 @@ def calibrate(
             show_default=False,
         ),
     ] = None,
-    held_out: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--held-out",
-            metavar="FILE",
-            help="Conversations to measure by; one of four of --data without.",
-            show_default=False,
-        ),
-    ] = None,
+    held_out: HeldOut = None,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -8,7 +8,7 @@ import typer
 from mnemos.tui import console, output
 from mnemos.tui.bench_scale import parse_sizes
 from mnemos.tui.evals import MOST_FOUND
-from mnemos.tui.options import Json, Model, UnusedBank, UnusedNamespace
+from mnemos.tui.options import Json, Model, OverwritePicture, UnusedBank, UnusedNamespace
 from mnemos.tui.recollections import Router
 
 _MOST_TOKENS = 100_000_000
@@ -45,7 +45,7 @@ def needle(
         Path | None,
         typer.Option("--plot", metavar="FILE.png", help="Draw recall by depth and size.", show_default=False),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a picture of that name.")] = False,
+    overwrite: OverwritePicture = False,
     model: Model = None,
     bank: UnusedBank = None,
     namespace: UnusedNamespace = "default",

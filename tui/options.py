@@ -94,6 +94,16 @@ Where = Annotated[
     ),
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most so many.")]
+OverwritePicture = Annotated[bool, typer.Option("--overwrite", help="Replace a picture of that name.")]
+HeldOut = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--held-out",
+        metavar="FILE",
+        help="Conversations to measure by; one of four of --data without.",
+        show_default=False,
+    ),
+]
 MemoryId = Annotated[
     str,
     typer.Argument(

@@ -14,7 +14,7 @@ from mnemos.errors import UsageError
 from mnemos.tui import output
 from mnemos.tui.calibrate import require_place
 from mnemos.tui.console import progress, say
-from mnemos.tui.options import Json, UnusedBank, UnusedNamespace
+from mnemos.tui.options import HeldOut, Json, UnusedBank, UnusedNamespace
 
 
 def router(
@@ -27,15 +27,7 @@ def router(
             show_default=False,
         ),
     ] = None,
-    held_out: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--held-out",
-            metavar="FILE",
-            help="Conversations to measure by; one of four of --data without.",
-            show_default=False,
-        ),
-    ] = None,
+    held_out: HeldOut = None,
     filler: Annotated[
         list[Path] | None,
         typer.Option(

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import sqlcipher3.dbapi2
 from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
@@ -51,6 +52,7 @@ class Database:
             skip_autocommit_rollback=False,
         )
         event.listen(self._engine, "begin", _begin)
+        event.listen(self._engine, "handle_error", _explain)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -139,6 +141,9 @@ class Database:
         )
         try:
             self._prepare(connection)
+        except UnicodeDecodeError as error:
+            connection.close()
+            raise _garbled() from error
         except BaseException:
             connection.close()
             raise
@@ -183,9 +188,28 @@ def _rows(raw: Any, statement: str, values: Sequence[Any] | Mapping[str, Any]) -
     try:
         found: list[tuple[Any, ...]] = raw.execute(statement, values).fetchall()
     except sqlcipher3.dbapi2.Error as error:
-        wrapped = DBAPIError.instance(statement, None, error, sqlcipher3.dbapi2.Error, hide_parameters=True)
-        raise wrapped from error
+        raise _wrapped(error, statement) from error
+    except UnicodeDecodeError as error:
+        raise _wrapped(_garbled(), statement) from error
     return found
+
+
+def _garbled() -> Exception:
+    """What SQLite says of a damaged file can quote it, in bytes that are no text."""
+    error: Exception = sqlcipher3.dbapi2.DatabaseError("database disk image is malformed")
+    return error
+
+
+def _wrapped(error: Exception, statement: str | None) -> Exception:
+    wrapped: Exception = DBAPIError.instance(
+        statement, None, error, sqlcipher3.dbapi2.Error, hide_parameters=True
+    )
+    return wrapped
+
+
+def _explain(context: ExceptionContext) -> None:
+    if isinstance(context.original_exception, UnicodeDecodeError):
+        raise _wrapped(_garbled(), context.statement) from context.original_exception
 
 
 def _contains(haystack: str | None, folded: str) -> int:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, bindparam, text
 from mnemos.errors import UsageError
 from mnemos.store import browsing, catalog, words
 from mnemos.store.core import Core, Namespace
+from mnemos.store.database import Database
 from mnemos.store.recovery import clear_dead_frames
 from mnemos.store.words import Filter, to_us
 
@@ -33,11 +34,10 @@ class Faded:
     bytes: int = 0
 
 
-def get_budget(connection: Connection) -> int | None:
+def get_budget(database: Database) -> int | None:
     """Bytes of KV that the namespace may keep; None for no limit."""
-    query = text("SELECT value FROM meta WHERE key = :key")
-    value = connection.execute(query, {"key": _KEY}).scalar_one_or_none()
-    return None if value is None else int(value)
+    rows = database.rows("SELECT value FROM meta WHERE key = ?", (_KEY,))
+    return int(rows[0][0]) if rows else None
 
 
 def set_budget(connection: Connection, budget_bytes: int | None) -> None:
@@ -86,8 +86,7 @@ def fade(
     if not _is_over(core, namespace, budget_bytes):
         return Faded()
     with core.writing():
-        with namespace.database.read() as connection:
-            budget = get_budget(connection) if budget_bytes is None else budget_bytes
+        budget = get_budget(namespace.database) if budget_bytes is None else budget_bytes
         with core.catalog.read() as connection:
             held = vivid(connection, namespace.id)
         if budget is None or sum(held.values()) <= budget:
@@ -123,10 +122,7 @@ def order(namespace: Namespace, ids: Collection[str], spare: Collection[str] = (
 
 def _is_over(core: Core, namespace: Namespace, budget_bytes: int | None) -> bool:
     """The cheap question after every write, without the lock."""
-    budget = budget_bytes
-    if budget is None:
-        with namespace.database.read() as connection:
-            budget = get_budget(connection)
+    budget = get_budget(namespace.database) if budget_bytes is None else budget_bytes
     if budget is None:
         return False
     with core.catalog.read() as connection:

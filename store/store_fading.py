@@ -17,10 +17,7 @@ class FadingStore:
         """Bytes of KV that a namespace may keep on the disk; None for no limit, or no such namespace."""
         with self._core.reading():
             found = self._core.find(namespace)
-            if found is None:
-                return None
-            with found.database.read() as connection:
-                return fading.get_budget(connection)
+            return None if found is None else fading.get_budget(found.database)
 
     def set_kv_budget(self, namespace: str, budget_bytes: int | None) -> None:
         """Makes the namespace if need be. Nothing fades before `fade` is called. UsageError."""

@@ -89,13 +89,6 @@ def raise_epoch(connection: Connection) -> int:
     return epoch
 
 
-def get_setting(connection: Connection, key: str) -> str | None:
-    value: str | None = connection.execute(
-        select(schema.settings.c.value).where(schema.settings.c.key == key)
-    ).scalar_one_or_none()
-    return value
-
-
 def set_setting(connection: Connection, key: str, value: str) -> None:
     statement = upsert(schema.settings).values(key=key, value=value)
     connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
@@ -112,14 +105,6 @@ def live_namespaces(connection: Connection) -> list[NamespaceRow]:
         .order_by(c.created_us, c.id)
     )
     return [NamespaceRow(*row) for row in rows]
-
-
-def find_namespace(connection: Connection, name_tag: bytes) -> NamespaceRow | None:
-    c = schema.namespaces.c
-    row = connection.execute(
-        select(c.id, c.name_box, c.key_box, c.batch, c.state).where(c.name_tag == name_tag, c.state == "live")
-    ).one_or_none()
-    return None if row is None else NamespaceRow(*row)
 
 
 def namespace_ids(connection: Connection) -> set[str]:
@@ -190,39 +175,9 @@ def _memory(row: Any) -> CatalogMemory:
     )
 
 
-def open_memories(connection: Connection) -> dict[str, list[str]]:
-    """Ids of memories that wait for their reply, by namespace id."""
-    c = schema.memories.c
-    found: dict[str, list[str]] = {}
-    for row in connection.execute(select(c.namespace_id, c.id).where(text("memories.is_open = 1"))):
-        found.setdefault(row.namespace_id, []).append(row.id)
-    return found
-
-
 def remove_memories(connection: Connection, ids: Iterable[str]) -> None:
     for part in chunks(ids):
         connection.execute(delete(schema.memories).where(schema.memories.c.id.in_(part)))
-
-
-def pending_traces(
-    connection: Connection, namespace_id: str | None, fingerprint: str
-) -> list[tuple[str, str]]:
-    """(namespace id, memory id) of finished memories without a trace of that model, oldest first;
-    those that an erase wrote anew come last."""
-    c = schema.memories.c
-    found: list[Any] = []
-    for lacks in (
-        c.trace_fingerprint.is_(None),
-        c.trace_fingerprint < fingerprint,
-        c.trace_fingerprint > fingerprint,
-    ):
-        query = select(c.namespace_id, c.id, text("memories.rowid")).where(
-            text("memories.is_open = 0"), lacks
-        )
-        if namespace_id is not None:
-            query = query.where(c.namespace_id == namespace_id)
-        found += connection.execute(query).all()
-    return [(row[0], row[1]) for row in sorted(found, key=lambda row: row[2])]
 
 
 # -- frames and segments

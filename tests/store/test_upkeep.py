@@ -7,7 +7,7 @@ import sqlcipher3.dbapi2
 from sqlalchemy import text
 
 from mnemos.errors import BankReadOnlyError
-from mnemos.store import catalog
+from mnemos.store import lookups
 from mnemos.store.receipts import verify_receipt
 from mnemos.store.records import MemoryDraft, Selector, TraceDraft, UseRecord
 from mnemos.store.store import Store
@@ -72,8 +72,8 @@ def test_the_open_ones_have_an_index(store: Store) -> None:
     ask(store, "a", "first")
     seen: list[str] = []
     database = store._core.catalog
+    found = lookups.open_memories(database)
     with database.read() as connection:
-        found = catalog.open_memories(connection)
         query = "EXPLAIN QUERY PLAN SELECT namespace_id, id FROM memories WHERE memories.is_open = 1"
         seen += [row[3] for row in connection.execute(text(query))]
     assert len(found) == 1 and any("memories_open" in line for line in seen), seen

@@ -9,14 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mnemos.attention.kernels.checks import FLOATS, check_dtype, check_shape, check_tensors
+from mnemos.attention.kernels.checks import FLOATS, check_dtype, check_heads, check_shape, check_tensors
 from mnemos.attention.kernels.memory_table import MemoryTable, SplitPlan
+from mnemos.attention.kernels.read_blocks import ReadBlocks
 from mnemos.attention.kernels.segments import SegmentKeys
 
 Path = Literal["triton", "naive"]
-
-HEAD_DIMS = (64, 80, 96, 128, 256)
-MAX_GROUP = 16
 
 _forced: ContextVar[Path | None] = ContextVar("mnemos_kernel_path", default=None)
 
@@ -49,13 +47,7 @@ def split_kv_attention(
         check_dtype(name, "bias", bias, FLOATS[2:])
         tensors["bias"] = bias
     check_tensors(name, **tensors)
-    if table.head_dim not in HEAD_DIMS:
-        raise ValueError(f"{name}: head_dim is {table.head_dim}; it takes {', '.join(map(str, HEAD_DIMS))}")
-    group, rest = divmod(q.shape[1], table.kv_heads)
-    if rest or group > MAX_GROUP:
-        raise ValueError(
-            f"{name}: {q.shape[1]} heads over {table.kv_heads} KV heads; a group is 1 to {MAX_GROUP} heads"
-        )
+    check_heads(name, q.shape[1], table.kv_heads, table.head_dim)
     if not 0 <= layer < table.layers:
         raise ValueError(f"{name}: layer {layer} of a table of {table.layers} layers")
     return _twin(name, q)(q, table, plan, layer, score_scale, bias)  # type: ignore[no-any-return]
@@ -121,8 +113,7 @@ def quantize_pack(k: Tensor, v: Tensor, bits: Literal[4, 8]) -> tuple[Tensor, Te
     check_shape(name, "k", k, (None,) * max(k.dim(), 2))
     check_shape(name, "v", v, k.shape)
     check_tensors(name, k=k, v=v)
-    if k.shape[-1] not in HEAD_DIMS:
-        raise ValueError(f"{name}: head_dim is {k.shape[-1]}; it takes {', '.join(map(str, HEAD_DIMS))}")
+    check_heads(name, 1, 1, k.shape[-1])
     return _twin(name, k)(k, v, bits)  # type: ignore[no-any-return]
 
 
@@ -169,8 +160,53 @@ def route_msa(queries: Tensor, keys: Tensor) -> Tensor:
     return _twin(name, keys)(queries, keys)  # type: ignore[no-any-return]
 
 
+def block_sparse(
+    q: Tensor, k: Tensor, v: Tensor, there: Tensor, memory: ReadBlocks | None, score_scale: float
+) -> Tensor:
+    """Attention of sequences to their own earlier tokens and to the blocks that each token reads, for training.
+
+    `q [sequences, heads, tokens, head_dim]` are the last tokens of `k` and `v [sequences, kv_heads, keys,
+    head_dim]`; `there [sequences, keys]` (bool) says who exists. A token sees itself, those before it and the
+    keys of its blocks; where it isn't there, the output is zero. Gradients reach q, k, v and the blocks' k and
+    v; repeated runs give the same bits. Returns q's shape and dtype. Raises ValueError.
+    """
+    name = "block_sparse"
+    check_dtype(name, "q", q, FLOATS)
+    check_shape(name, "q", q, (None, None, None, None))
+    sequences, heads, tokens, dim = q.shape
+    check_shape(name, "k", k, (sequences, None, None, dim))
+    kv_heads, keys = k.shape[1:3]
+    check_shape(name, "v", v, k.shape)
+    check_shape(name, "there", there, (sequences, keys))
+    check_dtype(name, "there", there, (torch.bool,))
+    tensors = {"q": q, "k": k, "v": v, "there": there}
+    if tokens > keys:
+        raise ValueError(f"{name}: {tokens} tokens ask and there are {keys} keys; the tokens are the last of them")
+    if memory is not None:
+        check_shape(name, "memory.k", memory.k, (None, None, kv_heads, dim))
+        check_shape(name, "memory.v", memory.v, memory.k.shape)
+        check_shape(name, "memory.used", memory.used, memory.k.shape[:1])
+        check_shape(name, "memory.blocks", memory.blocks, (sequences, None))
+        check_shape(name, "memory.visible", memory.visible, (sequences, tokens, memory.blocks.shape[1]))
+        check_dtype(name, "memory.used", memory.used, (torch.int64,))
+        check_dtype(name, "memory.blocks", memory.blocks, (torch.int64,))
+        check_dtype(name, "memory.visible", memory.visible, (torch.bool,))
+        for part in ("k", "v", "used", "blocks", "visible"):
+            tensors[f"memory.{part}"] = getattr(memory, part)
+    for part in tensors:
+        if part.rpartition(".")[2] in ("k", "v"):
+            check_dtype(name, part, tensors[part], (q.dtype,))
+    check_tensors(name, **tensors)
+    check_heads(name, heads, kv_heads, dim)
+    return _twin(name, q)(q, k, v, there, memory, score_scale)  # type: ignore[no-any-return]
+
+
+def path_of(tensor: Tensor) -> Path:
+    """What runs for this tensor: Triton on CUDA devices, plain torch elsewhere."""
+    return _forced.get() or ("triton" if tensor.is_cuda else "naive")
+
+
 def _twin(name: str, tensor: Tensor) -> Any:
     """The kernel's function on the path for this tensor's device; Triton is first imported here."""
-    path = _forced.get() or ("triton" if tensor.is_cuda else "naive")
-    package = "mnemos.attention.kernels" + (".naive" if path == "naive" else "")
+    package = "mnemos.attention.kernels" + (".naive" if path_of(tensor) == "naive" else "")
     return getattr(importlib.import_module(f"{package}.{name}"), name)

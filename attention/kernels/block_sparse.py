@@ -1,8 +1,8 @@
-"""Block-sparse attention that trains: the sequence's own earlier tokens, and the blocks that each token reads.
+"""Block-sparse attention that trains: a sequence's own earlier tokens, and the blocks that each token reads.
 
-FlashAttention-2's way (arXiv 2307.08691): a tile of queries goes over its keys with a running softmax, and the
-log-sum-exp of its scores is all that is kept for the gradients (`block_sparse_backward.py`). Blocks are read where
-they lie, through a list for each tile of queries; short ones share a tile of keys.
+FlashAttention-2's way (arXiv 2307.08691): a tile of queries goes over its keys with a running softmax, and
+the log-sum-exp of its scores is all that is kept for the gradients (`block_sparse_backward.py`). Blocks are
+read where they lie, through a list for each tile of queries; short ones share a tile of keys.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from mnemos.attention.kernels.block_sparse_backward import grad_blocks, grad_own, grad_queries
 from mnemos.attention.kernels.block_sparse_tiles import load_listed, load_own, load_rows, store_rows
@@ -96,8 +96,8 @@ def tiling(dtype: torch.dtype, dim: int) -> Tiling:
     if dtype == torch.float32:
         return Tiling(32, 32, 4, 2, 32, 32, 4) if dim <= 128 else Tiling(16, 16, 4, 2, 16, 16, 4)
     if dim <= 64:
-        return Tiling(64, 64, 4, 3, 64, 64, 4)
-    return Tiling(64, 64, 4, 2, 64, 64, 8) if dim <= 128 else Tiling(64, 32, 8, 2, 32, 32, 8)
+        return Tiling(64, 32, 4, 2, 32, 64, 4)
+    return Tiling(64, 32, 4, 2, 32, 64, 8) if dim <= 128 else Tiling(64, 32, 8, 2, 32, 32, 8)
 
 
 def chunk_of(block_keys: int, keys: int) -> int:
@@ -140,9 +140,7 @@ class _BlockSparse(torch.autograd.Function):
     def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, block_k, block_v, there, out, lse = ctx.saved_tensors
         memory = None if ctx.reads is None else ReadBlocks(block_k, block_v, *ctx.reads)
-        found = gradients(
-            q, k, v, there, memory, ctx.lists, ctx.score_scale, out, lse, given.contiguous()
-        )
+        found = gradients(q, k, v, there, memory, ctx.lists, ctx.score_scale, out, lse, given.contiguous())
         return *found, None, None, None, None
 
 
@@ -208,7 +206,7 @@ def gradients(
         q, memory.k, memory.v, memory.used, pointers[6], lists.readers, lists.starts,
         given, lse, delta, block_dk, block_dv,
         tokens, lists.counts.shape[1], memory.visible.shape[2], block_keys, kv_heads, *scales,
-        **shape, ROWS=tiles.rows, KEYS=width, num_warps=tiles.own_warps, num_stages=tiles.stages,
+        **shape, ROWS=tiles.rows, KEYS=width, num_warps=4, num_stages=tiles.stages,
     )  # fmt: skip
     return dq, dk, dv, block_dk, block_dv
 

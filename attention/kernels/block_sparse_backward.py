@@ -141,9 +141,8 @@ def grad_blocks(
         given = load_rows(given_ptr, q_plane, row, tokens, DIM, PADDED)
         lse = tl.load(lse_ptr + q_plane * tokens + row, mask=row < tokens, other=float("inf"))
         delta = tl.load(delta_ptr + q_plane * tokens + row, mask=row < tokens, other=0.0)
-        reads_it = tl.load(
-            visible_ptr + (sequence * tokens + row) * reads + column, mask=row < tokens, other=0
-        )
+        reads_at = visible_ptr + sequence * tokens * reads + column
+        reads_it = tl.load(reads_at + row * reads, mask=row < tokens, other=0)
         seen = live[:, None] & (reads_it != 0)[None, :]
         dk, dv = _add_to_keys(dk, dv, k, v, q, given, seen, lse, delta, scale_log2, PRECISION)
     tl.store(dk_ptr + at, dk * score_scale, mask=mask)

@@ -6,12 +6,14 @@ import triton.language as tl
 
 @triton.jit
 def load_rows(pointer, plane, row, rows, DIM: tl.constexpr, PADDED: tl.constexpr):
-    """Rows of one plane of `[planes, rows, DIM]`, zeros outside."""
+    """Rows of one plane of `[planes, rows, DIM]`, zeros outside. A plane has fewer than 2^31 numbers."""
     channel = tl.arange(0, PADDED)
     mask = (row < rows)[:, None]
     if PADDED > DIM:
         mask = mask & (channel < DIM)[None, :]
-    return tl.load(pointer + (plane * rows + row)[:, None] * DIM + channel[None, :], mask=mask, other=0.0)
+    return tl.load(
+        pointer + plane * rows * DIM + (row[:, None] * DIM + channel[None, :]), mask=mask, other=0.0
+    )
 
 
 @triton.jit
@@ -20,7 +22,7 @@ def store_rows(pointer, plane, row, rows, values, DIM: tl.constexpr, PADDED: tl.
     mask = (row < rows)[:, None]
     if PADDED > DIM:
         mask = mask & (channel < DIM)[None, :]
-    tl.store(pointer + (plane * rows + row)[:, None] * DIM + channel[None, :], values, mask=mask)
+    tl.store(pointer + plane * rows * DIM + (row[:, None] * DIM + channel[None, :]), values, mask=mask)
 
 
 @triton.jit
@@ -28,7 +30,7 @@ def load_own(
     k_ptr, v_ptr, there_ptr, sequence, plane, start, row, offset, keys,
     DIM: tl.constexpr, PADDED: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """K and V `[KEYS, PADDED]` of a sequence's own tokens from `start` on, and who sees whom `[rows, KEYS]`."""
+    """K and V `[KEYS, PADDED]` of a sequence's own tokens from `start` on, and who sees them."""
     key = start + tl.arange(0, KEYS)
     k = load_rows(k_ptr, plane, key, keys, DIM, PADDED)
     v = load_rows(v_ptr, plane, key, keys, DIM, PADDED)
@@ -62,7 +64,7 @@ def load_listed(
     v = tl.load(v_ptr + at, mask=mask, other=0.0)
     whole = first + tl.arange(0, BLOCKS)
     column = tl.load(lists_ptr + list_at + whole, mask=whole < count, other=0)
-    seen_at = visible_ptr + (sequence * tokens + row)[:, None] * reads + column[None, :]
+    seen_at = visible_ptr + sequence * tokens * reads + (row[:, None] * reads + column[None, :])
     seen = tl.load(seen_at, mask=(row < tokens)[:, None] & (whole < count)[None, :], other=0)
     if CHUNK > 1:  # [ROWS, BLOCKS] to [ROWS, KEYS]
         seen = tl.reshape(tl.broadcast_to(seen[:, :, None], (ROWS, BLOCKS, CHUNK)), (ROWS, KEYS))

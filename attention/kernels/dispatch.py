@@ -1,9 +1,11 @@
 """The kernels' one way in: inputs are checked, then Triton runs on CUDA devices and plain torch elsewhere."""
 
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -163,12 +165,12 @@ def route_msa(queries: Tensor, keys: Tensor) -> Tensor:
 def block_sparse(
     q: Tensor, k: Tensor, v: Tensor, there: Tensor, memory: ReadBlocks | None, score_scale: float
 ) -> Tensor:
-    """Attention of sequences to their own earlier tokens and to the blocks that each token reads, for training.
+    """Attention to a sequence's own earlier tokens and to the blocks that each token reads, for training.
 
     `q [sequences, heads, tokens, head_dim]` are the last tokens of `k` and `v [sequences, kv_heads, keys,
-    head_dim]`; `there [sequences, keys]` (bool) says who exists. A token sees itself, those before it and the
-    keys of its blocks; where it isn't there, the output is zero. Gradients reach q, k, v and the blocks' k and
-    v; repeated runs give the same bits. Returns q's shape and dtype. Raises ValueError.
+    head_dim]`; `there [sequences, keys]` (bool) says who exists. A token sees itself, those before it and
+    the keys of its blocks; where it isn't there, the output is zero. Gradients reach q, k, v and the blocks'
+    k and v; repeated runs give the same bits. Returns q's shape and dtype. Raises ValueError.
     """
     name = "block_sparse"
     check_dtype(name, "q", q, FLOATS)
@@ -181,7 +183,9 @@ def block_sparse(
     check_dtype(name, "there", there, (torch.bool,))
     tensors = {"q": q, "k": k, "v": v, "there": there}
     if tokens > keys:
-        raise ValueError(f"{name}: {tokens} tokens ask and there are {keys} keys; the tokens are the last of them")
+        raise ValueError(
+            f"{name}: {tokens} tokens ask and there are {keys} keys; the tokens are the last of them"
+        )
     if memory is not None:
         check_shape(name, "memory.k", memory.k, (None, None, kv_heads, dim))
         check_shape(name, "memory.v", memory.v, memory.k.shape)
@@ -198,12 +202,19 @@ def block_sparse(
             check_dtype(name, part, tensors[part], (q.dtype,))
     check_tensors(name, **tensors)
     check_heads(name, heads, kv_heads, dim)
+    if max(keys * dim, 0 if memory is None else memory.visible[0].numel()) >= 1 << 31:
+        raise ValueError(f"{name}: a sequence of {keys} keys is too long for one call; cut it into documents")
     return _twin(name, q)(q, k, v, there, memory, score_scale)  # type: ignore[no-any-return]
 
 
 def path_of(tensor: Tensor) -> Path:
-    """What runs for this tensor: Triton on CUDA devices, plain torch elsewhere."""
-    return _forced.get() or ("triton" if tensor.is_cuda else "naive")
+    """What runs for this tensor: Triton on CUDA devices where it is installed, plain torch elsewhere."""
+    return _forced.get() or ("triton" if tensor.is_cuda and _has_triton() else "naive")
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _twin(name: str, tensor: Tensor) -> Any:

@@ -40,14 +40,3 @@ def check_shape(kernel: str, name: str, tensor: Tensor, shape: Sequence[int | No
     if not fits:
         wanted = ["any" if size is None else size for size in shape]
         raise ValueError(f"{kernel}: {name} has shape {list(tensor.shape)}; it takes {wanted}")
-
-
-def check_heads(kernel: str, heads: int, kv_heads: int, head_dim: int) -> None:
-    """Raises ValueError for a width or a group of heads that no kernel is compiled for."""
-    if head_dim not in HEAD_DIMS:
-        raise ValueError(f"{kernel}: head_dim is {head_dim}; it takes {', '.join(map(str, HEAD_DIMS))}")
-    group, rest = divmod(heads, kv_heads)
-    if rest or not 0 < group <= MAX_GROUP:
-        raise ValueError(
-            f"{kernel}: {heads} heads over {kv_heads} KV heads; a group is 1 to {MAX_GROUP} heads"
-        )

@@ -11,7 +11,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mnemos.attention.kernels.checks import FLOATS, check_dtype, check_heads, check_shape, check_tensors
+from mnemos.attention.kernels.block_sparse_checks import check_block_sparse
+from mnemos.attention.kernels.checks import (
+    FLOATS,
+    HEAD_DIMS,
+    MAX_GROUP,
+    check_dtype,
+    check_shape,
+    check_tensors,
+)
 from mnemos.attention.kernels.memory_table import MemoryTable, SplitPlan
 from mnemos.attention.kernels.read_blocks import ReadBlocks
 from mnemos.attention.kernels.segments import SegmentKeys
@@ -49,7 +57,13 @@ def split_kv_attention(
         check_dtype(name, "bias", bias, FLOATS[2:])
         tensors["bias"] = bias
     check_tensors(name, **tensors)
-    check_heads(name, q.shape[1], table.kv_heads, table.head_dim)
+    if table.head_dim not in HEAD_DIMS:
+        raise ValueError(f"{name}: head_dim is {table.head_dim}; it takes {', '.join(map(str, HEAD_DIMS))}")
+    group, rest = divmod(q.shape[1], table.kv_heads)
+    if rest or group > MAX_GROUP:
+        raise ValueError(
+            f"{name}: {q.shape[1]} heads over {table.kv_heads} KV heads; a group is 1 to {MAX_GROUP} heads"
+        )
     if not 0 <= layer < table.layers:
         raise ValueError(f"{name}: layer {layer} of a table of {table.layers} layers")
     return _twin(name, q)(q, table, plan, layer, score_scale, bias)  # type: ignore[no-any-return]
@@ -86,10 +100,17 @@ def route_mass(queries: Tensor, segments: SegmentKeys, score_scale: float) -> Te
     at `score_scale`. Every segment has a token. Raises ValueError.
     """
     name = "route_mass"
+    if segments.keys.dim() != 3:
+        raise ValueError(f"{name}: segments.keys has {segments.keys.dim()} dimensions; it takes 3")
     heads, dim = segments.keys.shape[1:]
     check_dtype(name, "queries", queries, FLOATS)
     check_shape(name, "queries", queries, (heads, None, dim))
+    check_shape(name, "segments.keys", segments.keys, (None, heads, dim))
+    check_shape(name, "segments.owner", segments.owner, (None,))
+    check_dtype(name, "segments.owner", segments.owner, (torch.int32,))
     check_shape(name, "segments.starts", segments.starts, (segments.segments + 1,))
+    check_dtype(name, "segments.starts", segments.starts, (torch.int64,))
+    check_shape(name, "segments.scales", segments.scales, (None, heads, dim))
     check_dtype(name, "segments.keys", segments.keys, (torch.int8,))
     check_dtype(name, "segments.scales", segments.scales, (torch.float16,))
     check_tensors(
@@ -115,7 +136,8 @@ def quantize_pack(k: Tensor, v: Tensor, bits: Literal[4, 8]) -> tuple[Tensor, Te
     check_shape(name, "k", k, (None,) * max(k.dim(), 2))
     check_shape(name, "v", v, k.shape)
     check_tensors(name, k=k, v=v)
-    check_heads(name, 1, 1, k.shape[-1])
+    if k.shape[-1] not in HEAD_DIMS:
+        raise ValueError(f"{name}: head_dim is {k.shape[-1]}; it takes {', '.join(map(str, HEAD_DIMS))}")
     return _twin(name, k)(k, v, bits)  # type: ignore[no-any-return]
 
 
@@ -133,8 +155,10 @@ def page_gather(source: Tensor, pages: Tensor, out: Tensor) -> None:
     check_dtype(name, "pages", pages, (torch.int64,))
     check_tensors(name, source=source, **({} if out.is_cuda and source.is_pinned() else {"out": out}))
     check_tensors(name, out=out)
-    if pages.is_cuda:
+    if pages.device.type != "cpu":
         raise ValueError(f"{name}: pages is on {pages.device}; the list of pages belongs on the host")
+    if not pages.is_contiguous():
+        raise ValueError(f"{name}: pages is not contiguous; pass pages.contiguous()")
     if bool((pages % 16).any()):
         raise ValueError(f"{name}: a page is not on a boundary of 16 bytes, or its size is no multiple of 16")
     ends = pages[:, :2] + pages[:, 2:]
@@ -172,39 +196,8 @@ def block_sparse(
     the keys of its blocks; where it isn't there, the output is zero. Gradients reach q, k, v and the blocks'
     k and v; repeated runs give the same bits. Returns q's shape and dtype. Raises ValueError.
     """
-    name = "block_sparse"
-    check_dtype(name, "q", q, FLOATS)
-    check_shape(name, "q", q, (None, None, None, None))
-    sequences, heads, tokens, dim = q.shape
-    check_shape(name, "k", k, (sequences, None, None, dim))
-    kv_heads, keys = k.shape[1:3]
-    check_shape(name, "v", v, k.shape)
-    check_shape(name, "there", there, (sequences, keys))
-    check_dtype(name, "there", there, (torch.bool,))
-    tensors = {"q": q, "k": k, "v": v, "there": there}
-    if tokens > keys:
-        raise ValueError(
-            f"{name}: {tokens} tokens ask and there are {keys} keys; the tokens are the last of them"
-        )
-    if memory is not None:
-        check_shape(name, "memory.k", memory.k, (None, None, kv_heads, dim))
-        check_shape(name, "memory.v", memory.v, memory.k.shape)
-        check_shape(name, "memory.used", memory.used, memory.k.shape[:1])
-        check_shape(name, "memory.blocks", memory.blocks, (sequences, None))
-        check_shape(name, "memory.visible", memory.visible, (sequences, tokens, memory.blocks.shape[1]))
-        check_dtype(name, "memory.used", memory.used, (torch.int64,))
-        check_dtype(name, "memory.blocks", memory.blocks, (torch.int64,))
-        check_dtype(name, "memory.visible", memory.visible, (torch.bool,))
-        for part in ("k", "v", "used", "blocks", "visible"):
-            tensors[f"memory.{part}"] = getattr(memory, part)
-    for part in tensors:
-        if part.rpartition(".")[2] in ("k", "v"):
-            check_dtype(name, part, tensors[part], (q.dtype,))
-    check_tensors(name, **tensors)
-    check_heads(name, heads, kv_heads, dim)
-    if max(keys * dim, 0 if memory is None else memory.visible[0].numel()) >= 1 << 31:
-        raise ValueError(f"{name}: a sequence of {keys} keys is too long for one call; cut it into documents")
-    return _twin(name, q)(q, k, v, there, memory, score_scale)  # type: ignore[no-any-return]
+    check_block_sparse(q, k, v, there, memory)
+    return _twin("block_sparse", q)(q, k, v, there, memory, score_scale)  # type: ignore[no-any-return]
 
 
 def path_of(tensor: Tensor) -> Path:

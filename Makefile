@@ -20,6 +20,7 @@ help:
 	@echo "make check     lint, format, types and import rules alone"
 	@echo "make gpu-attention  every attention pattern on a CUDA device: speed, memory and recall by length"
 	@echo "make gpu       the tests that need a CUDA device, then the kernels timed beside their rivals"
+	@echo "make gpu GPU_PYTHON=python3  the same with that Python's own torch: nothing is installed"
 
 install: $(INSTALLED)
 
@@ -56,11 +57,19 @@ test: check
 test-all: check
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n 2 --dist worksteal -m "not gpu"
 
-# Correctness first, then the figures; the table is printed, its JSON lands in build/kernels.json.
+# Correctness first, then the figures; the table is printed, its JSON lands in build/kernels.json. With
+# GPU_PYTHON=python3 that interpreter's own torch, triton and pytest are used and nothing is installed; of the
+# tests only files with a test for a device are collected, for the others want packages that it may lack.
+ifdef GPU_PYTHON
+gpu: GPU_RUN := PYTHONPATH=src $(GPU_PYTHON)
+gpu:
+else
+gpu: GPU_RUN := $(RUN)/python
 gpu: $(INSTALLED)
-	@if $(RUN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
-	  $(RUN)/python -m pytest -q -m gpu && \
-	  $(RUN)/python -m mnemos.attention.kernels.bench --json build/kernels.json; \
+endif
+	@if $(GPU_RUN) -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
+	  $(GPU_RUN) -m pytest -q -m gpu -W default $$(grep -rl --include='test_*.py' 'mark[.]gpu' tests) && \
+	  $(GPU_RUN) -m mnemos.attention.kernels.bench --json build/kernels.json; \
 	else \
 	  echo "No CUDA device here. 'make test' runs the kernels in Triton's interpreter and compiles them for sm_80 and sm_90."; \
 	fi

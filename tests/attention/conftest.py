@@ -318,7 +318,7 @@ def write_gguf(tmp_path: Path, tiny_llama: Any, byte_tokenizer: tokenizers.Token
     return write
 
 
-def _write_tokenizer(writer: gguf.GGUFWriter, spec: GgufSpec, tokenizer: tokenizers.Tokenizer) -> None:
+def _write_tokenizer(writer: "gguf.GGUFWriter", spec: GgufSpec, tokenizer: tokenizers.Tokenizer) -> None:
     if spec.tokenizer_model is None:
         return
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])

@@ -70,9 +70,10 @@ class TrainingBench:
         )
         pairs = _pairs(given) * sizes.heads
         yield self._row(shape, sets, _forward, _masked, forward_bytes, 4 * sizes.dim * pairs, "forward")
-        # Gradients: five products for each pair of tokens; q, k, v, out and its change are read again.
+        # Gradients: five more products for each pair; all inputs, the output and its change are read, and as
+        # much is written as there are inputs.
         yield self._row(
-            shape, sets, _step, _masked_step, forward_bytes + 2 * leaf_bytes + 3 * given.q.nbytes,
+            shape, sets, _step, _masked_step, forward_bytes + 2 * leaf_bytes + 2 * given.q.nbytes,
             14 * sizes.dim * pairs, "forward and gradients",
         )  # fmt: skip
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
+from mnemos.attention.compiled import kernels
 from mnemos.attention.kv import KVCache, SpanKV
 from mnemos.attention.memory_codec import decode_kv, decode_route
 from mnemos.attention.models import LanguageModel
@@ -100,7 +102,8 @@ class Recaller:
             lambda payload: decode_kv(payload, config, dtype),
             read_many=self.kv_source.read_many,
         )
-        self.routes = RouteIndex(store.get_routes, decode_route)
+        coded = kernels() is not None  # they weigh keys as they lie in the bank, in a quarter of the bytes
+        self.routes = RouteIndex(store.get_routes, partial(decode_route, coded=coded))
 
     def close(self) -> None:
         """Overwrite and let go of everything held."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from mnemos.attention.quantize import value_group
 
 _LANES = 8
+_LONG_TOKENS = 128
 _MOST_DIM = 512
 _EXPANDED = (torch.float32, torch.bfloat16)
 
@@ -32,6 +33,7 @@ class Packed(ctypes.Structure):
         ("heads", ctypes.c_int32),
         ("tokens", ctypes.c_int32),
         ("dim", ctypes.c_int32),
+        ("stride", ctypes.c_int64),
         ("value_group", ctypes.c_int32),
         ("is_bf16", ctypes.c_int32),
     )
@@ -53,10 +55,11 @@ def can_weigh(dim: int) -> bool:
 
 
 def expand_kv(library: ctypes.CDLL, at: Sequence[int], bits: int, k: Tensor, v: Tensor) -> None:
-    """Fills `k` and `v [layers, kv_heads, tokens, head_dim]`. `at` are the addresses of the codes and scales
+    """Fills `k` and `v [layers, kv_heads, tokens, head_dim]`, or such parts of a cache. `at` are the addresses of the codes and scales
     of K, then of V; the caller keeps what lies there, and has checked its length.
     """
     layers, kv_heads, tokens, dim = k.shape
+    assert k.stride() == v.stride() == (kv_heads * k.stride(1), k.stride(1), dim, 1), "slots of a cache"
     packed = Packed(
         *at,
         k.data_ptr(),
@@ -65,10 +68,12 @@ def expand_kv(library: ctypes.CDLL, at: Sequence[int], bits: int, k: Tensor, v: 
         layers * kv_heads,
         tokens,
         dim,
+        k.stride(1),
         value_group(dim),
         k.dtype == torch.bfloat16,
     )
-    if library.mnemos_expand_kv(ctypes.byref(packed), torch.get_num_threads()):
+    threads = torch.get_num_threads() if tokens > _LONG_TOKENS else 1  # to start one takes as long
+    if library.mnemos_expand_kv(ctypes.byref(packed), threads):
         raise MemoryError("no memory to expand KV in")
 
 

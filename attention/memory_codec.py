@@ -23,7 +23,6 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -31,9 +30,10 @@ import torch
 from torch import Tensor
 
 from mnemos.attention.compiled import kernels
-from mnemos.attention.compiled_read import can_expand, expand_kv
+from mnemos.attention.compiled_read import can_expand
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.kv import SpanKV
+from mnemos.attention.packed_span import PackedSpan
 from mnemos.attention.quantize import (
     dequantize_keys,
     dequantize_values,
@@ -107,8 +107,11 @@ def encode_kv(spans: Sequence[SpanKV], bits: TraceBits) -> bytes:
     return b"".join(parts)
 
 
-def decode_kv(payload: bytes, config: ModelConfig, dtype: torch.dtype) -> list[SpanKV]:
-    """A KV payload to its spans in `dtype`.
+def decode_kv(
+    payload: bytes | bytearray, config: ModelConfig, dtype: torch.dtype, *, packed: bool = False
+) -> list[SpanKV]:
+    """A KV payload to its spans in `dtype`; with `packed` those of four and eight bits are expanded where
+    they are attended to, if there are kernels to do it.
 
     Raises `ModelMismatchError` when it has another model's shape, `BankUnreadableError` when it is malformed.
     """
@@ -125,22 +128,23 @@ def decode_kv(payload: bytes, config: ModelConfig, dtype: torch.dtype) -> list[S
             "to use"
         )
     reader = _Reader(payload, _KV_HEAD.size + 4 * count)
-    library = kernels() if can_expand(dim, dtype) else None
-    spans = []
+    library = kernels() if bits not in _RAW and can_expand(dim, dtype) else None
+    spans: list[SpanKV] = []
     for tokens in lengths:
         shape = (layers, kv_heads, tokens, dim)
         reader.require(2 * layers * kv_heads * tokens * dim * bits // 8)  # before room is made for them
         if bits in _RAW:
             spans.append(SpanKV(*(reader.take(shape, _RAW[bits]).to(dtype) for _ in range(2))))
             continue
-        k, v = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
         k_scales = (2, layers, kv_heads, len(token_groups(tokens)), dim)
         v_scales = (2, layers, kv_heads, tokens, dim // value_group(dim))
         if library is not None:
-            sizes = [math.prod(shape) * bits // 8, 2 * math.prod(k_scales), math.prod(shape) * bits // 8]
-            expand_kv(library, reader.skip([*sizes, 2 * math.prod(v_scales)]), bits, k, v)
-            spans.append(SpanKV(k, v))
+            codes = math.prod(shape) * bits // 8
+            sizes = (codes, 2 * math.prod(k_scales), codes, 2 * math.prod(v_scales))
+            span = PackedSpan(library, reader.own(sum(sizes)), sizes, shape, bits, dtype)
+            spans.append(span if packed else span.expanded())
             continue
+        k, v = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
         dequantize_keys(reader.codes(shape, bits), reader.take(k_scales, torch.float16), k)
         dequantize_values(reader.codes(shape, bits), reader.take(v_scales, torch.float16), v)
         spans.append(SpanKV(k, v))
@@ -206,7 +210,7 @@ def decode_route(payload: bytes, *, coded: bool = False) -> RouteKeys:
 
 
 class _Reader:
-    def __init__(self, payload: bytes, offset: int) -> None:
+    def __init__(self, payload: bytes | bytearray, offset: int) -> None:
         self._payload = payload
         self._offset = offset
         self._copied: Tensor | None = None
@@ -217,12 +221,12 @@ class _Reader:
             self._copied = torch.frombuffer(bytearray(self._payload), dtype=torch.uint8)
         return self._copied
 
-    def skip(self, sizes: Sequence[int]) -> list[int]:
-        """The addresses in the payload of parts of so many bytes, one behind the other."""
-        self.require(sum(sizes))
-        start = np.frombuffer(self._payload, np.uint8).ctypes.data + self._offset
-        self._offset += sum(sizes)
-        return list(accumulate(sizes[:-1], initial=start))
+    def own(self, size: int) -> np.ndarray:
+        """The next bytes, to be written to: the payload's own where it was made for that."""
+        self.require(size)
+        data = np.frombuffer(self._payload, np.uint8, size, self._offset)
+        self._offset += size
+        return data if data.flags.writeable else data.copy()
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         size = math.prod(shape) * dtype.itemsize

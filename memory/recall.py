@@ -99,7 +99,7 @@ class Recaller:
         self.kv_source = KVSource(store, self.encoder)
         self.pager = Pager(
             self.kv_source.read,
-            lambda payload: decode_kv(payload, config, dtype),
+            lambda payload: decode_kv(payload, config, dtype, packed=True),
             read_many=self.kv_source.read_many,
         )
         coded = kernels() is not None  # they weigh keys as they lie in the bank, in a quarter of the bytes

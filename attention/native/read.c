@@ -108,8 +108,10 @@ int mnemos_route_mass(const Keys *keys, int spans, const float *queries, int row
 /* KV of one span as `memory_codec.py` lays it out, and where its numbers go. */
 typedef struct {
     const uint8_t *k_codes, *k_scales, *v_codes, *v_scales; /* may lie at any address */
-    void *k, *v;                                            /* [heads, tokens, dim] */
-    int32_t bits, heads, tokens, dim, value_group, is_bf16;
+    void *k, *v;                                            /* of each head [tokens, dim] */
+    int32_t bits, heads, tokens, dim;
+    int64_t stride; /* numbers from one head to the next */
+    int32_t value_group, is_bf16;
 } Packed;
 
 static float half_of(const uint8_t *from) {
@@ -141,15 +143,23 @@ INLINE void expand(const uint8_t *restrict codes, const float *restrict scale, c
     for (int d = 0; d < half; d++) to[half + d] = low[half + d] + (float)(codes[d] >> 4) * scale[half + d];
 }
 
+/* The same, where the halves of a token have a scale each and four bits a code. */
+INLINE void expand_halves(const uint8_t *restrict codes, const float *scale, const float *low, int half,
+                          float *restrict to) {
+    float first = scale[0], second = scale[half], least = low[0], fewest = low[half];
+    for (int d = 0; d < half; d++) to[d] = least + (float)(codes[d] & 15) * first;
+    for (int d = 0; d < half; d++) to[half + d] = fewest + (float)(codes[d] >> 4) * second;
+}
+
 static void expand_to(const uint8_t *codes, const float *scale, const float *low, const Packed *kv, void *to,
                       size_t at) {
-    if (!kv->is_bf16) {
-        expand(codes, scale, low, kv->dim, kv->bits, (float *)to + at);
-        return;
-    }
-    float wide[MOST_DIM];
-    expand(codes, scale, low, kv->dim, kv->bits, wide);
-    for (int d = 0; d < kv->dim; d++) store_kv(to, at + d, wide[d], 1);
+    float wide[MOST_DIM], *into = kv->is_bf16 ? wide : (float *)to + at;
+    if (kv->dim == 64 && kv->bits == 4) /* a number the compiler knows */
+        expand(codes, scale, low, 64, 4, into);
+    else
+        expand(codes, scale, low, kv->dim, kv->bits, into);
+    if (kv->is_bf16)
+        for (int d = 0; d < kv->dim; d++) store_kv(to, at + d, wide[d], 1);
 }
 
 /* Groups of tokens that share the scales of K: 32 each, the last between 16 and 47. */
@@ -171,7 +181,7 @@ static void expand_keys(const Packed *kv, int head) {
         int end = g == groups - 1 ? tokens : 32 * (g + 1);
         for (int t = 32 * g; t < end; t++) {
             size_t at = (size_t)head * tokens + t;
-            expand_to(kv->k_codes + at * row, scale, low, kv, kv->k, at * dim);
+            expand_to(kv->k_codes + at * row, scale, low, kv, kv->k, (size_t)head * kv->stride + (size_t)t * dim);
         }
     }
 }
@@ -180,14 +190,21 @@ static void expand_values(const Packed *kv, int head) {
     int dim = kv->dim, group = kv->value_group, groups = dim / group;
     size_t row = (size_t)dim * kv->bits / 8, lows = (size_t)kv->heads * kv->tokens * groups * 2;
     float scale[MOST_DIM], low[MOST_DIM];
+    int in_halves = dim == 64 && group == 32 && kv->bits == 4 && !kv->is_bf16;
     for (int t = 0; t < kv->tokens; t++) {
-        size_t at = (size_t)head * kv->tokens + t;
+        size_t at = (size_t)head * kv->tokens + t, to = (size_t)head * kv->stride + (size_t)t * dim;
         const uint8_t *from = kv->v_scales + at * groups * 2;
         for (int g = 0; g < groups; g++) {
             float one = factor_of(from + 2 * g, kv->is_bf16), least = factor_of(from + lows + 2 * g, kv->is_bf16);
-            for (int d = 0; d < group; d++) scale[g * group + d] = one, low[g * group + d] = least;
+            scale[g * group] = one, low[g * group] = least;
+            if (!in_halves)
+                for (int d = 1; d < group; d++) scale[g * group + d] = one, low[g * group + d] = least;
         }
-        expand_to(kv->v_codes + at * row, scale, low, kv, kv->v, at * dim);
+        if (in_halves) {
+            expand_halves(kv->v_codes + at * row, scale, low, 32, (float *)kv->v + to);
+            continue;
+        }
+        expand_to(kv->v_codes + at * row, scale, low, kv, kv->v, to);
     }
 }
 

@@ -174,14 +174,11 @@ class KVCache:
         k = self.k[:, :, self.length : end]
         span.write_to(k, self.v[:, :, self.length : end])
         if offset:
-            k.copy_(self._moved(k, offset))
+            if self._rotation is None:
+                raise ValueError("a cache without a rotation holds parallel memories only")
+            self._rotation.turn_(k, offset)
         self.length = end
         self.used = max(self.used, end)
-
-    def _moved(self, keys: Tensor, offset: int) -> Tensor:
-        if self._rotation is None:
-            raise ValueError("a cache without a rotation holds parallel memories only")
-        return self._rotation(keys, offset)
 
 
 def _offsets(spans: Sequence[SpanKV], stride: float) -> list[int]:

@@ -117,16 +117,21 @@ def _route(recaller: Recaller, question: str) -> tuple[float, float, float, floa
 
 
 def _paging(bank: MemoryBank, recaller: Recaller, chance: random.Random) -> tuple[list[float], list[float]]:
-    """Milliseconds of bringing 8 vivid memories in from the bank's files, none of them decoded yet; by the
-    clock on the wall, and of the processor.
+    """Milliseconds of bringing 8 vivid memories from the bank's files into a cache where the model attends to
+    them, none of them held before; by the clock on the wall, and of the processor.
     """
     vivid = sorted(bank.store.kv_sizes(NAMESPACE))
+    reading = recaller.model.calibration.reading_for(PAGED)
+    cache = recaller.new_context(recaller.model.config.max_positions // 2)
     times, cpu_times = [], []
     for _ in range(_PAGINGS):
         recaller.pager.drop()
+        cache.zero_()
+        cache.load_prefix(recaller.encoder.prefix)
         chosen = chance.sample(vivid, min(PAGED, len(vivid)))
         started, cpu = time.perf_counter(), time.process_time()
-        recaller.pager.page(NAMESPACE, chosen)
+        found = recaller.pager.page(NAMESPACE, chosen)
+        cache.page_in([span for spans in found for span in spans], stride=reading.stride)
         times.append((time.perf_counter() - started) * 1e3)
         cpu_times.append((time.process_time() - cpu) * 1e3)
     return times, cpu_times

@@ -222,7 +222,8 @@ def fuse(
     fused = torch.zeros(before.shape)
     for name, values in signals.items():
         # The root of the mass: its logarithm spreads out memories that get next to none of it.
-        spread = (values / 2).exp() if name == "mass" else values
+        # In numpy, since PyTorch wakes threads for it.
+        spread = torch.from_numpy(np.exp(values.numpy() / 2)) if name == "mass" else values
         fused = fused + weights.get(name, 0.0) * standardised(spread)
     known = torch.nn.functional.pad(fused.clamp_min(0), (0, 1))  # a neighbour that isn't there scores 0
     beside = known[..., before] + known[..., after]

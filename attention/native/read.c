@@ -224,6 +224,23 @@ int mnemos_expand_kv(const Packed *kv, int threads) {
     return with_team(threads, 1, run_expand, (void *)kv);
 }
 
+/* Keys `[layers, kv_heads, tokens, dim]`, `stride` numbers from one head to the next, turned on by `turns
+   [layers, dim]`: cosine and sine of each pair. */
+void mnemos_turn_keys(float *keys, int64_t stride, int layers, int kv_heads, int tokens, int dim,
+                      const float *turns) {
+    for (int head = 0; head < layers * kv_heads; head++) {
+        const float *restrict turn = turns + (size_t)(head / kv_heads) * dim;
+        for (int t = 0; t < tokens; t++) {
+            float *restrict x = keys + (size_t)head * stride + (size_t)t * dim;
+            for (int d = 0; d < dim; d += 2) {
+                float a = x[d], b = x[d + 1];
+                x[d] = a * turn[d] - b * turn[d + 1];
+                x[d + 1] = a * turn[d + 1] + b * turn[d];
+            }
+        }
+    }
+}
+
 /* Of the structures that a caller fills, in bytes. */
 void mnemos_read_sizes(size_t sizes[2]) {
     sizes[0] = sizeof(Keys);

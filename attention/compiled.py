@@ -166,7 +166,6 @@ def _load(path: Path) -> ctypes.CDLL:
     library.mnemos_pack.restype = real
     library.mnemos_expand_kv.argtypes = [pointer, integer]
     library.mnemos_turn_keys.argtypes = [pointer, ctypes.c_int64, *[integer] * 4, pointer]
-    library.mnemos_turn_keys.restype = None
     masses = [pointer, integer, pointer, integer, integer, pointer, pointer, integer]
     library.mnemos_route_mass.argtypes = masses
     if library.mnemos_abi() != ABI:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mnemos.attention.quantize import value_group
 
 _LANES = 8
-_LONG_TOKENS = 128
+_LONG_TOKENS = 64
 _MOST_DIM = 512
 _EXPANDED = (torch.float32, torch.bfloat16)
 
@@ -59,7 +59,8 @@ def expand_kv(library: ctypes.CDLL, at: Sequence[int], bits: int, k: Tensor, v: 
     of K, then of V; the caller keeps what lies there, and has checked its length.
     """
     layers, kv_heads, tokens, dim = k.shape
-    assert k.stride() == v.stride() == (kv_heads * k.stride(1), k.stride(1), dim, 1), "slots of a cache"
+    of_cache = (kv_heads * k.stride(1), k.stride(1), dim, 1)
+    assert k.stride() == v.stride() == of_cache, "slots of a cache"
     packed = Packed(
         *at,
         k.data_ptr(),

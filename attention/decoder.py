@@ -45,6 +45,7 @@ class Collect:
     hidden_layers: tuple[int, ...] = ()
     memory_mass: bool = False
     few_bits: bool = False  # a probe may multiply the packed weights of steps
+    threads: int | None = None  # of such a probe; all of PyTorch's without it
     queries: dict[int, Tensor] = field(default_factory=dict)  # layer -> [heads, tokens, head_dim], after RoPE
     hidden: dict[int, Tensor] = field(default_factory=dict)  # layer -> [tokens, hidden], input of that layer
     mass: Tensor | None = None  # [memory slots], attention summed over layers, heads and tokens

@@ -59,7 +59,6 @@ class KeyRotation:
         pairs = torch.view_as_complex(torch.unflatten(keys.float(), -1, (-1, 2)))
         return torch.view_as_real(pairs * phases).flatten(-2).to(keys.dtype)
 
-
     def turn_(self, keys: Tensor, positions: int) -> None:
         """As `__call__`, in place: keys of a cache, `[layers, kv_heads, tokens, head_dim]`."""
         layers, kv_heads, tokens, dim = keys.shape
@@ -70,7 +69,9 @@ class KeyRotation:
             keys.copy_(self(keys, positions))
             return
         turns = torch.view_as_real(self._phases(positions)).contiguous()  # [layers, dim / 2, 2]
-        library.mnemos_turn_keys(keys.data_ptr(), stride, layers, kv_heads, tokens, dim, turns.data_ptr())
+        at, to = keys.data_ptr(), turns.data_ptr()
+        if library.mnemos_turn_keys(at, stride, layers, kv_heads, tokens, dim, to):
+            keys.copy_(self(keys, positions))
 
     def _phases(self, positions: int) -> Tensor:
         """Factors of each layer, `[layers, head_dim / 2]`, complex64."""

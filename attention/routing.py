@@ -33,12 +33,15 @@ def route_query(
     cache: KVCache,
     tokens: Sequence[int],
     projection: Projection | None = None,
+    threads: int | None = None,
 ) -> RouteQuery:
-    """Run `tokens` behind the cache as far as routing needs; the cache is left as it was."""
+    """Run `tokens` behind the cache as far as routing needs; the cache is left as it was. `threads` are of
+    compiled code, all of PyTorch's without a number.
+    """
     layers = tuple(dict.fromkeys(layer for layer, _ in calibration.key_heads))
     hidden_layers = () if calibration.hidden_layer is None else (calibration.hidden_layer,)
     projected = () if projection is None else (projection.layer,)
-    collect = Collect(query_layers=layers, hidden_layers=(*hidden_layers, *projected), few_bits=True)
+    collect = Collect(layers, (*hidden_layers, *projected), few_bits=True, threads=threads)
     decoder.probe(tokens, cache, collect)
     queries = torch.stack([collect.queries[layer][head] for layer, head in calibration.key_heads])
     # Scores are taken at head_dim ** -0.5; the queries carry what a family's own scale differs by.

@@ -1,4 +1,4 @@
-"""What encoding memories costs over reading the same tokens: the write path's part of `mnemos bench paging`."""
+"""What encoding memories costs over reading the same tokens: a part of `mnemos bench paging`."""
 
 import statistics
 import time

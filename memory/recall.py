@@ -12,6 +12,8 @@ from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
+import torch
+
 from mnemos.attention.compiled import kernels
 from mnemos.attention.kv import KVCache, SpanKV
 from mnemos.attention.memory_codec import decode_kv, decode_route
@@ -35,6 +37,7 @@ from mnemos.store.store import Store
 DEFAULT_K = 4
 PAGED_TOKENS = 2048  # most memory tokens brought in for one reply
 _RECALLS_KEPT = 16  # whose cost is told
+_SMALL_HIDDEN = 1024  # of a model that reads a question in the time that looking memories up takes
 _SPARE = 6  # memories scored beyond k, in place of those that repeat the message or another memory
 
 if TYPE_CHECKING:
@@ -228,8 +231,16 @@ class Recaller:
             self.encode_pending(namespace)
         return self.question(query)
 
-    def _read(self, context: KVCache, words: Sequence[int]) -> RouteQuery:
-        return route_query(self.model.decoder, self.model.calibration, context, words, self._projection)
+    def _read(self, context: KVCache, words: Sequence[int], *, in_company: bool = False) -> RouteQuery:
+        """`in_company` leaves a processor to what runs beside it, which takes as long as a small model does:
+        threads that wait for each other lose more where one of them is held up than a thread brings.
+        """
+        threads = None
+        if in_company and self.model.config.hidden_size <= _SMALL_HIDDEN:
+            threads = max(torch.get_num_threads() - 1, 1)
+        return route_query(
+            self.model.decoder, self.model.calibration, context, words, self._projection, threads
+        )
 
     def _ranked(
         self,
@@ -243,15 +254,15 @@ class Recaller:
         where: Condition | None = None,
         now: datetime | None = None,
     ) -> list[Scored]:
-        """What the router makes of `words` (token ids of `query`) read behind `context`. While the model reads
-        them, the memories to be scored are looked up.
+        """What the router makes of `words` (token ids of `query`) read behind `context`. While the model
+        reads them, the memories to be scored are looked up.
         """
         if not self._router.looks_ahead:
             states, looked = self._read(context, words), None
         else:
             look = partial(self._router.look, namespace, query, None, router=router, where=where, now=now)
             with Ahead(look) as ahead:
-                states = self._read(context, words)
+                states = self._read(context, words, in_company=True)
                 looked = ahead.result()
         return self._router.score(
             namespace, query, states, limit=limit, router=router, where=where, now=now, looked=looked

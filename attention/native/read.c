@@ -5,6 +5,12 @@
 #include "team.h"
 #include "vectors.h"
 
+#ifdef __clang__
+#define SWAP_PAIRS(v) __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6)
+#else
+#define SWAP_PAIRS(v) __builtin_shuffle(v, (i8x){1, 0, 3, 2, 5, 4, 7, 6})
+#endif
+
 enum { WIDE = 4, FEW = 3, MOST_DIM = 512 };
 
 /* One span of a memory's routing keys. */
@@ -225,20 +231,33 @@ int mnemos_expand_kv(const Packed *kv, int threads) {
 }
 
 /* Keys `[layers, kv_heads, tokens, dim]`, `stride` numbers from one head to the next, turned on by `turns
-   [layers, dim]`: cosine and sine of each pair. */
-void mnemos_turn_keys(float *keys, int64_t stride, int layers, int kv_heads, int tokens, int dim,
+   [layers, dim]`: cosine and sine of each pair. 0, or -1 for heads too wide. */
+int mnemos_turn_keys(float *keys, int64_t stride, int layers, int kv_heads, int tokens, int dim,
                       const float *turns) {
+    if (dim > MOST_DIM) return -1;
+    float along[MOST_DIM], across[MOST_DIM]; /* what a number is multiplied by, and what its neighbour is */
     for (int head = 0; head < layers * kv_heads; head++) {
-        const float *restrict turn = turns + (size_t)(head / kv_heads) * dim;
+        const float *turn = turns + (size_t)(head / kv_heads) * dim;
+        for (int d = 0; d < dim; d += 2) {
+            along[d] = along[d + 1] = turn[d];
+            across[d] = -turn[d + 1];
+            across[d + 1] = turn[d + 1];
+        }
         for (int t = 0; t < tokens; t++) {
-            float *restrict x = keys + (size_t)head * stride + (size_t)t * dim;
-            for (int d = 0; d < dim; d += 2) {
-                float a = x[d], b = x[d + 1];
-                x[d] = a * turn[d] - b * turn[d + 1];
-                x[d + 1] = a * turn[d + 1] + b * turn[d];
+            float *x = keys + (size_t)head * stride + (size_t)t * dim;
+            int d = 0;
+            for (; d + 8 <= dim; d += 8) {
+                f8 own = load8(x + d), other = SWAP_PAIRS(own);
+                store8(x + d, own * load8(along + d) + other * load8(across + d));
+            }
+            for (; d < dim; d += 2) {
+                float own = x[d];
+                x[d] = own * along[d] + x[d + 1] * across[d];
+                x[d + 1] = x[d + 1] * along[d + 1] + own * across[d + 1];
             }
         }
     }
+    return 0;
 }
 
 /* Of the structures that a caller fills, in bytes. */

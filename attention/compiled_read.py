@@ -55,8 +55,9 @@ def can_weigh(dim: int) -> bool:
 
 
 def expand_kv(library: ctypes.CDLL, at: Sequence[int], bits: int, k: Tensor, v: Tensor) -> None:
-    """Fills `k` and `v [layers, kv_heads, tokens, head_dim]`, or such parts of a cache. `at` are the addresses of the codes and scales
-    of K, then of V; the caller keeps what lies there, and has checked its length.
+    """Fills `k` and `v [layers, kv_heads, tokens, head_dim]`, or such parts of a cache. `at` are the
+    addresses of the codes and scales of K, then of V; the caller keeps what lies there, and has checked its
+    length.
     """
     layers, kv_heads, tokens, dim = k.shape
     of_cache = (kv_heads * k.stride(1), k.stride(1), dim, 1)

@@ -41,8 +41,8 @@ def measure(place: Path, model: str | None, queries: int, threads: int | None) -
     Cold is the first question after opening, with the bank's files out of the system's page cache. Warm are
     further questions, each another one, with the bank's databases in that cache, as after a while of use, and
     its segments as they come. Cached are the same questions and memories once more, nothing of them being
-    held, with what they need in the system's cache. `query_ms` is the model's part of a route: its pass over the
-    question. `remember_ms` and `forget_ms` are until the disk has it, the model left out.
+    held, with what they need in the system's cache. `query_ms` is the model's part of a route: its pass over
+    the question. `remember_ms` and `forget_ms` are until the disk has it, the model left out.
     """
     loaded = load(model, threads=threads)
     model_mb = _rss_mb()

@@ -11,7 +11,7 @@
 #define SWAP_PAIRS(v) __builtin_shuffle(v, (i8x){1, 0, 3, 2, 5, 4, 7, 6})
 #endif
 
-enum { WIDE = 4, FEW = 3, MOST_DIM = 512 };
+enum { WIDE = 4, FEW = 6, MOST_DIM = 512 }; /* vectors of rows, tokens and channels at once, at most */
 
 /* One span of a memory's routing keys. */
 typedef struct {
@@ -49,15 +49,16 @@ INLINE void scores_of(const float *queries, const float (*key)[MOST_DIM], int di
 INLINE void span_mass(const Keys *keys, const float *queries, int dim, int vectors, float *scores, float *sums,
                       float *tops) {
     float key[FEW][MOST_DIM];
-    for (int first = 0; first < keys->tokens; first += FEW) {
-        int count = keys->tokens - first < FEW ? keys->tokens - first : FEW;
+    const int few = vectors <= 2 ? FEW : FEW / 2; /* sums that fit the registers, and hide how long each takes */
+    for (int first = 0; first < keys->tokens; first += few) {
+        int count = keys->tokens - first < few ? keys->tokens - first : few;
         for (int t = 0; t < count; t++) {
             const int8_t *codes = keys->codes + (size_t)(first + t) * keys->stride;
             for (int d = 0; d < dim; d++) key[t][d] = codes[d];
         }
         float *to = scores + (size_t)first * 8 * WIDE;
-        if (count == FEW)
-            scores_of(queries, key, dim, FEW, vectors, to);
+        if (count == few)
+            scores_of(queries, key, dim, few, vectors, to);
         else
             for (int t = 0; t < count; t++) scores_of(queries, key + t, dim, 1, vectors, to + t * 8 * WIDE);
     }

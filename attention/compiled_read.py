@@ -36,6 +36,8 @@ class Packed(ctypes.Structure):
         ("stride", ctypes.c_int64),
         ("value_group", ctypes.c_int32),
         ("is_bf16", ctypes.c_int32),
+        ("turns", ctypes.c_void_p),
+        ("kv_heads", ctypes.c_int32),
     )
 
 
@@ -54,10 +56,12 @@ def can_weigh(dim: int) -> bool:
     return dim <= _MOST_DIM
 
 
-def expand_kv(library: ctypes.CDLL, at: Sequence[int], bits: int, k: Tensor, v: Tensor) -> None:
+def expand_kv(
+    library: ctypes.CDLL, at: Sequence[int], bits: int, k: Tensor, v: Tensor, turns: Tensor | None = None
+) -> None:
     """Fills `k` and `v [layers, kv_heads, tokens, head_dim]`, or such parts of a cache. `at` are the
     addresses of the codes and scales of K, then of V; the caller keeps what lies there, and has checked its
-    length.
+    length. `turns [layers, head_dim]`, cosine and sine of each pair, turn keys in fp32 on.
     """
     layers, kv_heads, tokens, dim = k.shape
     of_cache = (kv_heads * k.stride(1), k.stride(1), dim, 1)
@@ -73,6 +77,8 @@ def expand_kv(library: ctypes.CDLL, at: Sequence[int], bits: int, k: Tensor, v: 
         k.stride(1),
         value_group(dim),
         k.dtype == torch.bfloat16,
+        None if turns is None else turns.data_ptr(),
+        kv_heads,
     )
     threads = torch.get_num_threads() if tokens > _LONG_TOKENS else 1  # to start one takes as long
     if library.mnemos_expand_kv(ctypes.byref(packed), threads):

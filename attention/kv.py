@@ -36,10 +36,14 @@ class SpanKV:
     def nbytes(self) -> int:
         return self.k.nbytes + self.v.nbytes
 
-    def write_to(self, k: Tensor, v: Tensor) -> None:
-        """Copies both into tensors of their shape, which may be a part of a cache."""
+    def write_to(self, k: Tensor, v: Tensor, rotation: KeyRotation | None = None, positions: int = 0) -> None:
+        """Copies both into tensors of their shape, which may be a part of a cache, keys as they are so many
+        positions further on.
+        """
         k.copy_(self.k)
         v.copy_(self.v)
+        if rotation is not None:
+            rotation.turn_(k, positions)
 
     def zero_(self) -> None:
         """Overwrite both tensors, so that erased content does not linger in freed memory."""
@@ -171,12 +175,10 @@ class KVCache:
                 f"{span.tokens} memory tokens do not fit: {self.length} of {self.capacity} slots are taken; "
                 "recall fewer memories"
             )
-        k = self.k[:, :, self.length : end]
-        span.write_to(k, self.v[:, :, self.length : end])
-        if offset:
-            if self._rotation is None:
-                raise ValueError("a cache without a rotation holds parallel memories only")
-            self._rotation.turn_(k, offset)
+        if offset and self._rotation is None:
+            raise ValueError("a cache without a rotation holds parallel memories only")
+        k, v = self.k[:, :, self.length : end], self.v[:, :, self.length : end]
+        span.write_to(k, v, self._rotation if offset else None, offset)
         self.length = end
         self.used = max(self.used, end)
 

@@ -68,10 +68,14 @@ class KeyRotation:
         if library is None:
             keys.copy_(self(keys, positions))
             return
-        turns = torch.view_as_real(self._phases(positions)).contiguous()  # [layers, dim / 2, 2]
+        turns = self.turns(positions)
         at, to = keys.data_ptr(), turns.data_ptr()
         if library.mnemos_turn_keys(at, stride, layers, kv_heads, tokens, dim, to):
             keys.copy_(self(keys, positions))
+
+    def turns(self, positions: int) -> Tensor:
+        """Cosine and sine of each pair, `[layers, head_dim]`, fp32."""
+        return torch.view_as_real(self._phases(positions)).flatten(1).contiguous()
 
     def _phases(self, positions: int) -> Tensor:
         """Factors of each layer, `[layers, head_dim / 2]`, complex64."""

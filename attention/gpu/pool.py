@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mnemos.attention.config import ModelConfig
+from mnemos.attention.gpu import crossover
 from mnemos.attention.gpu.copies import Move, copy_layers
 from mnemos.attention.gpu.host_pool import HostPool
 from mnemos.attention.gpu.page_room import Entry, Key, PageRoom, page_tensor, zero_pages
@@ -102,7 +103,7 @@ class DevicePool:
         self._host = host
         self._staging = Staging(self._layout.page_bytes, self.device, self._stream)
         self._flights: list[tuple[Mark, list[Entry]]] = []  # copies under way, and what they hold of the host
-        self._gather_below = 0 if gather_below is None else gather_below
+        self._gather_below = crossover.gather_below(self.device) if gather_below is None else gather_below
         self._lock = RLock()
         self._drops = 0  # so far: what was fetched before one may be what it was about
         self.hits = 0

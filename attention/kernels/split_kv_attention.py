@@ -178,8 +178,8 @@ def join_splits(
         acc = acc * fade + tl.sum(part * weight[:, None], axis=0)
         top = higher
     at = batch * heads + head
-    # A conversation that reads nothing has no split: zeros, and -inf.
-    tl.store(out_ptr + at * DIM + channel, tl.where(total > 0, acc / total, 0.0), mask=channel < DIM)
+    total = tl.where(total > 0, total, 1.0)  # no split, nothing read: zeros, and -inf, which is `top`
+    tl.store(out_ptr + at * DIM + channel, acc / total, mask=channel < DIM)
     tl.store(lse_ptr + at + tl.arange(0, 1), (top + tl.log2(total)) * LN2)
 
 

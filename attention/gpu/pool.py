@@ -4,9 +4,10 @@ Everything that writes to the pool is on one copy stream, in order. Who reads wa
 (`DeviceReads.wait`), and what is let go of is overwritten only behind the reads that were queued until then.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from threading import RLock
+from threading import Lock
 from types import TracebackType
 
 import torch
@@ -104,7 +105,10 @@ class DevicePool:
         self._staging = Staging(self._layout.page_bytes, self.device, self._stream)
         self._flights: list[tuple[Mark, list[Entry]]] = []  # copies under way, and what they hold of the host
         self._gather_below = crossover.gather_below(self.device) if gather_below is None else gather_below
-        self._lock = RLock()
+        self._lock = Lock()
+        # What readers let go of, perhaps in the middle of a request: a reader may end whenever Python's
+        # garbage collector finds it. And where their streams were.
+        self._ended: deque[tuple[Sequence[Entry], Mark | None]] = deque()
         self._drops = 0  # so far: what was fetched before one may be what it was about
         self.hits = 0
         self.misses = 0
@@ -113,6 +117,7 @@ class DevicePool:
     def bytes(self) -> int:
         """Of the pages that memories have, padding included."""
         with self._lock:
+            self._settle()
             return self._room.bytes
 
     @property
@@ -164,6 +169,7 @@ class DevicePool:
         """
         with self._lock:
             self._drops += 1
+            self._settle()
             self._land(wait=True)
             self._room.drop(namespace, memory_id)
             if self._host is not None:
@@ -173,8 +179,19 @@ class DevicePool:
 
     def let_go(self, entries: Sequence[Entry]) -> None:
         """The end of one reader's hold; `DeviceReads.release` calls it."""
-        with self._lock:
-            fence = self._stream.fence()
+        self._ended.append((entries, self._stream.fence()))
+        if self._lock.acquire(blocking=False):  # otherwise whoever has it, or the next one
+            try:
+                self._settle()
+            finally:
+                self._lock.release()
+
+    def _settle(self) -> None:
+        while self._ended:
+            entries, fence = self._ended[0]
+            if fence is None and (fence := self._stream.fence()) is None:
+                return
+            self._ended.popleft()
             for entry in entries:
                 entry.fences = [each for each in entry.fences if not each.done()]
                 entry.fences.append(fence)
@@ -207,6 +224,7 @@ class DevicePool:
         return found
 
     def _admit(self, keys: Sequence[Key], payloads: Mapping[Key, tuple[PayloadHead, bytes]]) -> DeviceReads:
+        self._settle()
         self._land(wait=False)
         chosen = self._fitting(keys, payloads)
         entries: dict[Key, Entry] = {}

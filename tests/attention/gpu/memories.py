@@ -73,7 +73,7 @@ class DeferredStream:
     def mark(self) -> Mark:
         return Place(self, len(self.queue))
 
-    def fence(self) -> Mark:
+    def fence(self) -> Mark | None:
         return Place(self, 0)
 
     def follow(self, mark: Mark) -> None:

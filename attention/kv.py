@@ -53,6 +53,10 @@ class SpanKV:
     def dense(self) -> "SpanKV":
         return self
 
+    def to(self, device: torch.device) -> "SpanKV":
+        """The same on a device."""
+        return SpanKV(self.k.to(device), self.v.to(device))
+
     def zero_(self) -> None:
         """Overwrite both tensors, so that erased content does not linger in freed memory."""
         self.k.zero_()

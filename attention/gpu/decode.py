@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mnemos.attention.gpu.cache import DeviceCache
 from mnemos.attention.gpu.captured import Capturing, Step
-from mnemos.attention.gpu.staging import Staging
+from mnemos.attention.gpu.step_inputs import StepInputs
 from mnemos.attention.gpu.step import StepBuffers, make_buffers, run_step
 from mnemos.attention.gpu.step_memory import StepMemory, Wanted
 
@@ -40,7 +40,7 @@ class Bucket(NamedTuple):
 @dataclass(slots=True)
 class _Made:
     buffers: StepBuffers
-    staging: Staging
+    inputs: StepInputs
     run: Step | None = None  # once its buffers were filled
     reads: tuple[int, ...] = ()  # serials of the read sets that the memory buffers hold
     wanted: Wanted | None = None
@@ -93,8 +93,8 @@ class DecodeLoop:
         if memory is not None and wanted is not None and made.reads != key:
             memory.fill(wanted)
             made.reads, made.wanted = key, wanted
-            made.staging.read_for(wanted)
-        made.staging.fill(made.buffers, tokens, caches)
+            made.inputs.read_for(wanted)
+        made.inputs.fill(made.buffers, tokens, caches)
         if made.run is None:
             made.run = self._make_runner(lambda: run_step(self._decoder, made.buffers))
         made.run()
@@ -118,7 +118,7 @@ class DecodeLoop:
         if bucket.reads:
             memory = StepMemory(bucket.rows, bucket.reads, bucket.splits, bucket.tiles, decoder.device)
         buffers = make_buffers(decoder, bucket.rows, bucket.reads, memory)
-        made = self._made[bucket] = _Made(buffers, Staging(decoder, bucket.rows, bucket.reads))
+        made = self._made[bucket] = _Made(buffers, StepInputs(decoder, bucket.rows, bucket.reads))
         return made
 
 

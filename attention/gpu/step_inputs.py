@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mnemos.attention.gpu.decoder import DeviceDecoder
 
 
-class Staging:
+class StepInputs:
     """Host buffers of one bucket, pinned where there is a CUDA device to copy to."""
 
     def __init__(self, decoder: "DeviceDecoder", rows: int, reads: int) -> None:

@@ -1,1 +1,1 @@
-"""A decoder on a device: weights, working memory and paged memories there, and steps in captured graphs."""
+"""Paged memories on a device: the pools, the copies into them, and decoding over them."""

@@ -133,7 +133,7 @@ def _assemble(ptx: str, ptxas: str) -> tuple[int, int]:
 def _split_variants() -> list[Variant]:
     from mnemos.attention.kernels.split_kv_attention import shape_constants, warps_of
 
-    types = "*{q} *u8 *{halves} *i64 *i32 *fp32 *fp32 *fp32 i32 i32 i32 fp32"
+    types = "*{q} *u8 *{halves} *i32 *i32 *fp32 *fp32 *fp32 i32 fp32"
     found = []
     for bits, dim, group in _SPLIT_SHAPES:
         for q in ("fp16", "bf16"):

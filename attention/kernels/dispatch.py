@@ -37,9 +37,10 @@ def split_kv_attention(
 ) -> tuple[Tensor, Tensor]:
     """One query row per head over the memories of each conversation.
 
-    `q [batch, heads, head_dim]`; `score_scale` is the model's over the temperature; `bias [spans of the
-    table]` (fp32) is added to the scores of a span's tokens. Returns the output `[batch, heads, head_dim]`
-    and the log-sum-exp of the scores `[batch, heads]`, both fp32. Raises ValueError.
+    `q [rows, heads, head_dim]`, a row for each conversation unless the plan names others; `score_scale` is
+    the model's over the temperature; `bias [spans of the table]` (fp32) is added to the scores of a span's
+    tokens. Returns the output `[batch, heads, head_dim]` and the log-sum-exp of the scores `[batch, heads]`,
+    both fp32; zeros and -inf for a conversation that reads nothing. Raises ValueError.
     """
     name = "split_kv_attention"
     check_dtype(name, "q", q, FLOATS)

@@ -1,5 +1,7 @@
 """Split attention in Triton's interpreter against its naive twin."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ def table_of(bits: int, kv_heads: int, dim: int, sizes: tuple[int, ...]) -> Memo
     table = table_of_payloads(payloads)
     if bits == 16:  # the interpreter multiplies bf16 wrongly: the same numbers as fp16
         pool = table.pool.view(torch.bfloat16).half().view(torch.uint8)
-        table = MemoryTable(pool, table.rows, table.tokens, 16, torch.float16, LAYERS, kv_heads, dim)
+        table = dataclasses.replace(table, pool=pool, raw_dtype=torch.float16)
     return table
 
 

@@ -11,7 +11,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
-from mnemos.attention.kv import KVCache, SpanKV
+from mnemos.attention.kv import KVCache, Span, SpanKV
 from mnemos.attention.memory_codec import decode_kv, decode_route
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.projection import Projection
@@ -35,6 +35,8 @@ _RECALLS_KEPT = 16  # whose cost is told
 _SPARE = 6  # memories scored beyond k, in place of those that repeat the message or another memory
 
 if TYPE_CHECKING:
+    from mnemos.attention.gpu.resident_keys import ResidentKeys
+    from mnemos.memory.device_pager import DevicePager
     from mnemos.memory.vector_index import VectorIndex
 
 _WORD = re.compile(r"\w+")
@@ -46,7 +48,7 @@ class Recall:
     """What a query brought back: memories best first, their KV spans, and what it cost."""
 
     memories: tuple[RecalledMemory, ...]
-    spans: tuple[SpanKV, ...]
+    spans: tuple[Span, ...]
     owners: tuple[int, ...]  # of each span: index into `memories`
     route_ms: float
     page_ms: float
@@ -72,13 +74,14 @@ class Recaller:
     def __init__(self, store: Store, model: LanguageModel) -> None:
         self.model = model
         self._store = store
+        self._resident: ResidentKeys | None = None
         self._prepare(store, model)
         self.vectors: VectorIndex | None = None
         if self._projection is not None:
             from mnemos.memory.vector_index import index_of  # faiss takes a while to load
 
             self.vectors = index_of(store, self._projection)
-        self._router = Router(store, self.routes, model, self.vectors)
+        self._router = Router(store, self.routes, model, self.vectors, self._resident)
         self.epoch = store.erase_epoch()
         self.last_recalls: deque[RecallCost] = deque(maxlen=_RECALLS_KEPT)
         self._watchers: WeakSet[Watcher] = WeakSet()
@@ -95,17 +98,24 @@ class Recaller:
         config, dtype = model.config, model.decoder.dtype
         self.encoder = MemoryEncoder(store, model)
         self.kv_source = KVSource(store, self.encoder)
-        self.pager = Pager(
-            self.kv_source.read,
-            lambda payload: decode_kv(payload, config, dtype),
-            read_many=self.kv_source.read_many,
-        )
+        self.pager: Pager | DevicePager
+        if model.decoder.reads_pages:
+            from mnemos.memory.on_device import pager_for, resident_keys_for
+
+            self.pager = pager_for(model, self.kv_source)
+            self._resident = resident_keys_for(model, store)
+        else:
+            self.pager = Pager(
+                self.kv_source.read,
+                lambda payload: decode_kv(payload, config, dtype),
+                read_many=self.kv_source.read_many,
+            )
         self.routes = RouteIndex(store.get_routes, decode_route)
 
     def close(self) -> None:
         """Overwrite and let go of everything held."""
-        self.pager.drop()
-        self.routes.drop()
+        for held in self._held():
+            held.drop()
         if self.vectors is not None:
             self.vectors.drop()
         self._tell_watchers()
@@ -116,8 +126,8 @@ class Recaller:
         """
         with self._guard:
             for memory_id in ids:
-                self.pager.drop(namespace, memory_id)
-                self.routes.drop(namespace, memory_id)
+                for held in self._held():
+                    held.drop(namespace, memory_id)
             if self.vectors is not None:
                 self.vectors.drop(namespace, ids)
             self.epoch = self._store.erase_epoch()
@@ -133,13 +143,18 @@ class Recaller:
             epoch = self._store.erase_epoch()
             if epoch == self.epoch:
                 return
-            for namespace, memory_id in {*self.pager.keys(), *self.routes.keys()}:
+            for namespace, memory_id in {key for held in self._held() for key in held.keys()}:
                 try:
                     self._store.get(namespace, memory_id)
                 except NotFoundError:
-                    self.pager.drop(namespace, memory_id)
-                    self.routes.drop(namespace, memory_id)
+                    for held in self._held():
+                        held.drop(namespace, memory_id)
             self.epoch = epoch
+
+    def _held(self) -> "list[Pager | DevicePager | RouteIndex | ResidentKeys]":
+        """What keeps parts of memories here."""
+        held: list[Pager | DevicePager | RouteIndex | ResidentKeys] = [self.pager, self.routes]
+        return held if self._resident is None else [*held, self._resident]
 
     def watch(self, watcher: Watcher) -> None:
         """Tell it of every erase from now on, for as long as somebody else holds it."""
@@ -275,13 +290,13 @@ class Recaller:
         if as_text:
             return Recall(_readable(described), (), (), (routed - started) * 1e3, 0.0)
         memories: list[RecalledMemory] = []
-        spans: list[SpanKV] = []
+        spans: list[Span] = []
         owners: list[int] = []
         tokens = 0
         mass = {found.id: found.spans for found in scored}
         before = self._reads()
         certain = _fitting(described)
-        read = self.pager.page_present(namespace, certain)
+        read: dict[str, Sequence[Span]] = {**self.pager.page_present(namespace, certain)}
         for recalled in described:
             if recalled.memory.id not in certain:
                 read |= self.pager.page_present(namespace, [recalled.memory.id])
@@ -369,7 +384,7 @@ def _repeats(found: Iterable[Memory], query: str) -> set[str]:
     return {each.id for each in found if _WORD.findall(each.text.casefold()) == words}
 
 
-def _telling_spans(spans: Sequence[SpanKV], mass: Sequence[float], room_tokens: int) -> list[SpanKV]:
+def _telling_spans(spans: Sequence[Span], mass: Sequence[float], room_tokens: int) -> list[Span]:
     """The spans of one memory that the query points at, in their order, as far as there is room.
 
     Those are the spans with half the mass of its best one, or more; the best ones go first where not all fit.

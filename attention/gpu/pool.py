@@ -125,6 +125,10 @@ class DevicePool:
         return self._room.budget_bytes
 
     @property
+    def host(self) -> HostPool | None:
+        return self._host
+
+    @property
     def pool(self) -> Tensor:
         """`[layers, pages, page_bytes]`."""
         return self._room.pool

@@ -20,7 +20,7 @@ from mnemos.attention.gpu.host_pool import HostPool
 from mnemos.attention.gpu.page_room import Entry, Key, PageRoom, page_tensor, zero_pages
 from mnemos.attention.gpu.staging import Staging
 from mnemos.attention.gpu.streams import CopyStream, Mark, stream_for
-from mnemos.attention.kernels.memory_table import MemoryTable
+from mnemos.attention.kernels.memory_table import MemoryTable, upload
 from mnemos.attention.kernels.page_layout import PageLayout, PayloadHead, read_head, write_pages
 from mnemos.errors import BankUnreadableError, ModelMismatchError
 
@@ -348,7 +348,7 @@ class DevicePool:
         pages = [page for entry in entries for page in entry.pages]
         return MemoryTable(
             self._room.pool,
-            torch.tensor(pages, dtype=torch.int32, device=self.device),
+            upload(pages, self.device),
             tuple(tokens for entry in entries for tokens in entry.tokens),
             self._bits,
             self._raw_dtype,

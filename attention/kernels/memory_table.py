@@ -223,12 +223,18 @@ def plan_splits(
         starts.append(len(work))
     device = table.pool.device
     return SplitPlan(
-        torch.tensor(work, dtype=torch.int32, device=device).reshape(-1, WORK_COLUMNS),
-        torch.tensor(starts, dtype=torch.int32, device=device),
+        upload(work, device).reshape(-1, WORK_COLUMNS),
+        upload(starts, device),
         tuple(tuple(spans) for spans in reads),
         tuple(tuple(each) for each in query_rows),
         rows,
     )
+
+
+def upload(rows: Sequence[object], device: torch.device) -> Tensor:
+    """Numbers as int32 on a device, without waiting for what its stream has to do yet."""
+    listed = torch.tensor(rows, dtype=torch.int32, pin_memory=device.type == "cuda")
+    return listed.to(device, non_blocking=True)
 
 
 def _shape(head: PayloadHead) -> tuple[int, int, int, int]:

@@ -13,9 +13,9 @@ from mnemos.attention.kernels.page_layout import (
     TILE,
     PageLayout,
     PayloadHead,
+    PayloadPages,
     read_head,
     tiles_of,
-    write_pages,
 )
 
 __all__ = ["ALIGNMENT", "TILE", "MemoryTable", "PlanBuffers", "SplitPlan", "plan_splits", "table_of_payloads"]
@@ -159,7 +159,7 @@ def table_of_payloads(
     pool = np.empty((layers, total, heads[0].layout.page_bytes), np.uint8)
     at = 0
     for payload, head in zip(payloads, heads, strict=True):
-        write_pages(payload, head, pool[:, at : at + head.tiles], range(layers))
+        PayloadPages(payload, head).write(pool[:, at : at + head.tiles], range(layers))
         at += head.tiles
     sizes = tuple(tokens for head in heads for tokens in head.tokens)
     return MemoryTable(

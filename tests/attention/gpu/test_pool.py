@@ -246,6 +246,18 @@ def test_a_page_in_that_fails_half_way_leaves_nothing(
     assert pool.bytes == 0
 
 
+@pytest.mark.parametrize("host_pages", [None, 40])
+def test_what_came_in_inference_mode_is_erased_outside_of_it(host_pages: int | None) -> None:
+    with torch.inference_mode():
+        pool = pool_of(4, host_pages)
+        reads = pool.page_in(names("two"), fetch)
+    pool.drop()
+    assert not pages_of(reads, 0).any()
+    with torch.inference_mode():
+        pool.page_in(names("one"), fetch).release()
+        pool.drop()
+
+
 def test_releasing_twice_lets_go_once() -> None:
     pool = pool_of(4)
     reads, other = pool.page_in(names("two"), fetch), pool.page_in(names("two"), fetch)

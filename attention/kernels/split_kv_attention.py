@@ -179,8 +179,9 @@ def join_splits(
         top = higher
     at = batch * heads + head
     # A conversation that reads nothing has no split: zeros, and -inf.
-    tl.store(out_ptr + at * DIM + channel, tl.where(total > 0, acc / total, 0.0), mask=channel < DIM)
-    tl.store(lse_ptr + at + tl.arange(0, 1), (top + tl.log2(total)) * LN2)
+    safe = tl.where(total > 0, total, 1.0)  # nothing was read: zeros and -inf
+    tl.store(out_ptr + at * DIM + channel, acc / safe, mask=channel < DIM)
+    tl.store(lse_ptr + at + tl.arange(0, 1), (top + tl.log2(safe)) * LN2)
 
 
 def shape_constants(bits: int, dim: int) -> dict[str, int]:

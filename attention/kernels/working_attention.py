@@ -54,8 +54,8 @@ def attend_working(
     q = tl.load(q_at, mask=q_mask, other=0.0)  # [16, PADDED]
     capacity = tl.load(fields_ptr + 8 * rows + row)
     plane = (layer * kv_heads + kv_head) * capacity * DIM
-    keys = tl.multiple_of(tl.load(fields_ptr + 6 * rows + row), 16).to(tl.pointer_type(KIND)) + plane
-    values = tl.multiple_of(tl.load(fields_ptr + 7 * rows + row), 16).to(tl.pointer_type(KIND)) + plane
+    keys = tl.multiple_of(tl.load(fields_ptr + 6 * rows + row).to(tl.pointer_type(KIND)), 16) + plane
+    values = tl.multiple_of(tl.load(fields_ptr + 7 * rows + row).to(tl.pointer_type(KIND)), 16) + plane
     acc = tl.zeros((16, PADDED), tl.float32)
     top = tl.full((16,), float("-inf"), tl.float32)
     total = tl.zeros((16,), tl.float32)

@@ -101,15 +101,21 @@ def tokens_of(count: int, seed: int = 1) -> list[int]:
 
 @pytest.fixture(scope="session")
 def pair() -> Callable[..., Pair]:
-    made: dict[tuple[str, int], Pair] = {}
+    made: dict[tuple[object, ...], Pair] = {}
 
-    def make(name: str = "llama", bits: TraceBits = 4) -> Pair:
-        found = made.get((name, bits))
+    def make(
+        name: str = "llama",
+        bits: TraceBits = 4,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Pair:
+        key = (name, bits, device, dtype)
+        found = made.get(key)
         if found is None:
             config = ModelConfig(**(BASE | FAMILIES[name]))
             weights = random_weights(config)
             host = Decoder(config, weights)
-            device = DeviceDecoder(config, weights, dtype=torch.float32, device="cpu")
+            ours = DeviceDecoder(config, weights, dtype=dtype, device=device)
             prefix = encode_prefix(host, tokens_of(5, 2))
             payloads = []
             for index, count in enumerate((33, 7, 64, 20)):
@@ -117,8 +123,8 @@ def pair() -> Callable[..., Pair]:
                 cache.load_prefix(prefix)
                 host.prefill(tokens_of(count, 10 + index), cache)
                 payloads.append(encode_kv([cache.snapshot(5, 5 + count)], bits))
-            pool = DevicePool(config, bits, budget_bytes=1 << 22, device="cpu")
-            found = made[name, bits] = Pair(config, weights, host, device, prefix, payloads, pool)
+            pool = DevicePool(config, bits, budget_bytes=1 << 22, device=device)
+            found = made[key] = Pair(config, weights, host, ours, prefix, payloads, pool)
         return found
 
     return make

@@ -29,15 +29,17 @@ class DevicePager:
 
     @property
     def bytes(self) -> int:
-        return self.pool.bytes
+        """Held in host memory; `pool` tells of the device's."""
+        return 0 if self.pool.host is None else self.pool.host.bytes
 
     @property
     def hits(self) -> int:
-        return self.pool.hits
+        """Of the host pool, among what the device did not have."""
+        return 0 if self.pool.host is None else self.pool.host.hits
 
     @property
     def misses(self) -> int:
-        return self.pool.misses
+        return self.pool.misses if self.pool.host is None else self.pool.host.misses
 
     def page(self, namespace: str, ids: Sequence[str]) -> list[list[PagedSpan]]:
         """The spans of each memory, in order. Raises NotFoundError when one is gone or finds no room."""

@@ -2,10 +2,12 @@
 
 import torch
 
+from mnemos.attention.gpu.host_pool import HostPool
 from mnemos.attention.gpu.pool import DevicePool
 from mnemos.attention.gpu.resident_keys import ResidentKeys
 from mnemos.attention.models import LanguageModel
 from mnemos.memory.device_pager import DevicePager
+from mnemos.memory.pager import DEFAULT_BUDGET_BYTES
 from mnemos.memory.reviving import KVSource
 from mnemos.store.store import Store
 
@@ -17,10 +19,11 @@ _HOST_BYTES = 512 << 20  # where there is no device memory to ask about: a model
 
 
 def pager_for(model: LanguageModel, source: KVSource) -> DevicePager:
-    """Over a pool of a part of what the device has free."""
+    """Over a pool of a part of what the device has free, and pinned memory of what `Pager` may have."""
     device = model.decoder.device
     budget = min(_POOL_BYTES, int(_POOL_SHARE * _free_bytes(device)))
-    pool = DevicePool(model.config, _TRACE_BITS, budget_bytes=budget, device=device)
+    host = HostPool(model.config, _TRACE_BITS, budget_bytes=DEFAULT_BUDGET_BYTES, device=device)
+    pool = DevicePool(model.config, _TRACE_BITS, budget_bytes=budget, device=device, host=host)
     return DevicePager(pool, source.read, source.read_many)
 
 

@@ -35,6 +35,7 @@ _RECALLS_KEPT = 16  # whose cost is told
 _SPARE = 6  # memories scored beyond k, in place of those that repeat the message or another memory
 
 if TYPE_CHECKING:
+    from mnemos.attention.gpu.pool import DevicePool
     from mnemos.attention.gpu.resident_keys import ResidentKeys
     from mnemos.memory.device_pager import DevicePager
     from mnemos.memory.vector_index import VectorIndex
@@ -314,10 +315,11 @@ class Recaller:
         recall = Recall(
             tuple(memories), tuple(spans), tuple(owners), (routed - started) * 1e3, (paged - routed) * 1e3
         )
-        held, disk, revived = (now - then for now, then in zip(self._reads(), before, strict=True))
+        device, held, disk, revived = (now - then for now, then in zip(self._reads(), before, strict=True))
         self.last_recalls.append(
             RecallCost(
                 memories=len(memories),
+                device=device,
                 host=held,
                 disk=disk,
                 revived=revived,
@@ -328,9 +330,16 @@ class Recaller:
         )
         return recall
 
-    def _reads(self) -> tuple[int, int, int]:
-        """Blocks that each tier gave so far: host memory, disk, the model."""
-        return self.pager.hits, self.kv_source.disk.reads, self.kv_source.revived.reads
+    @property
+    def device_pool(self) -> "DevicePool | None":
+        """Pages on the device that the model runs on; None on a CPU."""
+        return None if isinstance(self.pager, Pager) else self.pager.pool
+
+    def _reads(self) -> tuple[int, int, int, int]:
+        """Blocks that each tier gave so far: the device, host memory, disk, the model."""
+        pool = self.device_pool
+        device = 0 if pool is None else pool.hits
+        return device, self.pager.hits, self.kv_source.disk.reads, self.kv_source.revived.reads
 
     def _settled(
         self, namespace: str, scored: Sequence[Scored], query: str

@@ -19,6 +19,7 @@ from mnemos.attention.gpu.host_pool import HostPool
 from mnemos.attention.gpu.pool import DevicePool
 from mnemos.attention.gpu.reads import PagedSpan
 from mnemos.attention.kernels.dispatch import route_mass
+from mnemos.attention.kernels.page_layout import PageLayout, tiles_of
 from mnemos.attention.kernels.segments import SegmentKeys, segment_mass
 from mnemos.attention.kernels.timing import Row, median_ms
 from mnemos.attention.kv import SpanKV
@@ -76,13 +77,15 @@ class _Turns:
         config = sizes.config
         self._device, self._sizes = device, sizes
         self._decoder = DeviceDecoder(config, _weights(config, sizes.dtype), dtype=sizes.dtype, device=device)
-        span_bytes = 2 * config.layers * config.kv_heads * (sizes.memory_tokens + 64) * config.head_dim
-        budget = 2 * sizes.memories * span_bytes
-        host = HostPool(config, _BITS, budget_bytes=budget, device=device)
-        self._pool = DevicePool(config, _BITS, budget_bytes=budget, device=device, host=host)
+        page_bytes = config.layers * PageLayout(_BITS, config.kv_heads, config.head_dim).page_bytes
+        set_bytes = sizes.memories * tiles_of(sizes.memory_tokens) * page_bytes
+        host = HostPool(config, _BITS, budget_bytes=2 * set_bytes, device=device)
+        # Room for one of two sets of memories: each leaves for the other, and stays in host memory.
+        self._pool = DevicePool(config, _BITS, budget_bytes=set_bytes, device=device, host=host)
+        self._turn = 0
         shape = (config.layers, config.kv_heads, sizes.memory_tokens, config.head_dim)
         drawn = [encode_kv([SpanKV(torch.randn(shape), torch.randn(shape))], _BITS) for _ in range(2)]
-        self._payloads = {("bench", str(i)): drawn[i % 2] for i in range(sizes.memories)}
+        self._payloads = {("bench", str(i)): drawn[i % 2] for i in range(2 * sizes.memories)}
         self._payload_bytes = len(drawn[0])
         source, target = (
             torch.randint(0, 256, (sizes.copy_bytes,), dtype=torch.uint8, device=device) for _ in range(2)
@@ -97,20 +100,17 @@ class _Turns:
         sizes = self._sizes
         question = _tokens(sizes.question_tokens, sizes.config)
         text = _tokens(sizes.memories * sizes.memory_tokens + sizes.question_tokens, sizes.config)
-        keys = list(self._payloads)
 
         def paged() -> None:
-            self._forget_on_device()
-            self._answer(keys, question)
+            self._answer(self._other_set(), question)
 
         def read_again() -> None:
             cache = self._decoder.new_cache(len(text))
             best_token(self._decoder.forward(text, cache))
 
-        paged()  # the host pool gets its pages
         return Row(
             "first token", f"{sizes.memories} memories x {sizes.memory_tokens}, question of {len(question)}",
-            self._wall(paged), self._payload_bytes * len(keys), self._copy, "their text read again",
+            self._wall(paged), self._payload_bytes * sizes.memories, self._copy, "their text read again",
             self._wall(read_again), "from pinned host memory; as a share of the device's copy",
         )  # fmt: skip
 
@@ -118,17 +118,17 @@ class _Turns:
         """One token of one conversation and of several, with memories; the rival is the same without."""
         found = []
         for batch in (1, self._sizes.batch):
-            with_memories, without = (self._steps(batch, keys) for keys in (list(self._payloads), []))
+            with_memories, without = (self._steps(batch, keys) for keys in (self._other_set(), []))
             weights = sum(
                 part.weight.nbytes
                 for layer in self._decoder.layers
                 for part in (layer.qkv, layer.o, layer.gate_up, layer.down)
             )
             moved = weights + self._decoder.lm_head.weight.nbytes
-            moved += batch * self._payload_bytes * len(self._payloads)
+            moved += batch * self._payload_bytes * self._sizes.memories
             found.append(
                 Row(
-                    "decode step", f"{batch} x {len(self._payloads)} memories x {self._sizes.memory_tokens}",
+                    "decode step", f"{batch} x {self._sizes.memories} memories x {self._sizes.memory_tokens}",
                     with_memories, moved, self._copy, "without memories", without,
                     "the host's part and the token's way to it included",
                 )
@@ -150,7 +150,6 @@ class _Turns:
         )
         question = _tokens(sizes.question_tokens, config)
         layer, group = int(config.layers * 0.6), config.heads // config.kv_heads
-        names = list(self._payloads)
 
         def ask() -> None:
             cache = self._decoder.new_cache(len(question))
@@ -159,8 +158,8 @@ class _Turns:
             asked = torch.stack([collect.queries[layer][head * group] for head in range(heads)])
             lse = route_mass(asked.to(self._device), segments, dim**-0.5)
             best = segment_mass(lse, [len(question)] * heads).topk(sizes.routed).indices.tolist()
-            self._forget_on_device()
-            self._answer([names[index % len(names)] for index in dict.fromkeys(best)], question)
+            names = self._other_set()
+            self._answer([names[index % len(names)] for index, _ in enumerate(best)], question)
 
         return Row(
             "query to first token", f"{tokens} memory tokens x {heads} x {dim} resident",
@@ -168,18 +167,19 @@ class _Turns:
             note=f"{sizes.routed} memories paged in from pinned host memory",
         )  # fmt: skip
 
-    def _answer(self, keys: Sequence[tuple[str, str]], question: Sequence[int]) -> DeviceCache:
+    def _answer(self, keys: Sequence[tuple[str, str]], question: Sequence[int]) -> None:
         cache = self._context(keys, len(question))
         best_token(self._decoder.forward(question, cache))
-        return cache
+        cache.zero_()
 
     def _context(self, keys: Sequence[tuple[str, str]], room: int) -> DeviceCache:
         cache = self._decoder.new_cache(len(keys) * self._sizes.memory_tokens + room)
         if keys:
             reads = self._pool.page_in(keys, lambda wanted: {key: self._payloads[key] for key in wanted})
-            cache.page_in(
-                [PagedSpan(reads, index) for index in range(len(reads.owners))], temperature=0.8, mass_scale=0.9
-            )
+            if len(reads.keys) < len(keys):
+                raise RuntimeError(f"the device has room for {len(reads.keys)} of {len(keys)} memories")
+            spans = [PagedSpan(reads, index) for index in range(len(reads.owners))]
+            cache.page_in(spans, temperature=0.8, mass_scale=0.9)
         return cache
 
     def _steps(self, batch: int, keys: Sequence[tuple[str, str]]) -> float:
@@ -204,10 +204,11 @@ class _Turns:
             cache.zero_()
         return ms
 
-    def _forget_on_device(self) -> None:
-        """Nothing of the memories is on the device; in host memory they stay."""
-        for key in list(self._payloads):
-            self._pool.evict(*key)
+    def _other_set(self) -> list[tuple[str, str]]:
+        """Keys of the memories that were not used last: they have left the device."""
+        self._turn = 1 - self._turn
+        first = self._turn * self._sizes.memories
+        return list(self._payloads)[first : first + self._sizes.memories]
 
     def _median(self, calls: list[Callable[[], object]]) -> float:
         return median_ms(calls, self._device, self._sizes.repeats)

@@ -36,6 +36,37 @@ class Piece:
     count: int
 
 
+class LayerCopies:
+    """The same pieces for each layer of a pool. Its methods run on the stream of the copies."""
+
+    def __init__(self, pieces: Sequence[Piece], pool: Tensor, *, gather_below: int) -> None:
+        self._pool = pool
+        self.copied, self.gathered = split_pieces(pieces, pool.shape[2], gather_below)
+        self._lists: dict[Callable[[int], Tensor], tuple[Tensor, int]] = {}  # and bytes of the longest
+
+    def prepare(self) -> None:
+        """Bring the lists of the gather kernel to the device, once for all layers."""
+        size, cuda = self._pool.shape[2], self._pool.is_cuda
+        for source, pieces in self.gathered.items():
+            rows = [[piece.place * size, piece.page * size, piece.count * size] for piece in pieces]
+            listed = torch.tensor(rows, pin_memory=cuda)  # int64
+            longest = max(row[2] for row in rows)
+            self._lists[source] = (listed.to(self._pool.device, non_blocking=True), longest)
+
+    def copy(self, layer: int) -> None:
+        target = self._pool[layer]  # [pages, page_bytes]
+        for piece in self.copied:
+            pages = piece.source(layer)[piece.place : piece.place + piece.count]
+            target[piece.page : piece.page + piece.count].copy_(pages, non_blocking=True)
+        for source, (listed, longest) in self._lists.items():
+            if target.is_cuda:
+                from mnemos.attention.kernels.page_gather import gather_listed  # Triton is imported late
+
+                gather_listed(source(layer).view(-1), listed, longest, target.view(-1))
+            else:
+                dispatch.page_gather(source(layer).view(-1), listed, target.view(-1))
+
+
 def copy_layers(
     stream: CopyStream, moves: Sequence[Move], pool: Tensor, *, gather_below: int
 ) -> tuple[Mark, ...]:
@@ -43,13 +74,14 @@ def copy_layers(
 
     `gather_below` is a run's length in bytes under which it goes through the gather kernel.
     """
-    copied, gathered = split_pieces(pieces_of(moves), pool.shape[2], gather_below)
+    copies = LayerCopies(pieces_of(moves), pool, gather_below=gather_below)
+    stream.submit(copies.prepare)
     marks: list[Mark] = []
     for layer in range(len(pool)):
         for move in moves:
             if move.fill is not None:
                 move.fill(layer)
-        stream.submit(partial(_copy_layer, copied, gathered, pool[layer], layer))
+        stream.submit(partial(copies.copy, layer))
         marks.append(stream.mark())
     return tuple(marks)
 
@@ -87,18 +119,3 @@ def split_pieces(
     gathered = {source: found for source, found in short.items() if len(found) > 1}
     copied += [piece for found in short.values() if len(found) == 1 for piece in found]
     return copied, gathered
-
-
-def _copy_layer(
-    copied: Sequence[Piece],
-    gathered: dict[Callable[[int], Tensor], list[Piece]],
-    target: Tensor,
-    layer: int,
-) -> None:
-    for piece in copied:
-        pages = piece.source(layer)[piece.place : piece.place + piece.count]
-        target[piece.page : piece.page + piece.count].copy_(pages, non_blocking=True)
-    size = target.shape[1]
-    for source, pieces in gathered.items():
-        listed = [[piece.place * size, piece.page * size, piece.count * size] for piece in pieces]
-        dispatch.page_gather(source(layer).view(-1), torch.tensor(listed), target.view(-1))

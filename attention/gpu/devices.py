@@ -33,7 +33,9 @@ def check_device(device: str | None) -> None:
         _check_there(named)
 
 
-def pick_device(device: str | None, config: ModelConfig, weights: Weights, dtype: torch.dtype) -> torch.device:
+def pick_device(
+    device: str | None, config: ModelConfig, weights: Weights, dtype: torch.dtype
+) -> torch.device:
     """The device for a model: of `auto` a GPU where it is there, its kernels fit and the weights do.
 
     Raises UsageError or ModelError when what is named can't be had.

@@ -4,15 +4,17 @@ Everything that writes to the pool is on one copy stream, in order. Who reads wa
 (`DeviceReads.wait`), and what is let go of is overwritten only behind the reads that were queued until then.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from threading import RLock
+from threading import Lock
 from types import TracebackType
 
 import torch
 from torch import Tensor
 
 from mnemos.attention.config import ModelConfig
+from mnemos.attention.gpu import crossover
 from mnemos.attention.gpu.copies import Move, copy_layers
 from mnemos.attention.gpu.host_pool import HostPool
 from mnemos.attention.gpu.page_room import Entry, Key, PageRoom, page_tensor, zero_pages
@@ -102,8 +104,11 @@ class DevicePool:
         self._host = host
         self._staging = Staging(self._layout.page_bytes, self.device, self._stream)
         self._flights: list[tuple[Mark, list[Entry]]] = []  # copies under way, and what they hold of the host
-        self._gather_below = 0 if gather_below is None else gather_below
-        self._lock = RLock()
+        self._gather_below = crossover.gather_below(self.device) if gather_below is None else gather_below
+        self._lock = Lock()
+        # What readers let go of, perhaps in the middle of a request: a reader may end whenever Python's
+        # garbage collector finds it. And where their streams were.
+        self._ended: deque[tuple[Sequence[Entry], Mark | None]] = deque()
         self._drops = 0  # so far: what was fetched before one may be what it was about
         self.hits = 0
         self.misses = 0
@@ -112,11 +117,16 @@ class DevicePool:
     def bytes(self) -> int:
         """Of the pages that memories have, padding included."""
         with self._lock:
+            self._settle()
             return self._room.bytes
 
     @property
     def budget_bytes(self) -> int:
         return self._room.budget_bytes
+
+    @property
+    def host(self) -> HostPool | None:
+        return self._host
 
     @property
     def pool(self) -> Tensor:
@@ -163,6 +173,7 @@ class DevicePool:
         """
         with self._lock:
             self._drops += 1
+            self._settle()
             self._land(wait=True)
             self._room.drop(namespace, memory_id)
             if self._host is not None:
@@ -172,8 +183,19 @@ class DevicePool:
 
     def let_go(self, entries: Sequence[Entry]) -> None:
         """The end of one reader's hold; `DeviceReads.release` calls it."""
-        with self._lock:
-            fence = self._stream.fence()
+        self._ended.append((entries, self._stream.fence()))
+        if self._lock.acquire(blocking=False):  # otherwise whoever has it, or the next one
+            try:
+                self._settle()
+            finally:
+                self._lock.release()
+
+    def _settle(self) -> None:
+        while self._ended:
+            entries, fence = self._ended[0]
+            if fence is None and (fence := self._stream.fence()) is None:
+                return
+            self._ended.popleft()
             for entry in entries:
                 entry.fences = [each for each in entry.fences if not each.done()]
                 entry.fences.append(fence)
@@ -206,6 +228,7 @@ class DevicePool:
         return found
 
     def _admit(self, keys: Sequence[Key], payloads: Mapping[Key, tuple[PayloadHead, bytes]]) -> DeviceReads:
+        self._settle()
         self._land(wait=False)
         chosen = self._fitting(keys, payloads)
         entries: dict[Key, Entry] = {}

@@ -152,7 +152,9 @@ class _Stretch:
     def add(self, ids: Sequence[str], new: SegmentKeys) -> None:
         """The memories `ids`, one for each of the scales in `new`, behind what there is."""
         if new.keys.shape[1:] != self._segments.keys.shape[1:]:
-            raise ValueError("routing records of one namespace differ in heads or channels; encode them again")
+            raise ValueError(
+                "routing records of one namespace differ in heads or channels; encode them again"
+            )
         tokens, slots, segments = self._sizes_for(new)
         if (tokens, slots, segments) != (
             len(self._segments.keys), len(self._segments.scales), len(self._segments.owner),

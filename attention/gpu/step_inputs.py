@@ -85,4 +85,3 @@ def _fields_of(cache: DeviceCache, window: int) -> list[int]:
     return [
         slot, slot + 1, cache.memory_start, first_prefix, first_working, k.data_ptr(), v.data_ptr(), k.shape[2],
     ]  # fmt: skip
-

@@ -27,8 +27,8 @@ class CopyStream(Protocol):
     def mark(self) -> Mark:
         """Behind all that was submitted so far."""
 
-    def fence(self) -> Mark:
-        """Behind all that the caller's current stream was given so far."""
+    def fence(self) -> Mark | None:
+        """Behind all that the caller's current stream was given so far; None while a graph is captured."""
 
     def follow(self, mark: Mark) -> None:
         """What is submitted from now on waits for the mark."""
@@ -56,7 +56,7 @@ class InlineStream:
     def mark(self) -> Mark:
         return Past()
 
-    def fence(self) -> Mark:
+    def fence(self) -> Mark | None:
         return Past()
 
     def follow(self, mark: Mark) -> None:
@@ -94,7 +94,10 @@ class CudaStream:
     def mark(self) -> Mark:
         return self._record(self._stream)
 
-    def fence(self) -> Mark:
+    def fence(self) -> Mark | None:
+        with torch.cuda.device(self._device):
+            if torch.cuda.is_current_stream_capturing():
+                return None
         return self._record(torch.cuda.current_stream(self._device))
 
     def follow(self, mark: Mark) -> None:

@@ -178,10 +178,9 @@ def join_splits(
         acc = acc * fade + tl.sum(part * weight[:, None], axis=0)
         top = higher
     at = batch * heads + head
-    # A conversation that reads nothing has no split: zeros, and -inf.
-    safe = tl.where(total > 0, total, 1.0)  # nothing was read: zeros and -inf
-    tl.store(out_ptr + at * DIM + channel, acc / safe, mask=channel < DIM)
-    tl.store(lse_ptr + at + tl.arange(0, 1), (top + tl.log2(safe)) * LN2)
+    total = tl.where(total > 0, total, 1.0)  # no split, nothing read: zeros, and -inf, which is `top`
+    tl.store(out_ptr + at * DIM + channel, acc / total, mask=channel < DIM)
+    tl.store(lse_ptr + at + tl.arange(0, 1), (top + tl.log2(total)) * LN2)
 
 
 def shape_constants(bits: int, dim: int) -> dict[str, int]:

@@ -161,7 +161,27 @@ def _merge_variants() -> list[Variant]:
             {"DIM": 128, "PADDED": 128, "BLOCK": 4},
         )
         for working in ("fp16", "bf16")
-    ]  # fmt: skip
+    ] + _working_variants()  # fmt: skip
+
+
+def _working_variants() -> list[Variant]:
+    from mnemos.attention.kernels.working_attention import BLOCK
+
+    found = []
+    for kind, dim, group in (("bf16", 64, 3), ("bf16", 128, 4), ("fp16", 128, 4), ("bf16", 256, 8)):
+        padded = _power_of_two(dim)
+        shared = {"GROUP": group, "DIM": dim, "PADDED": padded, "SPLITS": 32}
+        types = f"*{kind} *i64 *fp32 *fp32 i32 i32 i32 fp32"
+        for is_local in (False, True):
+            constants = shared | {"IS_LOCAL": is_local, "BLOCK": BLOCK}
+            found.append(Variant("working_attention", "attend_working", types, constants, stages=2))
+        types = f"*fp32 *fp32 *fp32 *fp32 *fp32 *{kind} i32 i32"
+        constants = {"DIM": dim, "PADDED": padded, "SPLITS": 32, "HAS_MEMORY": True}
+        found.append(Variant("working_attention", "join_working", types, constants))
+        types = f"*{kind} *fp32 *i32 *fp32 *i64 *{kind} i32 i32 i32 i32 fp32"
+        constants = {"DIM": dim, "HALF": _power_of_two(dim // 2), "HAS_NORM": True}
+        found.append(Variant("place_rows", "place_heads", types, constants, 1, must_load_wide=False))
+    return found
 
 
 def _route_variants() -> list[Variant]:

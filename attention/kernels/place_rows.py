@@ -56,7 +56,7 @@ def place_heads(
             kv_head = head - heads - kv_heads
         buffer = address.to(tl.pointer_type(KIND))
         out_at = buffer + ((layer * kv_heads + kv_head) * capacity + slot) * DIM + 2 * pair
-        live = mask & (length > 0)
+        live = mask & (length + pair * 0 > 0)  # a vector: the interpreter takes no scalar in a mask
         tl.store(out_at, first.to(KIND), mask=live)
         tl.store(out_at + 1, second.to(KIND), mask=live)
 

@@ -54,8 +54,8 @@ def attend_working(
     q = tl.load(q_at, mask=q_mask, other=0.0)  # [16, PADDED]
     capacity = tl.load(fields_ptr + 8 * rows + row)
     plane = (layer * kv_heads + kv_head) * capacity * DIM
-    keys = tl.multiple_of(tl.load(fields_ptr + 6 * rows + row), 16).to(tl.pointer_type(KIND)) + plane
-    values = tl.multiple_of(tl.load(fields_ptr + 7 * rows + row), 16).to(tl.pointer_type(KIND)) + plane
+    keys = tl.multiple_of(tl.load(fields_ptr + 6 * rows + row).to(tl.pointer_type(KIND)), 16) + plane
+    values = tl.multiple_of(tl.load(fields_ptr + 7 * rows + row).to(tl.pointer_type(KIND)), 16) + plane
     acc = tl.zeros((16, PADDED), tl.float32)
     top = tl.full((16,), float("-inf"), tl.float32)
     total = tl.zeros((16,), tl.float32)
@@ -108,13 +108,13 @@ def join_working(
     if HAS_MEMORY:
         at = row * heads + head
         memory_lse = tl.load(memory_lse_ptr + at)
-        is_there = memory_lse > float("-inf")
-        memory_lse = tl.where(is_there, memory_lse * tl.load(mass_ptr + row) * LOG2E, float("-inf"))
+        lse_of_all = memory_lse + tl.zeros((PADDED,), tl.float32)
+        weighed = memory_lse * tl.load(mass_ptr + row) * LOG2E
         # An empty part is not read: what it holds may be NaN.
-        recalled = tl.load(memory_ptr + at * DIM + channel, mask=inside & is_there, other=0.0)
-        joint = tl.maximum(top, memory_lse)
+        recalled = tl.load(memory_ptr + at * DIM + channel, mask=inside & (lse_of_all > float("-inf")), other=0.0)
+        joint = tl.maximum(top, weighed)
         joint = tl.where(joint == float("-inf"), 0.0, joint)
-        of_memory = tl.exp2(memory_lse - joint)
+        of_memory = tl.exp2(weighed - joint)
         of_working = tl.where(total > 0, tl.exp2(shift - joint), 0.0)
         seen = seen * of_working + recalled * of_memory
         total = total * of_working + of_memory

@@ -10,8 +10,8 @@ from mnemos.attention.config import ModelConfig, RopeScaling, layer_shapes
 from mnemos.attention.decoder import Decoder
 from mnemos.attention.encode import encode_prefix
 from mnemos.attention.gpu.decoder import DeviceDecoder
-from mnemos.attention.gpu.reads import PagedSpan, TableReads
-from mnemos.attention.kernels.memory_table import table_of_payloads
+from mnemos.attention.gpu.pool import DevicePool
+from mnemos.attention.gpu.reads import PagedSpan
 from mnemos.attention.kv import KVCache, SpanKV
 from mnemos.attention.memory_codec import TraceBits, decode_kv, encode_kv
 from mnemos.attention.weights import LayerWeights, Weights
@@ -50,6 +50,7 @@ class Pair:
     device: DeviceDecoder
     prefix: SpanKV
     payloads: list[bytes]  # a span of each memory
+    pool: DevicePool
 
     def caches(
         self,
@@ -72,7 +73,8 @@ class Pair:
         return both
 
     def paged(self, memories: list[int]) -> list[PagedSpan]:
-        reads = TableReads(table_of_payloads([self.payloads[each] for each in memories]))
+        keys = [("tests", str(each)) for each in memories]
+        reads = self.pool.page_in(keys, lambda wanted: {key: self.payloads[int(key[1])] for key in wanted})
         return [PagedSpan(reads, index) for index in range(len(memories))]
 
 
@@ -99,15 +101,21 @@ def tokens_of(count: int, seed: int = 1) -> list[int]:
 
 @pytest.fixture(scope="session")
 def pair() -> Callable[..., Pair]:
-    made: dict[tuple[str, int], Pair] = {}
+    made: dict[tuple[object, ...], Pair] = {}
 
-    def make(name: str = "llama", bits: TraceBits = 4) -> Pair:
-        found = made.get((name, bits))
+    def make(
+        name: str = "llama",
+        bits: TraceBits = 4,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Pair:
+        key = (name, bits, device, dtype)
+        found = made.get(key)
         if found is None:
             config = ModelConfig(**(BASE | FAMILIES[name]))
             weights = random_weights(config)
             host = Decoder(config, weights)
-            device = DeviceDecoder(config, weights, dtype=torch.float32, device="cpu")
+            ours = DeviceDecoder(config, weights, dtype=dtype, device=device)
             prefix = encode_prefix(host, tokens_of(5, 2))
             payloads = []
             for index, count in enumerate((33, 7, 64, 20)):
@@ -115,7 +123,8 @@ def pair() -> Callable[..., Pair]:
                 cache.load_prefix(prefix)
                 host.prefill(tokens_of(count, 10 + index), cache)
                 payloads.append(encode_kv([cache.snapshot(5, 5 + count)], bits))
-            found = made[name, bits] = Pair(config, weights, host, device, prefix, payloads)
+            pool = DevicePool(config, bits, budget_bytes=1 << 22, device=device)
+            found = made[key] = Pair(config, weights, host, ours, prefix, payloads, pool)
         return found
 
     return make

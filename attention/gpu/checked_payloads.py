@@ -13,8 +13,8 @@ _BITS_AT = 4  # in a KV payload
 def checked_payloads(
     payloads: Mapping[Key, bytes], config: ModelConfig, bits: int
 ) -> dict[Key, PayloadPages]:
-    """Those of `bits`, as pages. Raises BankUnreadableError for a malformed one, ModelMismatchError for one of
-    another model.
+    """Those of `bits`, as pages. Raises BankUnreadableError for a malformed one, ModelMismatchError for one
+    of another model.
     """
     found: dict[Key, PayloadPages] = {}
     for key, payload in payloads.items():

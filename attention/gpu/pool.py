@@ -195,6 +195,11 @@ class DevicePool:
             if new:
                 self._bring(new, entries, origins, payloads)
             table = self._table([entries[key] for key in chosen])
+        except torch.OutOfMemoryError:  # of what copies need beside the pages
+            self._undo(new, entries, origins)
+            if not new:
+                raise
+            return self._admit([key for key in chosen if key not in new], {})
         except BaseException:
             self._undo(new, entries, origins)
             raise

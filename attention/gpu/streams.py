@@ -79,7 +79,7 @@ class CudaMark:
         self.event.synchronize()
 
     def done(self) -> bool:
-        return bool(self.event.query())
+        return bool(self.event.query())  # type: ignore[no-untyped-call]
 
 
 class CudaStream:
@@ -87,7 +87,7 @@ class CudaStream:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def submit(self, work: Callable[[], None]) -> None:
         with torch.cuda.stream(self._stream):
@@ -108,7 +108,7 @@ class CudaStream:
         self._stream.wait_event(mark.event)
 
     def _record(self, stream: torch.cuda.Stream) -> Mark:
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(stream)
         return CudaMark(event, self._device)
 

@@ -172,7 +172,13 @@ def route_msa(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def place_rows(
-    qkv: Tensor, cis: Tensor, source: Tensor, norm: Tensor | None, eps: float, working: WorkingRows, layer: int
+    qkv: Tensor,
+    cis: Tensor,
+    source: Tensor,
+    norm: Tensor | None,
+    eps: float,
+    working: WorkingRows,
+    layer: int,
 ) -> Tensor:
     """Queries of a decode step after norm and RoPE; its keys and values go into the rows' caches.
 
@@ -190,7 +196,9 @@ def place_rows(
     dim = cis.shape[1]
     heads, rest = divmod(qkv.shape[1], dim)
     if rest or heads <= 2 * working.kv_heads:
-        raise ValueError(f"{name}: rows of {qkv.shape[1]} numbers hold no {working.kv_heads} KV heads of {dim}")
+        raise ValueError(
+            f"{name}: rows of {qkv.shape[1]} numbers hold no {working.kv_heads} KV heads of {dim}"
+        )
     tensors = {"qkv": qkv, "cis": cis, "source": source, "working.fields": working.fields}
     if norm is not None:
         check_shape(name, "norm", norm, (heads - working.kv_heads, dim))
@@ -214,10 +222,10 @@ def working_attention(
     """One query row per head over each row's working memory, joined with what it read of memories.
 
     `q [rows, heads, head_dim]`; in a local layer a row sees what its fields say. `memory` is the output
-    `[rows, heads, head_dim]` and the log-sum-exp `[rows, heads]` of `split_kv_attention` with a mass scale for
-    each row (all fp32), joined with the rest as `lse_merge` does. `splits`, a power of two, is how many programs
-    share a row's head. Returns `[rows, heads, head_dim]` in the dtype of `q`, zeros for a row that sees nothing.
-    Raises ValueError.
+    `[rows, heads, head_dim]` and the log-sum-exp `[rows, heads]` of `split_kv_attention` with a mass scale
+    for each row (all fp32), joined with the rest as `lse_merge` does. `splits`, a power of two, is how many
+    programs share a row's head. Returns `[rows, heads, head_dim]` in the dtype of `q`, zeros for a row that
+    sees nothing. Raises ValueError.
     """
     name = "working_attention"
     check_dtype(name, "q", q, FLOATS)

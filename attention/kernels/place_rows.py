@@ -62,7 +62,13 @@ def place_heads(
 
 
 def place_rows(
-    qkv: Tensor, cis: Tensor, source: Tensor, norm: Tensor | None, eps: float, working: WorkingRows, layer: int
+    qkv: Tensor,
+    cis: Tensor,
+    source: Tensor,
+    norm: Tensor | None,
+    eps: float,
+    working: WorkingRows,
+    layer: int,
 ) -> Tensor:
     """As `mnemos.attention.kernels.dispatch.place_rows`."""
     rows, asked, dim = len(qkv), len(cis), cis.shape[1]

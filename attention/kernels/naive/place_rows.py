@@ -7,7 +7,13 @@ from mnemos.attention.kernels.working_rows import LENGTH, SLOT, WorkingRows
 
 
 def place_rows(
-    qkv: Tensor, cis: Tensor, source: Tensor, norm: Tensor | None, eps: float, working: WorkingRows, layer: int
+    qkv: Tensor,
+    cis: Tensor,
+    source: Tensor,
+    norm: Tensor | None,
+    eps: float,
+    working: WorkingRows,
+    layer: int,
 ) -> Tensor:
     """As `mnemos.attention.kernels.dispatch.place_rows`."""
     rows, dim = len(qkv), cis.shape[1]

@@ -24,7 +24,7 @@ def working_attention(
     splits: int,
 ) -> Tensor:
     """As `mnemos.attention.kernels.dispatch.working_attention`; `splits` is of no account here."""
-    rows, heads, dim = q.shape
+    rows = len(q)
     out = torch.empty_like(q)
     for row in range(rows):
         seen, lse = _working(q[row], working, row, layer, score_scale, is_local=is_local)
@@ -41,7 +41,9 @@ def _working(
     fields, buffers = working.fields[:, row].tolist(), working.buffers[row]
     length = fields[LENGTH]
     if buffers is None or not length:
-        return torch.zeros_like(q, dtype=torch.float32), q.new_full((len(q),), -torch.inf, dtype=torch.float32)
+        return torch.zeros_like(q, dtype=torch.float32), q.new_full(
+            (len(q),), -torch.inf, dtype=torch.float32
+        )
     group = len(q) // working.kv_heads
     k, v = (part[layer, :, :length].float().repeat_interleave(group, dim=0) for part in buffers)
     scores = torch.einsum("hd,htd->ht", q.float(), k) * score_scale  # [heads, tokens]
@@ -52,4 +54,3 @@ def _working(
         )
         scores = scores.masked_fill(hidden & (slot < length - 1), -torch.inf)
     return torch.einsum("ht,htd->hd", torch.softmax(scores, dim=-1), v), torch.logsumexp(scores, dim=-1)
-

@@ -7,7 +7,7 @@ from torch import Tensor
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.gpu.free_pages import runs_of
 from mnemos.attention.gpu.page_room import Entry, PageRoom, page_tensor, zero_pages
-from mnemos.attention.kernels.page_layout import Bytes, PageLayout, PayloadHead, write_pages
+from mnemos.attention.kernels.page_layout import Bytes, PageLayout, PayloadPages
 
 
 class HostPool(PageRoom):
@@ -36,14 +36,14 @@ class HostPool(PageRoom):
     def _zero(self, entry: Entry) -> None:
         zero_pages(self.pool, entry)
 
-    def write(self, entry: Entry, payload: bytes, head: PayloadHead, layer: int) -> None:
+    def write(self, entry: Entry, payload: PayloadPages, layer: int) -> None:
         """One layer of a payload into the pages of its entry."""
         layers = range(layer, layer + 1)
         runs = list(runs_of(entry.pages))
         if len(runs) == 1:
             first, count = runs[0]
-            write_pages(payload, head, self.array[layer : layer + 1, first : first + count], layers)
+            payload.write(self.array[layer : layer + 1, first : first + count], layers)
             return
         pages = np.empty((1, len(entry.pages), self.array.shape[2]), np.uint8)
-        write_pages(payload, head, pages, layers)
+        payload.write(pages, layers)
         self.array[layer, entry.pages] = pages[0]

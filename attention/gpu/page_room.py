@@ -142,7 +142,8 @@ def page_tensor(
     pages = budget_bytes // (layers * page_bytes)
     while pages:
         try:
-            return make((layers, pages, page_bytes))
+            with torch.inference_mode(False):  # they are overwritten in any mode
+                return make((layers, pages, page_bytes))
         except RuntimeError:  # out of memory, of the device or of what the host can pin
             pages //= 2
     return torch.zeros((layers, 0, page_bytes), dtype=torch.uint8)

@@ -8,63 +8,24 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Lock
-from types import TracebackType
 
 import torch
 from torch import Tensor
 
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.gpu import crossover
+from mnemos.attention.gpu.checked_payloads import checked_payloads
 from mnemos.attention.gpu.copies import Move, copy_layers
+from mnemos.attention.gpu.device_reads import DeviceReads
 from mnemos.attention.gpu.host_pool import HostPool
 from mnemos.attention.gpu.page_room import Entry, Key, PageRoom, page_tensor, zero_pages
 from mnemos.attention.gpu.staging import Staging
 from mnemos.attention.gpu.streams import CopyStream, Mark, stream_for
-from mnemos.attention.kernels.memory_table import MemoryTable
-from mnemos.attention.kernels.page_layout import PageLayout, PayloadHead, read_head, write_pages
-from mnemos.errors import BankUnreadableError, ModelMismatchError
+from mnemos.attention.kernels.memory_table import MemoryTable, upload
+from mnemos.attention.kernels.page_layout import PageLayout, PayloadPages
 
 Fetch = Callable[[Sequence[Key]], Mapping[Key, bytes]]
 _TRIES = 4  # fetches of one request, each overtaken by an erase
-_BITS_AT = 4  # in a KV payload
-
-
-class DeviceReads:
-    """Memories in the pool for one reader; they stay until `release`, or the end of its `with`."""
-
-    def __init__(self, pool: "DevicePool", entries: Sequence[Entry], table: MemoryTable) -> None:
-        self._pool = pool
-        self._entries: list[Entry] | None = list(entries)
-        self.keys = tuple(entry.key for entry in entries)
-        self.table = table
-        self.owners = tuple(index for index, entry in enumerate(entries) for _ in entry.tokens)
-        arrivals = {id(entry.arrival): entry.arrival for entry in entries if entry.arrival}
-        self._arrivals = tuple(arrivals.values())
-
-    def wait(self, layer: int) -> None:
-        """What the current stream is given from now on waits until that layer has arrived.
-
-        Layers arrive in order. Not inside a graph's capture or replay: before it, for the last layer.
-        """
-        for arrival in self._arrivals:
-            arrival[layer].wait()
-
-    def release(self) -> None:
-        """Let go; what the current stream was given so far still reads what it should."""
-        entries, self._entries = self._entries, None
-        if entries is not None:
-            self._pool.let_go(entries)
-
-    def __enter__(self) -> "DeviceReads":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
 
 
 class DevicePool:
@@ -101,6 +62,9 @@ class DevicePool:
 
         pool = page_tensor(config.layers, self._layout, budget_bytes, make).to(self.device)
         self._room = PageRoom(pool, self._wipe)
+        zeroed = self._stream.fence()
+        if zeroed is not None:
+            self._stream.follow(zeroed)  # it was made on the current stream
         self._host = host
         self._staging = Staging(self._layout.page_bytes, self.device, self._stream)
         self._flights: list[tuple[Mark, list[Entry]]] = []  # copies under way, and what they hold of the host
@@ -149,7 +113,7 @@ class DevicePool:
         ModelMismatchError for one of another model, and what `fetch` raises.
         """
         keys = list(dict.fromkeys(keys))
-        payloads: dict[Key, tuple[PayloadHead, bytes]] = {}
+        payloads: dict[Key, PayloadPages] = {}
         asked: set[Key] = set()
         drops = -1
         for _ in range(_TRIES):
@@ -161,7 +125,7 @@ class DevicePool:
                 if not missing:
                     return self._admit(keys, payloads)
             asked |= set(missing)
-            payloads |= self._checked(fetch(missing))
+            payloads |= checked_payloads(fetch(missing), self._config, self._bits)
         with self._lock:
             return self._admit(keys, payloads if drops == self._drops else {})
 
@@ -181,8 +145,8 @@ class DevicePool:
             self._staging.wipe()
             self._stream.mark().synchronize()
 
-    def let_go(self, entries: Sequence[Entry]) -> None:
-        """The end of one reader's hold; `DeviceReads.release` calls it."""
+    def _let_go(self, entries: Sequence[Entry]) -> None:
+        """The end of one reader's hold."""
         self._ended.append((entries, self._stream.fence()))
         if self._lock.acquire(blocking=False):  # otherwise whoever has it, or the next one
             try:
@@ -204,30 +168,7 @@ class DevicePool:
     def _has(self, key: Key) -> bool:
         return key in self._room or (self._host is not None and key in self._host)
 
-    def _checked(self, payloads: Mapping[Key, bytes]) -> dict[Key, tuple[PayloadHead, bytes]]:
-        found: dict[Key, tuple[PayloadHead, bytes]] = {}
-        config = self._config
-        for key, payload in payloads.items():
-            if len(payload) > _BITS_AT and payload[_BITS_AT] == 32:  # raw fp32 stays on the host
-                continue
-            try:
-                head = read_head(payload)
-            except ValueError as error:
-                raise BankUnreadableError(f"{error}; run `mnemos bank verify --deep`") from None
-            if (head.layers, head.kv_heads, head.head_dim) != (
-                config.layers,
-                config.kv_heads,
-                config.head_dim,
-            ):
-                raise ModelMismatchError(
-                    "a memory's KV was made by a model of another shape; run `mnemos bank reencode` with the "
-                    "model to use"
-                )
-            if head.bits == self._bits:
-                found[key] = (head, payload)
-        return found
-
-    def _admit(self, keys: Sequence[Key], payloads: Mapping[Key, tuple[PayloadHead, bytes]]) -> DeviceReads:
+    def _admit(self, keys: Sequence[Key], payloads: Mapping[Key, PayloadPages]) -> DeviceReads:
         self._settle()
         self._land(wait=False)
         chosen = self._fitting(keys, payloads)
@@ -246,14 +187,19 @@ class DevicePool:
             self._origins(new, payloads, origins)
             for key in new:
                 origin = origins[key]
-                tokens = payloads[key][0].tokens if origin is None else origin.tokens
-                pages = payloads[key][0].tiles if origin is None else len(origin.pages)
+                tokens = payloads[key].tokens if origin is None else origin.tokens
+                pages = payloads[key].tiles if origin is None else len(origin.pages)
                 entry = self._room.add(key, tokens, pages)
                 assert entry is not None  # `_fitting` counted the pages
                 entries[key] = entry
             if new:
                 self._bring(new, entries, origins, payloads)
             table = self._table([entries[key] for key in chosen])
+        except torch.OutOfMemoryError:  # of what copies need beside the pages
+            self._undo(new, entries, origins)
+            if not new:
+                raise
+            return self._admit([key for key in chosen if key not in new], {})
         except BaseException:
             self._undo(new, entries, origins)
             raise
@@ -261,9 +207,9 @@ class DevicePool:
         if held:
             self._flights.append((self._stream.mark(), held))
         self._land(wait=False)
-        return DeviceReads(self, [entries[key] for key in chosen], table)
+        return DeviceReads([entries[key] for key in chosen], table, self._let_go)
 
-    def _fitting(self, keys: Sequence[Key], payloads: Mapping[Key, tuple[PayloadHead, bytes]]) -> list[Key]:
+    def _fitting(self, keys: Sequence[Key], payloads: Mapping[Key, PayloadPages]) -> list[Key]:
         """Of what is there, those that there is room for: each in turn, if it fits beside those before it."""
         room = self._room.available
         chosen = []
@@ -275,7 +221,7 @@ class DevicePool:
             elif kept is not None:
                 pages = len(kept.pages)
             elif key in payloads:
-                pages = payloads[key][0].tiles
+                pages = payloads[key].tiles
             else:
                 continue
             if pages <= room:
@@ -286,7 +232,7 @@ class DevicePool:
     def _origins(
         self,
         new: Sequence[Key],
-        payloads: Mapping[Key, tuple[PayloadHead, bytes]],
+        payloads: Mapping[Key, PayloadPages],
         origins: dict[Key, Entry | None],
     ) -> None:
         """Entries in the host pool, held; None for a key that has no room there."""
@@ -303,15 +249,14 @@ class DevicePool:
         for key in new:
             if key not in origins:
                 self._host.misses += 1
-                head, _ = payloads[key]
-                origins[key] = self._host.add(key, head.tokens, head.tiles)
+                origins[key] = self._host.add(key, payloads[key].tokens, payloads[key].tiles)
 
     def _bring(
         self,
         new: Sequence[Key],
         entries: Mapping[Key, Entry],
         origins: Mapping[Key, Entry | None],
-        payloads: Mapping[Key, tuple[PayloadHead, bytes]],
+        payloads: Mapping[Key, PayloadPages],
     ) -> None:
         moves = []
         unkept = [key for key in new if origins[key] is None]
@@ -322,11 +267,11 @@ class DevicePool:
             pages, origin = entries[key].pages, origins[key]
             if origin is None:
                 first, staged = staged, staged + len(pages)
-                fill = partial(self._stage, *payloads[key], first, staged)
+                fill = partial(self._stage, payloads[key], first, staged)
                 moves.append(Move(self._staging.layer, range(first, staged), pages, fill))
             else:
                 written = key not in payloads
-                fill_kept = None if written else partial(self._keep, *payloads[key], origin)
+                fill_kept = None if written else partial(self._keep, payloads[key], origin)
                 moves.append(Move(self._kept_layer, origin.pages, pages, fill_kept))
         arrival = copy_layers(self._stream, moves, self._room.pool, gather_below=self._gather_below)
         self._staging.finish()
@@ -337,18 +282,18 @@ class DevicePool:
         assert self._host is not None
         return self._host.pool[layer]
 
-    def _stage(self, head: PayloadHead, payload: bytes, first: int, last: int, layer: int) -> None:
-        write_pages(payload, head, self._staging.array(layer)[None, first:last], range(layer, layer + 1))
+    def _stage(self, payload: PayloadPages, first: int, last: int, layer: int) -> None:
+        payload.write(self._staging.array(layer)[None, first:last], range(layer, layer + 1))
 
-    def _keep(self, head: PayloadHead, payload: bytes, entry: Entry, layer: int) -> None:
+    def _keep(self, payload: PayloadPages, entry: Entry, layer: int) -> None:
         assert self._host is not None
-        self._host.write(entry, payload, head, layer)
+        self._host.write(entry, payload, layer)
 
     def _table(self, entries: Sequence[Entry]) -> MemoryTable:
         pages = [page for entry in entries for page in entry.pages]
         return MemoryTable(
             self._room.pool,
-            torch.tensor(pages, dtype=torch.int32, device=self.device),
+            upload(pages, self.device),
             tuple(tokens for entry in entries for tokens in entry.tokens),
             self._bits,
             self._raw_dtype,

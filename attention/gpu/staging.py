@@ -30,7 +30,8 @@ class Staging:
         if not self._halves or len(self._halves[0]) < pages:
             self.wipe()
             shape = (pages, self._page_bytes)
-            self._halves = [self._zeros(shape) for _ in range(2)]
+            with torch.inference_mode(False):  # they are overwritten in any mode
+                self._halves = [self._zeros(shape) for _ in range(2)]
             self._arrays = [half.numpy() for half in self._halves]
 
     def _zeros(self, shape: tuple[int, int]) -> Tensor:

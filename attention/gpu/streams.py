@@ -28,7 +28,9 @@ class CopyStream(Protocol):
         """Behind all that was submitted so far."""
 
     def fence(self) -> Mark | None:
-        """Behind all that the caller's current stream was given so far; None while a graph is captured."""
+        """Behind all that the caller's current stream was given so far; None while a graph is captured, and
+        in the middle of what was submitted here.
+        """
 
     def follow(self, mark: Mark) -> None:
         """What is submitted from now on waits for the mark."""
@@ -95,10 +97,11 @@ class CudaStream:
         return self._record(self._stream)
 
     def fence(self) -> Mark | None:
+        current = torch.cuda.current_stream(self._device)
         with torch.cuda.device(self._device):
-            if torch.cuda.is_current_stream_capturing():
+            if current == self._stream or torch.cuda.is_current_stream_capturing():
                 return None
-        return self._record(torch.cuda.current_stream(self._device))
+        return self._record(current)
 
     def follow(self, mark: Mark) -> None:
         assert isinstance(mark, CudaMark)

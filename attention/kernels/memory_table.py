@@ -13,9 +13,9 @@ from mnemos.attention.kernels.page_layout import (
     TILE,
     PageLayout,
     PayloadHead,
+    PayloadPages,
     read_head,
     tiles_of,
-    write_pages,
 )
 
 __all__ = ["ALIGNMENT", "TILE", "MemoryTable", "PlanBuffers", "SplitPlan", "plan_splits", "table_of_payloads"]
@@ -159,7 +159,7 @@ def table_of_payloads(
     pool = np.empty((layers, total, heads[0].layout.page_bytes), np.uint8)
     at = 0
     for payload, head in zip(payloads, heads, strict=True):
-        write_pages(payload, head, pool[:, at : at + head.tiles], range(layers))
+        PayloadPages(payload, head).write(pool[:, at : at + head.tiles], range(layers))
         at += head.tiles
     sizes = tuple(tokens for head in heads for tokens in head.tokens)
     return MemoryTable(
@@ -223,12 +223,18 @@ def plan_splits(
         starts.append(len(work))
     device = table.pool.device
     return SplitPlan(
-        torch.tensor(work, dtype=torch.int32, device=device).reshape(-1, WORK_COLUMNS),
-        torch.tensor(starts, dtype=torch.int32, device=device),
+        upload(work, device).reshape(-1, WORK_COLUMNS),
+        upload(starts, device),
         tuple(tuple(spans) for spans in reads),
         tuple(tuple(each) for each in query_rows),
         rows,
     )
+
+
+def upload(rows: Sequence[object], device: torch.device) -> Tensor:
+    """Numbers as int32 on a device, without waiting for what its stream has to do yet."""
+    listed = torch.tensor(rows, dtype=torch.int32, pin_memory=device.type == "cuda")
+    return listed.to(device, non_blocking=True)
 
 
 def _shape(head: PayloadHead) -> tuple[int, int, int, int]:

@@ -12,9 +12,10 @@ of one K group repeat its scales; rows behind the last token are zeros. Every pa
 bytes.
 """
 
+import math
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -133,63 +134,80 @@ def read_head(payload: bytes) -> PayloadHead:
     return head
 
 
-def write_pages(payload: bytes, head: PayloadHead, out: Bytes, layers: range) -> None:
-    """The pages of some layers of a payload into `out [layers, tiles, page_bytes]`, every byte of it."""
-    start, tile = head.start, 0
-    for tokens in head.tokens:
-        count = tiles_of(tokens)
-        _write_span(payload, start, tokens, head, out[:, tile : tile + count], layers)
-        start += head.layers * sum(head.layout.part_bytes(tokens))
-        tile += count
+class PayloadPages:
+    """A payload as pages; what does not change from layer to layer is worked out once."""
+
+    def __init__(self, payload: bytes, head: PayloadHead) -> None:
+        self.tokens = head.tokens
+        self.tiles = head.tiles
+        self._heads = head.kv_heads
+        self._head_bytes = head.layout.head_bytes
+        self._parts: list[_Part] = []
+        start, tile = head.start, 0
+        for tokens in head.tokens:
+            start = self._add_span(payload, head, start, tile, tokens)
+            tile += tiles_of(tokens)
+
+    def write(self, out: Bytes, layers: range) -> None:
+        """The pages of some layers into `out [layers, tiles, page_bytes]`, every byte of it."""
+        pages = out.reshape(len(layers), self.tiles, self._heads, self._head_bytes)
+        for part in self._parts:
+            source = part.rows[layers.start : layers.stop]  # [layers, heads, bytes]
+            target = pages[:, part.tile :, :, part.at : part.at + part.size]
+            full = source[..., : part.whole * part.size]
+            full = full.reshape(len(layers), self._heads, part.whole, part.size)
+            target[:, : part.whole] = full.transpose(0, 2, 1, 3)
+            if part.rest_bytes:
+                rest = source[..., part.rest_start : part.rest_start + part.rest_bytes]
+                target[:, part.whole, :, : part.rest_bytes] = rest
+                target[:, part.whole, :, part.rest_bytes :] = 0
+
+    def _add_span(self, payload: bytes, head: PayloadHead, start: int, tile: int, tokens: int) -> int:
+        """Its parts; where the next span begins."""
+        layout, layers, heads = head.layout, head.layers, head.kv_heads
+        whole, rest = divmod(tokens, TILE)
+        groups = len(token_groups(tokens))
+        sizes = layout.part_bytes(tokens)
+
+        def add(begin: int, row_bytes: int, at: int) -> None:
+            """A part with rows of tokens."""
+            rows = _view(payload, begin, (layers, heads, tokens * row_bytes))
+            size = TILE * row_bytes
+            self._parts.append(_Part(rows, tile, at, size, whole, whole * size, rest * row_bytes))
+
+        add(start, layout.row_bytes, 0)
+        start += layers * sizes[0]
+        at = TILE * layout.row_bytes
+        for _ in range(2 if layout.k_scale_bytes else 0):  # scales, then minima
+            size = layout.k_scale_bytes // 2
+            rows = _view(payload, start, (layers, heads, groups * size))
+            # A group of up to 47 tokens lends its scales to a second tile.
+            last = (groups - 1) * size if rest else 0
+            self._parts.append(_Part(rows, tile, at, size, whole, last, size if rest else 0))
+            start += layers * sizes[1] // 2
+            at += size
+        add(start, layout.row_bytes, layout.v_codes)
+        start += layers * sizes[2]
+        at = layout.v_scales
+        for _ in range(2 if layout.v_scale_bytes else 0):
+            row = layout.v_scale_bytes // 2
+            add(start, row, at)
+            start += layers * sizes[3] // 2
+            at += TILE * row
+        return start
 
 
-def _write_span(
-    payload: bytes, start: int, tokens: int, head: PayloadHead, out: Bytes, layers: range
-) -> None:
-    layout, heads = head.layout, head.kv_heads
-    pages = out.reshape(len(layers), -1, heads, layout.head_bytes)  # [layers, tiles, heads, bytes]
-    begins = list(_part_starts(head, tokens, start))
-    whole, rest = divmod(tokens, TILE)
-    for at, begin in ((0, begins[0]), (layout.v_codes, begins[2])):
-        codes = _view(payload, begin, (head.layers, heads, tokens * layout.row_bytes))
-        size = TILE * layout.row_bytes
-        _tiled(codes[layers.start : layers.stop], pages[..., at : at + size], whole, rest * layout.row_bytes)
-    if head.bits == 16:
-        return
-    groups = len(token_groups(tokens))
-    size = layout.k_scale_bytes // 2
-    both = _view(payload, begins[1], (2, head.layers, heads, groups, size))[:, layers.start : layers.stop]
-    of_tile = np.minimum(np.arange(pages.shape[1]), groups - 1)
-    at = TILE * layout.row_bytes
-    for part in both:
-        pages[..., at : at + size] = part[:, :, of_tile].transpose(0, 2, 1, 3)
-        at += size
-    row = layout.v_scale_bytes // 2
-    size, at = TILE * row, layout.v_scales
-    both = _view(payload, begins[3], (2, head.layers, heads, tokens * row))[:, layers.start : layers.stop]
-    for part in both:
-        _tiled(part, pages[..., at : at + size], whole, rest * row)
-        at += size
+class _Part(NamedTuple):
+    """One part of a span: where its bytes are, and where they go in a head of each of its pages."""
 
-
-def _tiled(rows: Bytes, out: Bytes, whole: int, rest_bytes: int) -> None:
-    """Rows of each head `[layers, heads, bytes]`, a tile of them after the other: `out [layers, tiles, heads,
-    bytes of a tile]`.
-    """
-    size = out.shape[-1]
-    layers, heads = rows.shape[:2]
-    full = rows[..., : whole * size].reshape(layers, heads, whole, size)
-    out[:, :whole] = full.transpose(0, 2, 1, 3)
-    if rest_bytes:
-        out[:, whole, :, :rest_bytes] = rows[..., whole * size :]
-        out[:, whole, :, rest_bytes:] = 0
-
-
-def _part_starts(head: PayloadHead, tokens: int, start: int) -> Iterator[int]:
-    for size in head.layout.part_bytes(tokens):
-        yield start
-        start += head.layers * size
+    rows: Bytes  # [layers, heads, bytes], of the payload
+    tile: int  # first of the span
+    at: int
+    size: int  # bytes in a page
+    whole: int  # pages that are filled from the rows one after the other
+    rest_start: int  # of the last page in the rows
+    rest_bytes: int  # of the last page; zeros follow
 
 
 def _view(payload: bytes, start: int, shape: tuple[int, ...]) -> Bytes:
-    return np.frombuffer(payload, np.uint8, int(np.prod(shape)), start).reshape(shape)
+    return np.frombuffer(payload, np.uint8, math.prod(shape), start).reshape(shape)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from mnemos.attention.config import ModelConfig
+from mnemos.attention.gpu.device_reads import DeviceReads
 from mnemos.attention.gpu.page_room import Key
-from mnemos.attention.gpu.pool import DeviceReads
 from mnemos.attention.gpu.streams import Mark
 from mnemos.attention.kernels.memory_table import table_of_payloads
 from mnemos.attention.kv import SpanKV

@@ -22,6 +22,7 @@ from tests.attention.gpu.memories import (
 from torch import Tensor
 
 from mnemos.attention.gpu import page_room
+from mnemos.attention.gpu.copies import LayerCopies
 from mnemos.attention.gpu.host_pool import HostPool
 from mnemos.attention.gpu.page_room import Key
 from mnemos.attention.gpu.pool import DevicePool
@@ -244,6 +245,32 @@ def test_a_page_in_that_fails_half_way_leaves_nothing(
             assert torch.equal(pages_of(reads, index), EXPECTED[key])
     pool.drop()
     assert pool.bytes == 0
+
+
+@pytest.mark.parametrize("host_pages", [None, 40])
+def test_what_came_in_inference_mode_is_erased_outside_of_it(host_pages: int | None) -> None:
+    with torch.inference_mode():
+        pool = pool_of(4, host_pages)
+        reads = pool.page_in(names("two"), fetch)
+    pool.drop()
+    assert not pages_of(reads, 0).any()
+    with torch.inference_mode():
+        pool.page_in(names("one"), fetch).release()
+        pool.drop()
+
+
+def test_without_memory_for_a_copy_there_is_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = pool_of(12, 40)
+    pool.page_in(names("even"), fetch).release()
+
+    def full(*args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(LayerCopies, "prepare", full)
+    with pool.page_in(names("two", "even"), fetch) as reads:
+        assert reads.keys == tuple(names("even"))
+        assert torch.equal(pages_of(reads, 0), EXPECTED["a", "even"])
+    assert pool.bytes == 2 * PAGE and pool.keys() == names("even")
 
 
 def test_releasing_twice_lets_go_once() -> None:

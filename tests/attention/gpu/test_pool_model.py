@@ -18,9 +18,10 @@ from tests.attention.gpu.memories import (
     pages_of,
 )
 
+from mnemos.attention.gpu.device_reads import DeviceReads
 from mnemos.attention.gpu.host_pool import HostPool
 from mnemos.attention.gpu.page_room import Key
-from mnemos.attention.gpu.pool import DevicePool, DeviceReads
+from mnemos.attention.gpu.pool import DevicePool
 
 KEYS = st.sampled_from(sorted(PAYLOADS))
 REQUESTS = st.lists(KEYS, max_size=6)

@@ -74,8 +74,9 @@ def load(
     compiler (or as `MNEMOS_COMPILE` says), True or UsageError, False never. `threads` sets
     torch's thread count for the whole process. `calibration` is a calibration file, or `none` for safe
     defaults; without it, `MNEMOS_CALIBRATION`, the file beside the weights, or the one that ships.
-    `device` is auto, cpu, cuda or cuda:N (None means `MNEMOS_DEVICE`, or auto: a GPU where there is one that the
-    model fits); on a GPU weights are in `dtype`, bf16 for auto, and `decode_weights` and `compile` are of no account.
+    `device` is auto, cpu, cuda or cuda:N (None means `MNEMOS_DEVICE`, or auto: a GPU where there is one that
+    the model fits); on a GPU weights are in `dtype`, bf16 for auto, and `decode_weights` and `compile` are of
+    no account.
     `on_progress(done_bytes, total_bytes)` is called while weights are fetched. Raises a ModelError that says
     what is wrong and what to do.
     """
@@ -187,7 +188,9 @@ def make_decoder(
 
 
 def _on_gpu(config: ModelConfig, weights: Weights, dtype: str, device: str | None) -> "Decoder | None":
-    """The model on a GPU; None where it is to run on the CPU, or no GPU was asked for and its memory ran out."""
+    """The model on a GPU; None where it is to run on the CPU: a GPU that nobody named may run out of
+    memory.
+    """
     from mnemos.attention.gpu.devices import device_name, gpu_dtype, pick_device
 
     chosen = gpu_dtype(dtype, pick_dtypes(dtype)[0], torch.device("cuda"))
@@ -202,7 +205,8 @@ def _on_gpu(config: ModelConfig, weights: Weights, dtype: str, device: str | Non
         if device_name(device) == "auto":
             return None
         raise ModelError(
-            f"model {config.name} does not fit the memory of {picked}; use a smaller one, or set MNEMOS_DEVICE=cpu"
+            f"model {config.name} does not fit the memory of {picked}; use a smaller one, or set "
+            "MNEMOS_DEVICE=cpu"
         ) from None
 
 

@@ -10,6 +10,7 @@ from mnemos.attention.kernels.memory_table import MemoryTable
 from mnemos.errors import NotFoundError
 
 Key = tuple[str, str]  # namespace, memory id
+Payloads = dict[Key, bytes]
 
 
 class DevicePager:
@@ -21,8 +22,8 @@ class DevicePager:
         read: Callable[[str, str], bytes],
         read_many: Callable[[str, Sequence[str]], Mapping[str, bytes]],
     ) -> None:
-        """`read(namespace, id)` gives a block's payload, `read_many(namespace, ids)` those of several at once,
-        as far as they are there.
+        """`read(namespace, id)` gives a block's payload, `read_many(namespace, ids)` those of several at
+        once, as far as they are there.
         """
         self.pool = pool
         self._read, self._read_many = read, read_many
@@ -50,8 +51,8 @@ class DevicePager:
         return [found[memory_id] for memory_id in ids]
 
     def page_present(self, namespace: str, ids: Sequence[str]) -> dict[str, list[PagedSpan]]:
-        """As `page`, by id; what is gone or finds no room is left out. Their pages stay for as long as a span is
-        in use.
+        """As `page`, by id; what is gone or finds no room is left out. Their pages stay for as long as a span
+        is in use.
         """
         keys = [(namespace, memory_id) for memory_id in dict.fromkeys(ids)]
         if not keys:
@@ -73,9 +74,9 @@ class DevicePager:
         """Zero and let go of one memory's pages, a namespace's, or all."""
         self.pool.drop(namespace, memory_id)
 
-    def _fetch(self, keys: Sequence[Key]) -> dict[Key, bytes]:
+    def _fetch(self, keys: Sequence[Key]) -> Payloads:
         """Payloads of those that are there."""
-        found: dict[Key, bytes] = {}
+        found: Payloads = {}
         for namespace in dict.fromkeys(each for each, _ in keys):
             ids = [memory_id for each, memory_id in keys if each == namespace]
             many = self._read_many(namespace, ids) if len(ids) > 1 else {}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
@@ -144,7 +145,7 @@ class Recaller:
             epoch = self._store.erase_epoch()
             if epoch == self.epoch:
                 return
-            for namespace, memory_id in {key for held in self._held() for key in held.keys()}:
+            for namespace, memory_id in set(chain.from_iterable(held.keys() for held in self._held())):
                 try:
                     self._store.get(namespace, memory_id)
                 except NotFoundError:

@@ -70,8 +70,8 @@ class Router:
         vectors: "VectorIndex | None" = None,
         resident: "ResidentKeys | None" = None,
     ) -> None:
-        """`vectors` are those of the trained router in the model's calibration, if it has one; `resident` keeps
-        token keys where the model runs on a device.
+        """`vectors` are those of the trained router in the model's calibration, if it has one; `resident`
+        keeps token keys where the model runs on a device.
         """
         self._resident = resident
         self._store = store
@@ -177,7 +177,7 @@ class Router:
         return signal
 
     def _span_mass(self, namespace: str, states: RouteQuery, found: "Mapping[str, RouteKeys]") -> Tensor:
-        """The mass on each span of each candidate, `[spans]`: of the keys on the device, if they are there."""
+        """The mass on each span of each candidate, `[spans]`, of the keys on the device if they are there."""
         if self._resident is not None:
             rows = asked_of_keys(states, self._calibration, self._group)
             scale = states.queries.shape[-1] ** -0.5

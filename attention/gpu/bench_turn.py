@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,11 +29,11 @@ from mnemos.attention.sampling import best_token
 from mnemos.attention.weights import LayerWeights, Weights
 
 QWEN3_4B = ModelConfig(
-    name="qwen3-4b", architecture="qwen3", vocab_size=151936, hidden_size=2560, layers=36, heads=32, kv_heads=8,
-    head_dim=128, intermediate_size=9728, rms_norm_eps=1e-6, rope_theta=1e6, max_positions=32768,
+    name="qwen3-4b", architecture="qwen3", vocab_size=151936, hidden_size=2560, layers=36, heads=32,
+    kv_heads=8, head_dim=128, intermediate_size=9728, rms_norm_eps=1e-6, rope_theta=1e6, max_positions=32768,
     tie_embeddings=True, bos_id=None, eos_ids=(151645,), qk_norm=True,
 )  # fmt: skip
-_BITS = 4
+_BITS: Literal[4] = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +233,7 @@ def _weights(config: ModelConfig, dtype: torch.dtype) -> Weights:
     """One random layer, as all of them: each has its own copy on the device."""
 
     def drawn(shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, dtype=dtype) * shape[-1] ** -0.5
+        return torch.randn(shape, dtype=dtype).mul_(shape[-1] ** -0.5)
 
     layer = LayerWeights(**{name: drawn(shape) for name, shape in layer_shapes(config).items()})
     embed = drawn((config.vocab_size, config.hidden_size))

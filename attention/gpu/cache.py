@@ -163,7 +163,7 @@ class DeviceCache(KVCache):
         except torch.OutOfMemoryError:
             size = 2 * layers * heads * slots * dim * self._dtype.itemsize
             raise ContextOverflowError(
-                f"the device has no room for {size >> 20} MiB of working memory; use shorter sessions, or set "
-                "MNEMOS_DEVICE=cpu"
+                f"the device has no room for {size >> 20} MiB of working memory; use shorter sessions, or "
+                "set MNEMOS_DEVICE=cpu"
             ) from None
         return both[0], both[1]

@@ -1,7 +1,7 @@
 """One step over static buffers, as a CUDA graph where there is one.
 
-A step reads its inputs from buffers that are filled before each run and leaves its outputs in others. Captured
-once, it is launched as a whole; elsewhere it is run as it is written, through the same buffers.
+A step reads its inputs from buffers that are filled before each run and leaves its outputs in others.
+Captured once, it is launched as a whole; elsewhere it is run as it is written, through the same buffers.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class CapturedStep:
         Raises torch.OutOfMemoryError when the device has no room for what the step makes.
         """
         with torch.cuda.device(device):
-            stream = torch.cuda.Stream(device)
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UP):

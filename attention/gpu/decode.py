@@ -1,9 +1,9 @@
 """The decode loop: a batch of conversations, one token each, over buffers and graphs of a few sizes.
 
-A bucket is a size of batch and of what it reads of memories, rounded up to powers of two; each has buffers of
-its own and, on CUDA, a captured graph. Between two tokens a few numbers of each row go to the device, in one copy
-of each kind. What memories are read is written there when it changes. Nothing waits for the device but who asks
-for the logits.
+A bucket is a size of batch and of what it reads of memories, rounded up to powers of two; each has buffers
+of its own and, on CUDA, a captured graph. Between two tokens a few numbers of each row go to the device, in
+one copy of each kind. What memories are read is written there when it changes. Nothing waits for the device
+but who asks for the logits.
 """
 
 from collections import OrderedDict
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mnemos.attention.gpu.cache import DeviceCache
 from mnemos.attention.gpu.captured import Capturing, Step
-from mnemos.attention.gpu.step_inputs import StepInputs
 from mnemos.attention.gpu.step import StepBuffers, make_buffers, run_step
+from mnemos.attention.gpu.step_inputs import StepInputs
 from mnemos.attention.gpu.step_memory import StepMemory, Wanted
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class DecodeLoop:
     def step(self, tokens: Sequence[int], caches: Sequence[DeviceCache]) -> Tensor:
         """Append one token to each cache; logits `[rows, vocab]` in fp32, on the device.
 
-        Raises `ContextOverflowError` when a token does not fit its cache; no cache has changed then. ValueError
-        when two rows share a cache.
+        Raises `ContextOverflowError` when a token does not fit its cache; no cache has changed then.
+        ValueError when two rows share a cache.
         """
         if len({id(cache) for cache in caches}) != len(caches) or len(tokens) != len(caches):
             raise ValueError("each row of a batch has one token and a cache of its own")

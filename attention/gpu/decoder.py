@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.decoder import Collect, Layer
@@ -64,6 +65,22 @@ class DeviceDecoder(SharedDecoder):
             if collect.mass is not None:
                 collect.mass = collect.mass.cpu()
         return found
+
+    def _attend(
+        self, q: Tensor, cache: KVCache, layer: int, end: int, mask: Tensor | None, collect: Collect | None
+    ) -> Tensor:
+        heads, count, dim = q.shape
+        if cache.memory_tokens or mask is None:
+            return super()._attend(q, cache, layer, end, mask, collect)
+        # Fused attention takes a mask, or groups of heads, not both; so each head has its keys.
+        group = heads // self.config.kv_heads
+        k, v = (part.repeat_interleave(group, dim=0) for part in cache.seen(layer, 0, end))
+        is_causal = count == end and (self.window is None or not self.layers[layer].is_local)
+        out = functional.scaled_dot_product_attention(
+            q[None], k[None], v[None], attn_mask=None if is_causal else mask, is_causal=is_causal,
+            scale=self.scale,
+        )[0]  # [heads, tokens, dim]  # fmt: skip
+        return out.transpose(0, 1).reshape(count, heads * dim)
 
     def _many(self, rows: Sequence[tuple[Sequence[int], KVCache]]) -> Sequence[Tensor]:
         caches = []

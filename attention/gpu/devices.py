@@ -25,8 +25,8 @@ def device_name(device: str | None) -> str:
 
 
 def check_device(device: str | None) -> None:
-    """Raises UsageError for a name that means nothing, ModelError for a GPU that isn't there, before a model is
-    fetched.
+    """Raises UsageError for a name that means nothing, ModelError for a GPU that isn't there; before a model
+    is fetched.
     """
     named = device_name(device)
     if named.startswith("cuda"):
@@ -55,7 +55,7 @@ def pick_device(
 
 
 def gpu_dtype(name: str, fallback: torch.dtype, device: torch.device) -> torch.dtype:
-    """What weights are kept and multiplied in on a GPU: bf16 for `auto` where its hardware has it, else fp32."""
+    """What weights are multiplied in on a GPU: bf16 for `auto` where its hardware has it, otherwise fp32."""
     if name != "auto":
         return fallback
     with torch.cuda.device(device):
@@ -65,8 +65,8 @@ def gpu_dtype(name: str, fallback: torch.dtype, device: torch.device) -> torch.d
 def _check_there(named: str) -> None:
     if not torch.cuda.is_available():
         raise ModelError(
-            f"device {named} was asked for and there is no CUDA device that PyTorch can use; check the driver and "
-            f"that PyTorch is a CUDA build, or set {DEVICE_ENV}=cpu"
+            f"device {named} was asked for and there is no CUDA device that PyTorch can use; check the "
+            f"driver and that PyTorch is a CUDA build, or set {DEVICE_ENV}=cpu"
         )
     index, count = torch.device(named).index or 0, torch.cuda.device_count()
     if index >= count:

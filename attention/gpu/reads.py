@@ -116,7 +116,7 @@ class ReadSet:
         """
         keys, values = (part.index_select(1, self._rows) for part in read_span(self._whole, 0, layer))
         if any(self.offsets):
-            pairs = torch.view_as_complex(keys.unflatten(-1, (-1, 2)))
+            pairs = torch.view_as_complex(torch.unflatten(keys, -1, (-1, 2)))
             keys = torch.view_as_real(pairs * self._moved_by(rotary)).flatten(-2)
         k.copy_(keys)
         v.copy_(values)

@@ -1,7 +1,8 @@
 """Token keys of many memories kept on a device, so that routing reads them at the speed of its memory.
 
-Each namespace has one stretch of keys that grows; one launch scores all of its segments, and a query takes those
-it asked for. What is dropped is zeroed at once and its room closed up when half of a stretch is such holes.
+Each namespace has one stretch of keys that grows; one launch scores all of its segments, and a query takes
+those it asked for. What is dropped is zeroed at once and its room closed up when half of a stretch is such
+holes.
 """
 
 from collections import OrderedDict
@@ -48,7 +49,7 @@ class ResidentKeys:
         self._drops = 0  # so far: what was read before one may be what it was about
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """Of what is kept, holes included."""
         with self._lock:
             return self._bytes()
@@ -103,8 +104,8 @@ class ResidentKeys:
     def _keep(
         self, namespace: str, missing: Sequence[str], payloads: Mapping[str, bytes], wanted: set[str]
     ) -> bool:
-        """Whether all that is wanted is there now. Others leave for it: first other namespaces, then what of this
-        one was not asked for.
+        """Whether all that is wanted is there now. Others leave for it: first other namespaces, then what of
+        this one was not asked for.
         """
         stretch = self._stretches.get(namespace)
         if missing:

@@ -28,7 +28,7 @@ class StepInputs:
         self._source = torch.zeros(reads, dtype=torch.int32)
         self._is_new = False
         self._inverse = torch.ones(rows + reads, 1)  # of the temperature that each query asks at
-        self._copied = torch.cuda.Event() if on_cuda else None
+        self._copied = torch.cuda.Event() if on_cuda else None  # type: ignore[no-untyped-call]
 
     def read_for(self, wanted: Wanted) -> None:
         """From now on these queries are asked of memories."""
@@ -83,5 +83,6 @@ def _fields_of(cache: DeviceCache, window: int) -> list[int]:
         first_working = max(slot + 1 - window, 0)
     k, v = cache.k, cache.v
     return [
-        slot, slot + 1, cache.memory_start, first_prefix, first_working, k.data_ptr(), v.data_ptr(), k.shape[2],
+        slot, slot + 1, cache.memory_start, first_prefix, first_working,
+        k.data_ptr(), v.data_ptr(), k.shape[2],
     ]  # fmt: skip

@@ -222,10 +222,10 @@ def working_attention(
     """One query row per head over each row's working memory, joined with what it read of memories.
 
     `q [rows, heads, head_dim]`; in a local layer a row sees what its fields say. `memory` is the output
-    `[rows, heads, head_dim]` and the log-sum-exp `[rows, heads]` of `split_kv_attention` with a mass scale for
-    each row (all fp32), joined with the rest as `lse_merge` does. `splits`, a power of two, is how many programs
-    share a row's head. Returns `[rows, heads, head_dim]` in the dtype of `q`, zeros for a row that sees nothing.
-    Raises ValueError.
+    `[rows, heads, head_dim]` and the log-sum-exp `[rows, heads]` of `split_kv_attention` with a mass scale
+    for each row (all fp32), joined with the rest as `lse_merge` does. `splits`, a power of two, is how many
+    programs share a row's head. Returns `[rows, heads, head_dim]` in the dtype of `q`, zeros for a row that
+    sees nothing. Raises ValueError.
     """
     name = "working_attention"
     check_dtype(name, "q", q, FLOATS)

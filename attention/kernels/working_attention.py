@@ -1,7 +1,7 @@
 """Decode attention over working memory in Triton: split over slots, joined with the part over memories.
 
-A row's keys and values are found by address, so rows of any cache share a launch and a captured graph outlives
-the conversations. Programs without a slot to see leave at once: one grid serves every length.
+A row's keys and values are found by address, so rows of any cache share a launch and a captured graph
+outlives the conversations. Programs without a slot to see leave at once: one grid serves every length.
 """
 
 import torch
@@ -111,7 +111,9 @@ def join_working(
         lse_of_all = memory_lse + tl.zeros((PADDED,), tl.float32)
         weighed = memory_lse * tl.load(mass_ptr + row) * LOG2E
         # An empty part is not read: what it holds may be NaN.
-        recalled = tl.load(memory_ptr + at * DIM + channel, mask=inside & (lse_of_all > float("-inf")), other=0.0)
+        recalled = tl.load(
+            memory_ptr + at * DIM + channel, mask=inside & (lse_of_all > float("-inf")), other=0.0
+        )
         joint = tl.maximum(top, weighed)
         joint = tl.where(joint == float("-inf"), 0.0, joint)
         of_memory = tl.exp2(weighed - joint)

@@ -47,7 +47,8 @@ def test_a_turn_on_a_device_is_a_turn_on_a_cpu(tmp_path: Path, models: dict[str,
                 assert pager.pool.pool.any()
                 plan = bank.plan_forget(namespace="default", matching="Clara")
                 bank.forget(plan)
-                left = {memory_id for _, memory_id in pager.keys()}
+                known = pager.keys()
+                left = {memory_id for _, memory_id in known}
                 assert not left & {each.memory.id for each in first.memories if "Clara" in each.memory.text}
                 bank.recaller().close()
                 assert not pager.pool.pool.any()

@@ -8,7 +8,12 @@ from mnemos.attention.kernels.timing import Row, table_lines
 
 def test_the_rows_of_tiny_turns() -> None:
     rows = bench_turn.rows(torch.device("cpu"))
-    assert [row.kernel for row in rows] == ["first token", "decode step", "decode step", "query to first token"]
+    assert [row.kernel for row in rows] == [
+        "first token",
+        "decode step",
+        "decode step",
+        "query to first token",
+    ]
     assert all(isinstance(row, Row) and row.median_ms > 0 and row.bytes_moved > 0 for row in rows)
     assert rows[0].rival == "their text read again" and rows[1].rival == "without memories"
     assert len(table_lines(rows)) == 6

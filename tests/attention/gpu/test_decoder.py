@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from mnemos.attention.decoder import Collect
 from mnemos.attention.kv import KVCache
 
 FAMILIES = ("llama", "qwen3", "qwen2", "gemma3", "yarn")

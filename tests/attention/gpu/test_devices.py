@@ -13,8 +13,9 @@ from mnemos.attention.weights import LayerWeights, Weights
 from mnemos.errors import ModelError, UsageError
 
 CONFIG = ModelConfig(
-    name="tiny", architecture="llama", vocab_size=50, hidden_size=64, layers=1, heads=4, kv_heads=2, head_dim=64,
-    intermediate_size=64, rms_norm_eps=1e-6, rope_theta=10000.0, max_positions=512, tie_embeddings=True,
+    name="tiny", architecture="llama", vocab_size=50, hidden_size=64, layers=1, heads=4, kv_heads=2,
+    head_dim=64, intermediate_size=64,
+    rms_norm_eps=1e-6, rope_theta=10000.0, max_positions=512, tie_embeddings=True,
     bos_id=None, eos_ids=(0,),
 )  # fmt: skip
 

@@ -74,12 +74,13 @@ def test_within_its_budget_or_not_at_all() -> None:
     ids = [f"m{index}" for index in range(4)]
     assert keys.span_mass("a", ids, rows, 0.1) is not None
     assert keys.span_mass("b", ids[:2], rows, 0.1) is not None, "another namespace made room"
-    assert {name for name, _ in keys.keys()} == {"b"}
+    known = keys.keys()
+    assert {name for name, _ in known} == {"b"}
     others = ["m3", "m4", "m5"]
     found = keys.span_mass("b", others, rows, 0.1)
     assert found is not None, "what was not asked for made room"
     assert torch.allclose(found.sum(), torch.tensor(1.0), atol=1e-4)
-    assert keys.bytes <= 5000 * HEADS * DIM
+    assert keys.nbytes <= 5000 * HEADS * DIM
     assert keys.span_mass("b", [f"m{index}" for index in range(6)], rows, 0.1) is None
 
 
@@ -105,7 +106,7 @@ def test_what_is_dropped_is_zeroed() -> None:
 
 
 class Model(RuleBasedStateMachine):
-    """Random asking, changing and erasing: the mass is that of what is there, and what was erased is zeros."""
+    """Random asking and erasing: the mass is that of what is there, and what was erased is zeros."""
 
     known = Bundle("known")
 
@@ -155,7 +156,7 @@ class Model(RuleBasedStateMachine):
             for place in stretch.places.values():
                 covered[place.first_token : place.first_token + place.tokens] = True
             assert not stretch._segments.keys[~covered].any()
-        assert self.keys.bytes <= 9000 * HEADS * DIM + 8192 * 3
+        assert self.keys.nbytes <= 9000 * HEADS * DIM + 8192 * 3
 
 
 TestModel = Model.TestCase

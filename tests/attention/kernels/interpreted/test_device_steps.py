@@ -42,9 +42,7 @@ def tiny(family: str) -> tuple[ModelConfig, Weights]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_steps_of_three_conversations(
-    family: str, poisoned: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_of_three_conversations(family: str, poisoned: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "_LEAST_SPLITS", 4)  # the interpreter goes through those that are empty too
     config, weights = tiny(family)
     host = Decoder(config, weights)

@@ -46,8 +46,11 @@ TINY = Sizes(2, 2, 64, 32, 64, (3,), 2, 40, 1 << 16, (1024, 4096), 1 << 14, 1)
 
 
 def rows(device: torch.device, sizes: Sizes | None = None) -> list[Row]:
-    """The rows of the table; about 2 GiB of device memory and 1 GiB of pinned host memory."""
-    sizes = Sizes() if sizes is None else sizes
+    """The rows of the table; about 2 GiB of device memory and 1 GiB of pinned host memory. Without `sizes`
+    those are tiny where there is no CUDA device.
+    """
+    if sizes is None:
+        sizes = Sizes() if device.type == "cuda" else TINY
     bench = PagingBench(device, sizes)
     return [*bench.page_in(), *bench.overlap(), *bench.crossover()]
 

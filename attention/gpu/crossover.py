@@ -4,6 +4,7 @@ Measured once on a machine, with the code that pages in, and kept in the cache d
 """
 
 import contextlib
+import importlib.util
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -34,8 +35,8 @@ class Timed:
 
 
 def gather_below(device: torch.device) -> int:
-    """Bytes of a run below which the gather kernel is faster on this machine; 0 without a CUDA device."""
-    if device.type != "cuda":
+    """Bytes of a run below which the gather kernel is faster on this machine; 0 where there is no kernel."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return 0
     machine = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     return kept(machine, partial(measure, device))

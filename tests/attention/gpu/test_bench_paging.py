@@ -7,7 +7,7 @@ from mnemos.attention.kernels.page_layout import PageLayout
 
 
 def test_rows_at_tiny_sizes() -> None:
-    found = rows(torch.device("cpu"), TINY)
+    found = rows(torch.device("cpu"))
     assert [row.kernel for row in found] == ["page_in"] * 4 + ["page_gather"] * 2
     assert all(row.median_ms > 0 and row.ceiling > 0 for row in found)
     page = PageLayout(4, TINY.kv_heads, TINY.head_dim).page_bytes

@@ -1,5 +1,7 @@
 """What a recaller keeps on the device that its model runs on."""
 
+from collections.abc import Sequence
+
 import torch
 
 from mnemos.attention.gpu.host_pool import HostPool
@@ -9,7 +11,6 @@ from mnemos.attention.models import LanguageModel
 from mnemos.memory.device_pager import DevicePager
 from mnemos.memory.pager import DEFAULT_BUDGET_BYTES
 from mnemos.memory.reviving import KVSource
-from mnemos.store.store import Store
 
 _TRACE_BITS = 4  # of the traces that `MemoryEncoder` makes
 _POOL_SHARE = 0.25  # of the device's free memory
@@ -24,12 +25,16 @@ def pager_for(model: LanguageModel, source: KVSource) -> DevicePager:
     budget = min(_POOL_BYTES, int(_POOL_SHARE * _free_bytes(device)))
     host = HostPool(model.config, _TRACE_BITS, budget_bytes=DEFAULT_BUDGET_BYTES, device=device)
     pool = DevicePool(model.config, _TRACE_BITS, budget_bytes=budget, device=device, host=host)
-    return DevicePager(pool, source.read, source.read_many)
+
+    def read_many(namespace: str, ids: Sequence[str]) -> dict[str, bytes]:
+        return source.read_many(namespace, ids, bytes)
+
+    return DevicePager(pool, source.read, read_many)
 
 
-def resident_keys_for(model: LanguageModel, store: Store) -> ResidentKeys:
+def resident_keys_for(model: LanguageModel) -> ResidentKeys:
     device = model.decoder.device
-    return ResidentKeys(store.get_routes, device, budget_bytes=int(_KEYS_SHARE * _free_bytes(device)))
+    return ResidentKeys(device, budget_bytes=int(_KEYS_SHARE * _free_bytes(device)))
 
 
 def _free_bytes(device: torch.device) -> int:

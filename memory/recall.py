@@ -7,17 +7,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import chain
 from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
+from mnemos.attention.compiled import kernels
 from mnemos.attention.kv import KVCache, Span, SpanKV
 from mnemos.attention.memory_codec import decode_kv, decode_route
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.projection import Projection
 from mnemos.attention.routing import RouteQuery, route_query
 from mnemos.errors import BankLockedError, InvalidSelectorError, NotFoundError
+from mnemos.memory.ahead import Ahead
 from mnemos.memory.convert import to_memory
 from mnemos.memory.encoder import MemoryEncoder
 from mnemos.memory.likeness import like_match
@@ -100,19 +103,21 @@ class Recaller:
         config, dtype = model.config, model.decoder.dtype
         self.encoder = MemoryEncoder(store, model)
         self.kv_source = KVSource(store, self.encoder)
+        # As the bank has them, keys have a quarter of the bytes, and kernels weigh them so.
+        coded = model.decoder.reads_pages or kernels() is not None
+        self.routes = RouteIndex(store.get_routes, partial(decode_route, coded=coded))
         self.pager: Pager | DevicePager
         if model.decoder.reads_pages:
             from mnemos.memory.on_device import pager_for, resident_keys_for
 
             self.pager = pager_for(model, self.kv_source)
-            self._resident = resident_keys_for(model, store)
+            self._resident = resident_keys_for(model)
         else:
             self.pager = Pager(
                 self.kv_source.read,
-                lambda payload: decode_kv(payload, config, dtype),
+                lambda payload: decode_kv(payload, config, dtype, packed=True),
                 read_many=self.kv_source.read_many,
             )
-        self.routes = RouteIndex(store.get_routes, decode_route)
 
     def close(self) -> None:
         """Overwrite and let go of everything held."""
@@ -202,11 +207,11 @@ class Recaller:
         """The best memories for a query that stands alone, of those that `where` allows, best first. `now` is
         when it is asked.
         """
-        states = self._states(query, namespace)
-        if states is None:
+        context, words = self._asked(query, namespace)
+        if not words:
             return []
-        scored = self._router.score(
-            namespace, query, states, limit=limit + _SPARE, router=router, where=where, now=now
+        scored = self._ranked(
+            namespace, query, context, words, limit=limit + _SPARE, router=router, where=where, now=now
         )
         return _described(*self._settled(namespace, scored, query))[:limit]
 
@@ -231,13 +236,44 @@ class Recaller:
 
     def _states(self, query: str, namespace: str) -> RouteQuery | None:
         """The routing side of a query that stands alone; None when it has no words. Encodes what is new."""
+        context, words = self._asked(query, namespace)
+        return self._read(context, words) if words else None
+
+    def _asked(self, query: str, namespace: str) -> tuple[KVCache, list[int]]:
+        """As `question`, once what is new is encoded."""
         self.refresh()
         with suppress(BankLockedError):  # somebody else is writing: search what is encoded already
             self.encode_pending(namespace)
-        context, words = self.question(query)
-        if not words:
-            return None
+        return self.question(query)
+
+    def _read(self, context: KVCache, words: Sequence[int]) -> RouteQuery:
         return route_query(self.model.decoder, self.model.calibration, context, words, self._projection)
+
+    def _ranked(
+        self,
+        namespace: str,
+        query: str,
+        context: KVCache,
+        words: Sequence[int],
+        *,
+        limit: int,
+        router: RouterName = "full",
+        where: Condition | None = None,
+        now: datetime | None = None,
+    ) -> list[Scored]:
+        """What the router makes of `words` (token ids of `query`) read behind `context`. While the model reads
+        them, the memories to be scored are looked up.
+        """
+        if not self._router.looks_ahead:
+            states, looked = self._read(context, words), None
+        else:
+            look = partial(self._router.look, namespace, query, None, router=router, where=where, now=now)
+            with Ahead(look) as ahead:
+                states = self._read(context, words)
+                looked = ahead.result()
+        return self._router.score(
+            namespace, query, states, limit=limit, router=router, where=where, now=now, looked=looked
+        )
 
     def question(self, query: str, *, room: int = 0) -> tuple[KVCache, list[int]]:
         """The tokens of a query that stands alone, as far as half the window goes, and a context to route it
@@ -278,9 +314,8 @@ class Recaller:
         """
         self.refresh()
         started = time.perf_counter()
-        states = route_query(self.model.decoder, self.model.calibration, context, words, self._projection)
         limit = k + _SPARE + len(exclude) if selective else k + _SPARE
-        ranked = self._router.score(namespace, query, states, limit=limit, where=where)
+        ranked = self._ranked(namespace, query, context, words, limit=limit, where=where)
         scored, known = self._settled(namespace, ranked, query)
         if selective:
             left = [each for each in scored if each.id not in exclude]

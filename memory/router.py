@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mnemos.attention.memory_codec import RouteKeys
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.routing import (
     RouteQuery,
@@ -26,13 +28,13 @@ from mnemos.attention.routing import (
 from mnemos.memory.records import RouterName
 from mnemos.memory.route_index import RouteIndex
 from mnemos.memory.time_cues import Days, day_of, days_spoken_of, overlaps
+from mnemos.store.candidates import Candidates
 from mnemos.store.nearby import Place
 from mnemos.store.selectors import Condition, between
 from mnemos.store.store import Store
 
 if TYPE_CHECKING:
     from mnemos.attention.gpu.resident_keys import ResidentKeys
-    from mnemos.attention.memory_codec import RouteKeys
     from mnemos.memory.vector_index import VectorIndex
 
 LEXICAL_CANDIDATES = 256
@@ -57,6 +59,17 @@ class Scored:
     signals: dict[str, float]
     standing: float  # z-score of the mass signal: how far it stands out of the candidates
     spans: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The memories to be scored for one query, and what there is to score them by."""
+
+    candidates: Candidates
+    records: dict[str, RouteKeys]
+    days: Sequence[Days]  # that the query names
+    asked: datetime
+    as_of: int  # what had been dropped of the keys on a device before the records were read
 
 
 class Router:
@@ -92,28 +105,19 @@ class Router:
         router: RouterName = "full",
         where: Condition | None = None,
         now: datetime | None = None,
+        looked: Looked | None = None,
     ) -> list[Scored]:
         """The best `limit` memories of those that `where` allows, best first. `latent` leaves out words,
-        names and days. `now` is when the query is asked.
+        names and days. `now` is when the query is asked. `looked` is what `look` found for the same.
         """
-        asked = (now or datetime.now()).astimezone(None if now is None else now.tzinfo)
-        days = days_spoken_of(query, asked) if router == "full" else []
-        candidates = self._store.candidates(
-            namespace,
-            query if router == "full" else None,
-            by_words=LEXICAL_CANDIDATES,
-            recent=RECENT_CANDIDATES,
-            beside=_NEIGHBOURLY,
-            where=where,
-            more=[*self._alike(namespace, states, where), *self._then(namespace, days, asked, where)],
-        )
-        lexical, placed = candidates.lexical, candidates.places
-        found = self._routes.records(namespace, list(placed))
+        looked = looked or self.look(namespace, query, states, router=router, where=where, now=now)
+        asked, days, found = looked.asked, looked.days, looked.records
+        lexical, placed = looked.candidates.lexical, looked.candidates.places
         ids = list(found)
         if not ids:
             return []
         records = list(found.values())
-        spans = self._span_mass(namespace, states, found)
+        spans = self._span_mass(namespace, states, looked)
         signals = {"mass": record_mass(spans, records)}
         if states.hidden is not None:
             signals["hidden"] = hidden_cosine(states, records)
@@ -128,21 +132,52 @@ class Router:
             fused = fused + TIME_BONUS * signals["time"]
         order = fused.argsort(descending=True, stable=True)[:limit].tolist()
         standing = standardised(signals["mass"])
-        by_record = torch.split(spans, [len(record.span_tokens) for record in records])
+        ends = np.cumsum([len(record.span_tokens) for record in records]).tolist()
         return [
             Scored(
                 ids[i],
                 float(fused[i]),
                 {name: float(values[i]) for name, values in signals.items()},
                 float(standing[i]),
-                tuple(by_record[i].tolist()),
+                tuple(spans[ends[i] - len(records[i].span_tokens) : ends[i]].tolist()),
             )
             for i in order
         ]
 
-    def _alike(self, namespace: str, states: RouteQuery, where: Condition | None) -> list[str]:
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether `look` can do without the query's states."""
+        return self._vectors is None
+
+    def look(
+        self,
+        namespace: str,
+        query: str,
+        states: RouteQuery | None,
+        *,
+        router: RouterName = "full",
+        where: Condition | None = None,
+        now: datetime | None = None,
+    ) -> Looked:
+        """The memories to be scored for a query, with their routing records."""
+        asked = (now or datetime.now()).astimezone(None if now is None else now.tzinfo)
+        days = days_spoken_of(query, asked) if router == "full" else []
+        candidates = self._store.candidates(
+            namespace,
+            query if router == "full" else None,
+            by_words=LEXICAL_CANDIDATES,
+            recent=RECENT_CANDIDATES,
+            beside=_NEIGHBOURLY,
+            where=where,
+            more=[*self._alike(namespace, states, where), *self._then(namespace, days, asked, where)],
+        )
+        as_of = 0 if self._resident is None else self._resident.drops
+        records = self._routes.records(namespace, list(candidates.places))
+        return Looked(candidates, records, days, asked, as_of)
+
+    def _alike(self, namespace: str, states: RouteQuery | None, where: Condition | None) -> list[str]:
         """Those whose vectors are the nearest: old ones, too, that share no word with the query."""
-        if self._vectors is None or states.vector is None:
+        if self._vectors is None or states is None or states.vector is None:
             return []
         most = VECTOR_CANDIDATES if where is None else _NARROWED * VECTOR_CANDIDATES
         near = self._vectors.nearest(namespace, states.vector.numpy(), most)
@@ -176,15 +211,15 @@ class Router:
             signal[at[record.id]] = float(overlaps(meant, spoken_of))
         return signal
 
-    def _span_mass(self, namespace: str, states: RouteQuery, found: "Mapping[str, RouteKeys]") -> Tensor:
+    def _span_mass(self, namespace: str, states: RouteQuery, looked: Looked) -> Tensor:
         """The mass on each span of each candidate, `[spans]`, of the keys on the device if they are there."""
         if self._resident is not None:
             rows = asked_of_keys(states, self._calibration, self._group)
             scale = states.queries.shape[-1] ** -0.5
-            mass = self._resident.span_mass(namespace, list(found), rows, scale)
+            mass = self._resident.span_mass(namespace, looked.records, rows, scale, as_of=looked.as_of)
             if mass is not None:
                 return mass
-        return span_mass(states, list(found.values()), self._calibration, self._group)
+        return span_mass(states, list(looked.records.values()), self._calibration, self._group)
 
     def worth_reading(self, ranked: Sequence[Scored]) -> list[Scored]:
         """Those that share a telling word with the query, and at most one that only the model's heads point
@@ -235,18 +270,20 @@ def neighbours_of(ids: Sequence[str], placed: Mapping[str, Place]) -> tuple[Tens
 def speaker_signal(query: str, ids: Sequence[str], placed: Mapping[str, Place]) -> Tensor:
     """1 where the query names who said the memory, `[memories]`."""
     named = frozenset(_words(query))
-    return torch.tensor([_is_named(placed.get(each), named) for each in ids])
+    speakers = {place.speaker for place in placed.values()}
+    meant = {speaker: _is_named(speaker, named) for speaker in speakers}
+    return torch.tensor([meant[placed[each].speaker] if each in placed else 0.0 for each in ids])
 
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def _is_named(place: Place | None, named: frozenset[str]) -> float:
-    """1.0 where the query names who said the memory."""
-    if place is None or place.speaker is None:
+def _is_named(speaker: str | None, named: frozenset[str]) -> float:
+    """1.0 where the query names that speaker."""
+    if speaker is None:
         return 0.0
-    return float(not named.isdisjoint(set(_words(place.speaker)) - _ROLES))
+    return float(not named.isdisjoint(set(_words(speaker)) - _ROLES))
 
 
 def standardised(values: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ holes.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from mnemos.attention.kernels.dispatch import route_mass
-from mnemos.attention.kernels.segments import SegmentKeys, segment_mass, segments_of_payloads
+from mnemos.attention.kernels.segments import SegmentKeys, segment_mass
+from mnemos.attention.memory_codec import RouteKeys
 
 DEFAULT_BUDGET_BYTES = 2 << 30
 _FIRST_TOKENS = 4096  # of a new stretch
 _MOST_DEAD = 0.5  # of a stretch's tokens, before it is closed up
-
-Read = Callable[[str, Sequence[str]], Mapping[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +34,19 @@ class _Place:
 
 
 class ResidentKeys:
-    """Keys of routing payloads by namespace and memory id, within a budget of bytes."""
+    """Keys of routing records by namespace and memory id, within a budget of bytes."""
 
-    def __init__(
-        self, read: Read, device: torch.device | str, *, budget_bytes: int = DEFAULT_BUDGET_BYTES
-    ) -> None:
-        """`read(namespace, ids)` gives the payloads of those that are there."""
-        self._read = read
+    def __init__(self, device: torch.device | str, *, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> None:
         self._device = torch.device(device)
         self._budget = budget_bytes
         self._stretches: OrderedDict[str, _Stretch] = OrderedDict()  # least recently used first
         self._lock = Lock()
-        self._drops = 0  # so far: what was read before one may be what it was about
+        self._drops = 0
+
+    @property
+    def drops(self) -> int:
+        """How often something was dropped so far: records that were read before may be what it was about."""
+        return self._drops
 
     @property
     def nbytes(self) -> int:
@@ -55,27 +55,27 @@ class ResidentKeys:
             return self._bytes()
 
     def span_mass(
-        self, namespace: str, ids: Sequence[str], rows: Sequence[Tensor], score_scale: float
+        self,
+        namespace: str,
+        records: Mapping[str, RouteKeys],
+        rows: Sequence[Tensor],
+        score_scale: float,
+        *,
+        as_of: int,
     ) -> Tensor | None:
-        """Softmax mass on each span of those memories, `[spans]` on the host, summing to 1.
+        """Softmax mass on each span of each memory in `records`, `[spans]` on the host, summing to 1.
 
-        `rows` are the queries behind each key head, `[queries, head_dim]`. None where a memory has no payload
-        or the budget has no room for all of them at once: the caller scores them elsewhere.
+        Keys that are not here yet are copied from the records, which hold them in eight bits and were read when
+        there had been `as_of` drops. `rows` are the queries behind each key head, `[queries, head_dim]`. None
+        where something was dropped since, where a record is not in eight bits, or where the budget has no room
+        for all of them at once: the caller scores them elsewhere.
         """
-        if not ids:
+        if not records:
             return torch.empty(0)
-        for _ in range(2):
-            with self._lock:
-                drops = self._drops
-                missing = [each for each in ids if not self._has(namespace, each)]
-            fresh = self._read(namespace, missing) if missing else {}
-            with self._lock:
-                if drops != self._drops:
-                    continue
-                if len(fresh) < len(missing) or not self._keep(namespace, missing, fresh, set(ids)):
-                    return None
-                return self._stretches[namespace].mass(ids, rows, score_scale)
-        return None
+        with self._lock:
+            if as_of != self._drops or not self._keep(namespace, records):
+                return None
+            return self._stretches[namespace].mass(list(records), rows, score_scale)
 
     def keys(self) -> list[tuple[str, str]]:
         """(namespace, memory id) of what is kept."""
@@ -94,32 +94,33 @@ class ResidentKeys:
                 else:
                     self._stretches[name].drop([memory_id])
 
-    def _has(self, namespace: str, memory_id: str) -> bool:
-        stretch = self._stretches.get(namespace)
-        return stretch is not None and memory_id in stretch.places
-
     def _bytes(self) -> int:
         return sum(stretch.nbytes for stretch in self._stretches.values())
 
-    def _keep(
-        self, namespace: str, missing: Sequence[str], payloads: Mapping[str, bytes], wanted: set[str]
-    ) -> bool:
-        """Whether all that is wanted is there now. Others leave for it: first other namespaces, then what of
-        this one was not asked for.
+    def _keep(self, namespace: str, records: Mapping[str, RouteKeys]) -> bool:
+        """Whether all of them are here now. Others leave for them: first other namespaces, then what of this
+        one was not asked for.
         """
         stretch = self._stretches.get(namespace)
+        missing = {
+            each: record
+            for each, record in records.items()
+            if stretch is None or each not in stretch.places
+        }
         if missing:
-            new = segments_of_payloads([payloads[each] for each in missing])
+            if any(record.scale is None for record in missing.values()):
+                return False
+            new = _segments_of(list(missing.values()))
             if stretch is None:
                 stretch = self._stretches[namespace] = _Stretch(new, self._device)
             while self._bytes() + stretch.growth(new) > self._budget and len(self._stretches) > 1:
                 oldest = next(name for name in self._stretches if name != namespace)
                 self._stretches.pop(oldest).zero_()
             if self._bytes() + stretch.growth(new) > self._budget:
-                stretch.keep_only(wanted)
+                stretch.keep_only(set(records))
             if self._bytes() + stretch.growth(new) > self._budget:
                 return False
-            stretch.add(missing, new)
+            stretch.add(list(missing), new)
         self._stretches.move_to_end(namespace)
         return True
 
@@ -268,6 +269,21 @@ class _Stretch:
                 torch.zeros(segments + 1, dtype=torch.int64, device=self._device),
                 torch.zeros(segments, dtype=torch.int32, device=self._device),
             )
+
+
+def _segments_of(records: Sequence[RouteKeys]) -> SegmentKeys:
+    """The keys of records in eight bits, in their order, on the host."""
+    sizes = [size for record in records for size in record.span_tokens]
+    owner = [index for index, record in enumerate(records) for _ in record.span_tokens]
+    scales = [record.scale for record in records if record.scale is not None]
+    starts = torch.zeros(len(sizes) + 1, dtype=torch.int64)
+    starts[1:] = torch.tensor(sizes).cumsum(0)
+    return SegmentKeys(
+        torch.cat([record.held for record in records]),
+        torch.stack(scales).half(),  # as they came
+        starts,
+        torch.tensor(owner, dtype=torch.int32),
+    )
 
 
 def _grown(have: int, needed: int, first: int) -> int:

@@ -13,7 +13,7 @@ from mnemos.attention.gpu.decode import DecodeLoop
 from mnemos.attention.gpu.resident_keys import ResidentKeys
 from mnemos.attention.kernels.dispatch import forced, place_rows, working_attention
 from mnemos.attention.kernels.working_rows import CAPACITY, K_AT, LENGTH, SLOT, V_AT, WorkingRows
-from mnemos.attention.memory_codec import encode_kv, encode_route
+from mnemos.attention.memory_codec import decode_route, encode_kv, encode_route
 from mnemos.attention.sampling import Sampler, Sampling, best_token
 
 pytestmark = [
@@ -134,12 +134,15 @@ def test_traces_made_there_are_those_made_here(pair: Callable[..., Any]) -> None
 
 def test_resident_keys_are_scored_and_zeroed_there() -> None:
     torch.manual_seed(1)
-    payloads = {f"m{i}": encode_route([torch.randn(2, 50 + i, 64)], torch.zeros(3)) for i in range(40)}
+    records = {
+        f"m{i}": decode_route(encode_route([torch.randn(2, 50 + i, 64)], torch.zeros(3)), coded=True)
+        for i in range(40)
+    }
     rows = [torch.randn(5, 64), torch.randn(8, 64)]
     found = []
     for device in ("cuda", "cpu"):
-        keys = ResidentKeys(lambda _, ids: {each: payloads[each] for each in ids}, device)
-        found.append(keys.span_mass("a", ["m7", "m3", "m39"], rows, 0.125))
+        keys = ResidentKeys(device)
+        found.append(keys.span_mass("a", records, rows, 0.125, as_of=0))
         segments = keys._stretches["a"]._segments
         keys.drop()
         assert not segments.keys.any()

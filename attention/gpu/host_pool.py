@@ -36,14 +36,14 @@ class HostPool(PageRoom):
     def _zero(self, entry: Entry) -> None:
         zero_pages(self.pool, entry)
 
-    def write(self, entry: Entry, payload: PayloadPages, layer: int) -> None:
-        """One layer of a payload into the pages of its entry."""
-        layers = range(layer, layer + 1)
+    def write(self, entry: Entry, payload: PayloadPages, layers: range) -> None:
+        """Some layers of a payload into the pages of its entry."""
+        target = self.array[layers.start : layers.stop]  # [layers, pages, page_bytes]
         runs = list(runs_of(entry.pages))
         if len(runs) == 1:
             first, count = runs[0]
-            payload.write(self.array[layer : layer + 1, first : first + count], layers)
+            payload.write(target[:, first : first + count], layers)
             return
-        pages = np.empty((1, len(entry.pages), self.array.shape[2]), np.uint8)
+        pages = np.empty((len(layers), len(entry.pages), self.array.shape[2]), np.uint8)
         payload.write(pages, layers)
-        self.array[layer, entry.pages] = pages[0]
+        target[:, entry.pages] = pages

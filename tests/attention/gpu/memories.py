@@ -13,7 +13,7 @@ from mnemos.attention.kernels.memory_table import table_of_payloads
 from mnemos.attention.kv import SpanKV
 from mnemos.attention.memory_codec import TraceBits, encode_kv
 
-LAYERS, KV_HEADS, DIM = 3, 2, 64
+LAYERS, KV_HEADS, DIM = 5, 2, 64
 CONFIG = ModelConfig(
     name="tiny",
     architecture="llama",

@@ -71,14 +71,15 @@ def test_layer_0_is_there_before_the_last_one_is_copied(host_pages: int | None) 
     stream = DeferredStream()
     pool = pool_of(12, host_pages, stream=stream)
     with pool.page_in(names("two", "one"), fetch) as reads:
-        if host_pages == 40:
-            assert stream.ran == 0  # nothing has waited for a copy
+        # What is kept waits for no copy; of what goes through two buffers, two layers are under way.
+        sent = 0 if host_pages == 40 else LAYERS - 2
+        assert stream.ran <= 1 + sent
         for layer in range(LAYERS):
             reads.wait(layer)
             for index, key in enumerate(reads.keys):
                 pages = pages_of(reads, index)
                 assert torch.equal(pages[: layer + 1], EXPECTED[key][: layer + 1])
-                assert not pages[layer + 1 :].any()
+                assert not pages[max(layer + 1, sent) :].any()
 
 
 def test_a_reader_waits_for_copies_that_another_one_queued() -> None:

@@ -4,7 +4,7 @@ Slots are counted as `KVCache` counts them, those of memories included, so that 
 buffers hold prefix and working memory only, and grow with what is in them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -54,12 +54,15 @@ class DeviceCache(KVCache):
         device: torch.device,
         layer_rotaries: Sequence[Rotary],
         scratch: Scratch,
+        forget: Callable[[int], None],
     ) -> None:
-        """`layer_rotaries` are those of each layer, with tables on the device."""
+        """`layer_rotaries` are those of each layer, with tables on the device. `forget(serial)` is told of a
+        read set that is read no more.
+        """
         super().__init__(config, 0, dtype)
         self.capacity = capacity
         self.reads: ReadSet | None = None
-        self._layer_rotaries, self._scratch = layer_rotaries, scratch
+        self._layer_rotaries, self._scratch, self._forget = layer_rotaries, scratch, forget
         self._shape = (config.layers, config.kv_heads, config.head_dim)
         self._dtype, self._device = dtype, device
         self.k, self.v = self._buffers(min(capacity, _FIRST_SLOTS))
@@ -131,6 +134,7 @@ class DeviceCache(KVCache):
         """Overwrite everything and empty the cache; its memories are no longer read."""
         if self.reads is not None:
             self._scratch.zero_()
+            self._forget(self.reads.serial)
             self.reads.release()
             self.reads = None
         self.k.zero_()

@@ -29,12 +29,13 @@ _LEAST_TILES = 64
 
 
 class Bucket(NamedTuple):
-    """Sizes that a step is made for; without memories all but the first are 0."""
+    """Sizes that a step is made for, and the pool that it reads; without memories all but the first are 0."""
 
     rows: int
     reads: int = 0  # queries to memories: of each row one for each place that its memories are moved by
     splits: int = 0
     tiles: int = 0
+    pool: tuple[int, ...] = ()  # address, shape, bits: all of it that a captured graph knows
 
 
 @dataclass(slots=True)
@@ -80,6 +81,14 @@ class DecodeLoop:
         for cache in caches:
             cache.advance(1)
         return found
+
+    def forget(self, serial: int) -> None:
+        """Let go of a read set that nobody reads any more, and of its pool."""
+        for made in self._made.values():
+            if serial in made.reads:
+                made.reads, made.wanted = (), None
+                if made.buffers.memory is not None:
+                    made.buffers.memory.clear()
 
     def _run(self, tokens: Sequence[int], caches: Sequence[DeviceCache]) -> Tensor:
         """The step's logits, in buffers that the next one overwrites."""
@@ -131,6 +140,7 @@ def _bucket(rows: int, wanted: Wanted | None) -> Bucket:
         max(rows, _power_of_two(len(wanted.queries))),
         max(_LEAST_SPLITS, _power_of_two(len(wanted.plan.work))),
         max(_LEAST_TILES, _power_of_two(len(wanted.table.pages))),
+        (wanted.table.pool.data_ptr(), *wanted.table.pool.shape, wanted.table.bits),
     )
 
 

@@ -53,7 +53,13 @@ class DeviceDecoder(SharedDecoder):
 
     def new_cache(self, capacity: int) -> DeviceCache:
         return DeviceCache(
-            self.config, capacity, self.dtype, self.device, self._layer_rotaries, self._scratch
+            self.config,
+            capacity,
+            self.dtype,
+            self.device,
+            self._layer_rotaries,
+            self._scratch,
+            self.loop.forget,
         )
 
     def _run(self, tokens: Sequence[int], cache: KVCache, collect: Collect | None, layers: int) -> Tensor:

@@ -65,10 +65,10 @@ class ResidentKeys:
     ) -> Tensor | None:
         """Softmax mass on each span of each memory in `records`, `[spans]` on the host, summing to 1.
 
-        Keys that are not here yet are copied from the records, which hold them in eight bits and were read when
-        there had been `as_of` drops. `rows` are the queries behind each key head, `[queries, head_dim]`. None
-        where something was dropped since, where a record is not in eight bits, or where the budget has no room
-        for all of them at once: the caller scores them elsewhere.
+        Keys that are not here yet are copied from the records, which hold them in eight bits and were read
+        when there had been `as_of` drops. `rows` are the queries behind each key head, `[queries, head_dim]`.
+        None where something was dropped since, where a record is not in eight bits, or where the budget has
+        no room for all of them at once: the caller scores them elsewhere.
         """
         if not records:
             return torch.empty(0)
@@ -103,9 +103,7 @@ class ResidentKeys:
         """
         stretch = self._stretches.get(namespace)
         missing = {
-            each: record
-            for each, record in records.items()
-            if stretch is None or each not in stretch.places
+            each: record for each, record in records.items() if stretch is None or each not in stretch.places
         }
         if missing:
             if any(record.scale is None for record in missing.values()):

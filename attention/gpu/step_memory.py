@@ -51,6 +51,10 @@ class StepMemory:
         self._mass.fill_(1.0)
         self._mass[: len(wanted.mass_scales)].copy_(torch.tensor(wanted.mass_scales))
 
+    def clear(self) -> None:
+        """Nothing is to be read until it is filled again."""
+        self._table = self._plan = None
+
     def attend(self, queries: Tensor, layer: int, score_scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Output and log-sum-exp of each row's memory part, and what its log-sum-exp is multiplied by."""
         assert self._table is not None and self._plan is not None, "filled before it is run"

@@ -11,6 +11,7 @@ from mnemos.attention.gpu.captured import Step
 from mnemos.attention.gpu.decode import DecodeLoop
 from mnemos.attention.gpu.decoder import DeviceDecoder
 from mnemos.attention.gpu.step import StepBuffers
+from mnemos.attention.memory_codec import decode_kv
 from mnemos.errors import ContextOverflowError
 
 READING = {"temperature": 0.8, "mass_scale": 0.9}
@@ -119,6 +120,7 @@ def _places(buffers: StepBuffers) -> list[int]:
     if memory is not None:
         assert memory._table is not None and memory._plan is not None
         tensors += [memory._mass, memory._table.pages, memory._plan.work, memory._plan.starts]
+        tensors.append(memory._table.pool)  # which a graph knows by its address
         assert memory._plan.work.data_ptr() == memory._buffers.work.data_ptr()
     return [tensor.data_ptr() for tensor in tensors]
 
@@ -141,6 +143,37 @@ def test_inputs_are_copied_in_place_and_a_step_is_made_once_a_bucket(pair: Calla
     before = kept.clone()
     loop.step([9, 9], [other, caches[1]])
     assert torch.equal(kept, before), "logits outlive the next step"
+
+
+def test_each_pool_has_steps_of_its_own(pair: Callable[..., Any]) -> None:
+    models = pair()
+    recording = Recording()
+    loop = DecodeLoop(models.device, recording)
+    twin, ours = models.caches([0, 2], **READING)
+    other_twin, other = models.caches([])
+    spans = [decode_kv(models.payloads[each], models.config, torch.float32)[0] for each in (1, 3)]
+    for cache in (other_twin, other):
+        cache.page_in(spans, **READING)  # as tensors: on the device in a pool of their own
+    _, none = models.caches([])
+    for step in range(3):
+        found = loop.step([5, 6 + step, 7], [ours, other, none])
+        assert near(found[0], models.host.forward([5], twin))
+        wanted = models.host.forward([6 + step], other_twin)
+        assert (found[1] - wanted).norm() / wanted.norm() < 1e-2  # bf16 in that pool
+    assert recording.made == 2
+
+
+def test_a_loop_lets_go_of_what_is_read_no_more(pair: Callable[..., Any]) -> None:
+    models = pair()
+    cache = models.caches([0, 2])[1]
+    models.device.forward([5], cache)
+    serial = cache.reads.serial
+    loop = models.device.loop
+    assert any(serial in made.reads for made in loop._made.values())
+    cache.zero_()
+    assert not any(serial in made.reads for made in loop._made.values())
+    twin, again = models.caches([0, 2])  # the step is there, and is filled again
+    assert near(models.device.forward([5], again), models.host.forward([5], twin))
 
 
 def test_rows_that_share_a_cache_are_refused(pair: Callable[..., Any]) -> None:

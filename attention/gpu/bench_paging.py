@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ TINY = Sizes(2, 2, 64, 32, 64, (3,), 2, 40, 1 << 16, (1024, 4096), 1 << 14, 1)
 
 
 def rows(device: torch.device, sizes: Sizes | None = None) -> list[Row]:
-    """The rows of the table; about 2 GiB of device memory and 1 GiB of pinned host memory. Without `sizes`
+    """The rows of the table; about 2 GiB of device memory and as much pinned host memory. Without `sizes`
     those are tiny where there is no CUDA device.
     """
     if sizes is None:
@@ -80,7 +81,7 @@ class PagingBench:
         source = torch.randint(0, 256, (sizes.copy_bytes,), dtype=torch.uint8)
         source = source.pin_memory() if device.type == "cuda" else source
         target = torch.empty(sizes.copy_bytes, dtype=torch.uint8, device=device)
-        copy_ms = self._time([lambda: target.copy_(source, non_blocking=True)])
+        copy_ms = self._time(lambda: target.copy_(source, non_blocking=True))
         self.ceiling = sizes.copy_bytes / (copy_ms * 1e-3)  # bytes a second from pinned memory
 
     def page_in(self) -> list[Row]:
@@ -88,19 +89,19 @@ class PagingBench:
         shape = f"{self.sizes.memories} x {self.sizes.memory_tokens} tokens, int{BITS}"
         last = self.sizes.layers - 1
         kept, unkept = self._pool(host=True), self._pool(host=False)
+        kept_ms = self._time(self._turn(kept, partial(_wait, layer=last)))
         row = partial(Row, shape=shape, bytes_moved=self.bytes, ceiling=self.ceiling)
-        rival_ms = self._copies_of_memories(kept)
         return [
             row(
-                "page_in", median_ms=self._time(self._turns(kept, partial(_wait, layer=last))),
-                rival="a copy for each memory", rival_ms=rival_ms, note=f"pinned pages; {self._padding}",
+                "page_in", median_ms=kept_ms, rival="a copy for each memory",
+                rival_ms=self._copies_of_memories(kept), note=f"pinned pages; {self._padding}",
             ),
             row(
-                "page_in", median_ms=self._time(self._turns(unkept, partial(_wait, layer=last))),
+                "page_in", median_ms=self._time(self._turn(unkept, partial(_wait, layer=last))),
                 note="from payloads: written to pages layer by layer",
             ),
             Row(
-                "page_in", f"{shape}, layer 0", self._time(self._turns(kept, partial(_wait, layer=0))),
+                "page_in", f"{shape}, layer 0", self._time(self._turn(kept, partial(_wait, layer=0))),
                 self.bytes // self.sizes.layers, self.ceiling, note="until the first layer can be read",
             ),
         ]  # fmt: skip
@@ -109,13 +110,13 @@ class PagingBench:
         """Each layer's copies behind the products of the layers before it."""
         sizes, pool, found = self.sizes, self._pool(host=True), []
         weights = [self._random(sizes.hidden, sizes.layer_weights) for _ in range(min(4, sizes.layers))]
-        copies_ms = self._time(self._turns(pool, partial(_wait, layer=sizes.layers - 1)))
-        first_ms = self._time(self._turns(pool, partial(_wait, layer=0)))
+        copies_ms = self._time(self._turn(pool, partial(_wait, layer=sizes.layers - 1)))
+        first_ms = self._time(self._turn(pool, partial(_wait, layer=0)))
         for tokens in sizes.prompt_tokens:
             x = self._random(tokens, sizes.hidden)
             products = [partial(torch.matmul, x, weight) for weight in weights]
-            compute_ms = self._time([partial(_layers, products, sizes.layers, None)])
-            both_ms = self._time(self._turns(pool, partial(_layers, products, sizes.layers)))
+            compute_ms = self._time(partial(_layers, products, sizes.layers, None))
+            both_ms = self._time(self._turn(pool, partial(_layers, products, sizes.layers)))
             hidden = max(compute_ms, copies_ms)
             found.append(
                 Row(
@@ -150,14 +151,18 @@ class PagingBench:
             self._config, BITS, budget_bytes=self.bytes, device=self.device, host=pinned, gather_below=None
         )
 
-    def _turns(self, pool: DevicePool, use: Callable[..., object]) -> list[Callable[[], object]]:
-        """A page-in of either set, each of which finds the other one in its place."""
+    def _turn(self, pool: DevicePool, use: Callable[..., object]) -> Callable[[], object]:
+        """A page-in of either set in turn, each of which finds the other one in its place.
 
-        def turn(keys: Sequence[Key]) -> None:
-            with pool.page_in(keys, self._fetch) as reads:
+        One at a time: what one left under way would hold up the next.
+        """
+        sets = cycle(self._sets)
+
+        def turn() -> None:
+            with pool.page_in(next(sets), self._fetch) as reads:
                 use(reads.wait)
 
-        return [partial(turn, keys) for keys in self._sets]
+        return turn
 
     def _fetch(self, keys: Sequence[Key]) -> Mapping[Key, bytes]:
         return {key: self._payloads[key] for key in keys}
@@ -173,13 +178,13 @@ class PagingBench:
             for index in range(len(source)):
                 target[index].copy_(source[index], non_blocking=True)
 
-        return self._time([copies])
+        return self._time(copies)
 
     def _random(self, *shape: int) -> Tensor:
         return torch.randn(*shape, device=self.device, dtype=torch.bfloat16)
 
-    def _time(self, calls: Sequence[Callable[[], object]]) -> float:
-        return median_ms(calls, self.device, self.sizes.repeats, in_graph=False)
+    def _time(self, call: Callable[[], object]) -> float:
+        return median_ms([call], self.device, self.sizes.repeats, in_graph=False)
 
 
 def _wait(wait: Callable[[int], None], *, layer: int) -> None:

@@ -21,7 +21,8 @@ def test_every_turn_copies_its_set_anew() -> None:
     bench = PagingBench(torch.device("cpu"), TINY)
     pool = bench._pool(host=True)
     asked: list[int] = []
-    for turn in bench._turns(pool, lambda wait: asked.append(pool.misses)) * 3:
+    turn = bench._turn(pool, lambda wait: asked.append(pool.misses))
+    for _ in range(6):
         turn()
     assert asked == [TINY.memories * (i + 1) for i in range(6)] and pool.hits == 0
     assert pool.host is not None and pool.host.misses == 2 * TINY.memories

@@ -20,7 +20,7 @@ _FIRST_SLOTS = 512  # of new buffers
 
 class Scratch:
     """Room for one layer's memories between prefix and working memory, shared by the caches of a decoder: one
-    pass runs at a time.
+    pass runs at a time, and overwrites it at its end.
     """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
@@ -39,7 +39,7 @@ class Scratch:
         return self._kept[0, :, :slots], self._kept[1, :, :slots]
 
     def zero_(self) -> None:
-        """Overwrite it: it holds the last pass's memories."""
+        """Overwrite it: it holds a pass's memories."""
         self._kept.zero_()
 
 
@@ -133,7 +133,6 @@ class DeviceCache(KVCache):
     def zero_(self) -> None:
         """Overwrite everything and empty the cache; its memories are no longer read."""
         if self.reads is not None:
-            self._scratch.zero_()
             self._forget(self.reads.serial)
             self.reads.release()
             self.reads = None

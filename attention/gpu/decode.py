@@ -9,6 +9,8 @@ but who asks for the logits.
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from threading import RLock
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -48,12 +50,13 @@ class _Made:
 
 
 class DecodeLoop:
-    """Steps of one decoder. One thread at a time uses it."""
+    """Steps of one decoder, one at a time."""
 
     def __init__(self, decoder: "DeviceDecoder", make_runner: Callable[[Step], Step] | None = None) -> None:
         self._decoder = decoder
         self._make_runner = make_runner or Capturing(decoder.device)
         self._made: OrderedDict[Bucket, _Made] = OrderedDict()
+        self._lock = RLock()
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
@@ -72,23 +75,25 @@ class DecodeLoop:
         for cache in caches:
             cache.reserve(1)
         found = torch.empty(len(tokens), self._decoder.config.vocab_size, device=self._decoder.device)
-        for rows in _by_pool(caches):
-            logits = self._run([tokens[row] for row in rows], [caches[row] for row in rows])
-            if len(rows) == len(tokens):
-                found.copy_(logits)
-            else:
-                found[torch.tensor(rows, device=found.device)] = logits
+        with self._lock:
+            for rows in _by_pool(caches):
+                logits = self._run([tokens[row] for row in rows], [caches[row] for row in rows])
+                if len(rows) == len(tokens):
+                    found.copy_(logits)
+                else:
+                    found[torch.tensor(rows, device=found.device)] = logits
         for cache in caches:
             cache.advance(1)
         return found
 
     def forget(self, serial: int) -> None:
         """Let go of a read set that nobody reads any more, and of its pool."""
-        for made in self._made.values():
-            if serial in made.reads:
-                made.reads, made.wanted = (), None
-                if made.buffers.memory is not None:
-                    made.buffers.memory.clear()
+        with self._lock:
+            for made in self._made.values():
+                if serial in made.reads:
+                    made.reads, made.wanted = (), None
+                    if made.buffers.memory is not None:
+                        made.buffers.memory.clear()
 
     def _run(self, tokens: Sequence[int], caches: Sequence[DeviceCache]) -> Tensor:
         """The step's logits, in buffers that the next one overwrites."""
@@ -105,7 +110,7 @@ class DecodeLoop:
             made.inputs.read_for(wanted)
         made.inputs.fill(made.buffers, tokens, caches)
         if made.run is None:
-            made.run = self._make_runner(lambda: run_step(self._decoder, made.buffers))
+            made.run = self._make_runner(partial(run_step, self._decoder, made.buffers))
         made.run()
         return made.buffers.logits[: len(tokens)]
 

@@ -17,6 +17,7 @@ from mnemos.attention.rope import Rotary
 from mnemos.attention.shared_decoder import SharedDecoder
 from mnemos.attention.step_weights import PlainWeight
 from mnemos.attention.weights import Weights
+from mnemos.errors import ContextOverflowError
 
 
 class DeviceDecoder(SharedDecoder):
@@ -63,7 +64,16 @@ class DeviceDecoder(SharedDecoder):
         )
 
     def _run(self, tokens: Sequence[int], cache: KVCache, collect: Collect | None, layers: int) -> Tensor:
-        found = super()._run(tokens, cache, collect, layers)
+        try:
+            found = super()._run(tokens, cache, collect, layers)
+        except torch.OutOfMemoryError:
+            raise ContextOverflowError(
+                f"the device has no memory left to read {len(tokens)} tokens; shorten the message, end other "
+                "sessions, or set MNEMOS_DEVICE=cpu"
+            ) from None
+        finally:
+            if cache.memory_tokens:
+                self._scratch.zero_()
         if collect is not None:
             for kept in (collect.queries, collect.hidden):
                 for layer, states in kept.items():

@@ -1,17 +1,21 @@
 """Steps over static buffers: batches, buckets, and what a captured graph relies on."""
 
 from collections.abc import Callable
+from functools import partial
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from mnemos.attention.generate import generate
 from mnemos.attention.gpu.captured import Step
 from mnemos.attention.gpu.decode import DecodeLoop
 from mnemos.attention.gpu.decoder import DeviceDecoder
 from mnemos.attention.gpu.step import StepBuffers
 from mnemos.attention.memory_codec import decode_kv
+from mnemos.attention.sampling import Sampling
 from mnemos.errors import ContextOverflowError
 
 READING = {"temperature": 0.8, "mass_scale": 0.9}
@@ -97,11 +101,8 @@ class Recording:
 
     def __call__(self, step: Step) -> Step:
         self.made += 1
-        (buffers,) = (
-            cell.cell_contents.buffers
-            for cell in step.__closure__ or ()
-            if hasattr(cell.cell_contents, "buffers")
-        )
+        assert isinstance(step, partial)
+        buffers = step.args[1]
         places = _places(buffers)
 
         def run() -> None:
@@ -187,3 +188,27 @@ def test_rows_that_share_a_cache_are_refused(pair: Callable[..., Any]) -> None:
     with pytest.raises(ContextOverflowError):
         models.device.loop.step([1, 2], [cache, full])
     assert cache.length == length
+
+
+def test_threads_that_share_the_decoder_get_what_each_would_alone(pair: Callable[..., Any]) -> None:
+    models = pair("qwen3")
+    wanted, found = [], {}
+    for index, memories in enumerate(READS):
+        cache = models.caches(memories, **READING)[0]
+        logits = models.host.forward(tokens_of(4 + index, index), cache)
+        generation = generate(models.host, cache, logits, Sampling(max_tokens=12), eos_ids=frozenset())
+        wanted.append(list(generation))
+
+    def converse(index: int, memories: list[int]) -> None:
+        cache = models.caches(memories, **READING)[1]
+        logits = models.device.forward(tokens_of(4 + index, index), cache)
+        generation = generate(models.device, cache, logits, Sampling(max_tokens=12), eos_ids=frozenset())
+        found[index] = list(generation)
+        cache.zero_()
+
+    threads = [Thread(target=converse, args=each) for each in enumerate(READS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[index] for index in range(len(READS))] == wanted

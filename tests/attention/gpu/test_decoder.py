@@ -10,6 +10,7 @@ from torch import Tensor
 from mnemos.attention.decoder import Collect
 from mnemos.attention.gpu.reads import PagedSpan, ReadSet
 from mnemos.attention.kv import KVCache
+from mnemos.errors import ContextOverflowError
 
 FAMILIES = ("llama", "qwen3", "qwen2", "gemma3", "yarn")
 READING = {"temperature": 0.8, "mass_scale": 0.9}
@@ -91,6 +92,7 @@ def test_a_layer_is_waited_for_when_it_is_read_and_not_before(
     models.device.forward([7], cache)
     models.device.forward([8], cache)
     assert reads.waited == [0, 1, 2, 0, 1, 2], "before the first step all of them, then none"
+    assert not models.device._scratch._kept.any(), "a pass leaves no memory behind in it"
     cache.zero_()
     assert reads.released == 1
     assert not cache.k.any() and cache.length == 0
@@ -107,6 +109,22 @@ def test_a_pass_leaves_to_the_host_what_it_collects(pair: Callable[..., Any]) ->
         assert ours.keys() == twin.keys()
         assert all(near(ours[layer], twin[layer]) for layer in ours)
     assert near(found[1].mass, found[0].mass)
+
+
+def test_out_of_memory_is_an_error_that_says_so(
+    pair: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = pair()
+    cache = models.caches([0, 1])[1]
+    before = (cache.length, cache.next_position)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(ReadSet, "dense", full)
+    with pytest.raises(ContextOverflowError, match=r"no memory left to read 5 tokens.*MNEMOS_DEVICE=cpu"):
+        models.device.forward(tokens_of(5), cache)
+    assert (cache.length, cache.next_position) == before
 
 
 def test_going_back_and_reading_on(pair: Callable[..., Any]) -> None:

@@ -165,16 +165,26 @@ def _merge_variants() -> list[Variant]:
 
 
 def _working_variants() -> list[Variant]:
-    from mnemos.attention.kernels.working_attention import BLOCK
+    from mnemos.attention.kernels.working_attention import block_of
 
     found = []
-    for kind, dim, group in (("bf16", 64, 3), ("bf16", 128, 4), ("fp16", 128, 4), ("bf16", 256, 8)):
+    for kind, dim, group in (
+        ("bf16", 64, 3),
+        ("bf16", 128, 4),
+        ("fp16", 128, 4),
+        ("bf16", 256, 8),
+        ("fp32", 64, 3),
+        ("fp32", 128, 4),
+    ):
         padded = _power_of_two(dim)
+        block = block_of(padded, 4 if kind == "fp32" else 2)
         shared = {"GROUP": group, "DIM": dim, "PADDED": padded, "SPLITS": 32}
         types = f"*{kind} *i64 *fp32 *fp32 i32 i32 i32 fp32"
-        for is_local in (False, True):
-            constants = shared | {"IS_LOCAL": is_local, "BLOCK": BLOCK}
+        for is_local in (False, True) if kind == "bf16" else (True,):
+            constants = shared | {"IS_LOCAL": is_local, "BLOCK": block}
             found.append(Variant("working_attention", "attend_working", types, constants, stages=2))
+        if kind != "bf16":
+            continue
         types = f"*fp32 *fp32 *fp32 *fp32 *fp32 *{kind} i32 i32"
         constants = {"DIM": dim, "PADDED": padded, "SPLITS": 32, "HAS_MEMORY": True}
         found.append(Variant("working_attention", "join_working", types, constants))

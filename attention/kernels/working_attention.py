@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mnemos.attention.kernels.working_rows import WorkingRows
 
-BLOCK = 64  # slots a tile
+_TILE_BYTES = 16384  # of keys, and of values
 _LOG2E = 1.4426950408889634
 
 
@@ -143,7 +143,8 @@ def working_attention(
     out = torch.empty_like(q)
     attend_working[(rows, kv_heads, splits)](
         q, working.fields, part, part_lse, rows, kv_heads, layer, score_scale * _LOG2E,
-        GROUP=heads // kv_heads, DIM=dim, PADDED=padded, SPLITS=splits, IS_LOCAL=is_local, BLOCK=BLOCK,
+        GROUP=heads // kv_heads, DIM=dim, PADDED=padded, SPLITS=splits, IS_LOCAL=is_local,
+        BLOCK=block_of(padded, q.element_size()),
         num_warps=4, num_stages=2,
     )  # fmt: skip
     recalled, lse, mass = (part, part_lse, part_lse) if memory is None else memory
@@ -152,3 +153,9 @@ def working_attention(
         DIM=dim, PADDED=padded, SPLITS=splits, HAS_MEMORY=memory is not None, num_warps=4,
     )  # fmt: skip
     return out
+
+
+def block_of(padded: int, element_bytes: int) -> int:
+    """Slots a tile, 16 to 64. fp32, which ordinary units multiply, spills registers in larger ones."""
+    room = _TILE_BYTES if element_bytes == 2 else _TILE_BYTES // 2
+    return min(64, max(16, room // (padded * element_bytes)))

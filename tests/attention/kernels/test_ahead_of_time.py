@@ -40,7 +40,7 @@ def test_compiles_within_limits(variant: Variant, capability: int) -> None:
     if variant.must_load_wide:
         assert made.loads_wide
     if variant.kernel == "attend_working":  # what is found by address comes as wide
-        assert made.wide_loads >= variant.constants["DIM"] // 4
+        assert made.wide_loads >= 16
     if variant.kernel == "copy_pages":
         assert made.wide_stores == made.wide_loads
 

@@ -1,23 +1,31 @@
 """The kernels' one way in: inputs are checked, then Triton runs on CUDA devices and plain torch elsewhere."""
 
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mnemos.attention.kernels.checks import FLOATS, check_dtype, check_shape, check_tensors
+from mnemos.attention.kernels.block_sparse_checks import check_block_sparse
+from mnemos.attention.kernels.checks import (
+    FLOATS,
+    HEAD_DIMS,
+    MAX_GROUP,
+    check_dtype,
+    check_shape,
+    check_tensors,
+)
 from mnemos.attention.kernels.memory_table import MemoryTable, SplitPlan
+from mnemos.attention.kernels.read_blocks import ReadBlocks
 from mnemos.attention.kernels.segments import SegmentKeys
 from mnemos.attention.kernels.working_rows import FIELDS, WorkingRows
 
 Path = Literal["triton", "naive"]
-
-HEAD_DIMS = (64, 80, 96, 128, 256)
-MAX_GROUP = 16
 
 _forced: ContextVar[Path | None] = ContextVar("mnemos_kernel_path", default=None)
 
@@ -94,10 +102,17 @@ def route_mass(queries: Tensor, segments: SegmentKeys, score_scale: float) -> Te
     at `score_scale`. Every segment has a token. Raises ValueError.
     """
     name = "route_mass"
+    if segments.keys.dim() != 3:
+        raise ValueError(f"{name}: segments.keys has {segments.keys.dim()} dimensions; it takes 3")
     heads, dim = segments.keys.shape[1:]
     check_dtype(name, "queries", queries, FLOATS)
     check_shape(name, "queries", queries, (heads, None, dim))
+    check_shape(name, "segments.keys", segments.keys, (None, heads, dim))
+    check_shape(name, "segments.owner", segments.owner, (None,))
+    check_dtype(name, "segments.owner", segments.owner, (torch.int32,))
     check_shape(name, "segments.starts", segments.starts, (segments.segments + 1,))
+    check_dtype(name, "segments.starts", segments.starts, (torch.int64,))
+    check_shape(name, "segments.scales", segments.scales, (None, heads, dim))
     check_dtype(name, "segments.keys", segments.keys, (torch.int8,))
     check_dtype(name, "segments.scales", segments.scales, (torch.float16,))
     check_tensors(
@@ -142,8 +157,10 @@ def page_gather(source: Tensor, pages: Tensor, out: Tensor) -> None:
     check_dtype(name, "pages", pages, (torch.int64,))
     check_tensors(name, source=source, **({} if out.is_cuda and source.is_pinned() else {"out": out}))
     check_tensors(name, out=out)
-    if pages.is_cuda:
+    if pages.device.type != "cpu":
         raise ValueError(f"{name}: pages is on {pages.device}; the list of pages belongs on the host")
+    if not pages.is_contiguous():
+        raise ValueError(f"{name}: pages is not contiguous; pass pages.contiguous()")
     if bool((pages % 16).any()):
         raise ValueError(f"{name}: a page is not on a boundary of 16 bytes, or its size is no multiple of 16")
     ends = pages[:, :2] + pages[:, 2:]
@@ -257,8 +274,31 @@ def _check_fields(name: str, working: WorkingRows) -> None:
     check_dtype(name, "working.fields", working.fields, (torch.int64,))
 
 
+def block_sparse(
+    q: Tensor, k: Tensor, v: Tensor, there: Tensor, memory: ReadBlocks | None, score_scale: float
+) -> Tensor:
+    """Attention to a sequence's own earlier tokens and to the blocks that each token reads, for training.
+
+    `q [sequences, heads, tokens, head_dim]` are the last tokens of `k` and `v [sequences, kv_heads, keys,
+    head_dim]`; `there [sequences, keys]` (bool) says who exists. A token sees itself, those before it and
+    the keys of its blocks; where it isn't there, the output is zero. Gradients reach q, k, v and the blocks'
+    k and v; repeated runs give the same bits. Returns q's shape and dtype. Raises ValueError.
+    """
+    check_block_sparse(q, k, v, there, memory)
+    return _twin("block_sparse", q)(q, k, v, there, memory, score_scale)  # type: ignore[no-any-return]
+
+
+def path_of(tensor: Tensor) -> Path:
+    """What runs for this tensor: Triton on CUDA devices where it is installed, plain torch elsewhere."""
+    return _forced.get() or ("triton" if tensor.is_cuda and _has_triton() else "naive")
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 def _twin(name: str, tensor: Tensor) -> Any:
     """The kernel's function on the path for this tensor's device; Triton is first imported here."""
-    path = _forced.get() or ("triton" if tensor.is_cuda else "naive")
-    package = "mnemos.attention.kernels" + (".naive" if path == "naive" else "")
+    package = "mnemos.attention.kernels" + (".naive" if path_of(tensor) == "naive" else "")
     return getattr(importlib.import_module(f"{package}.{name}"), name)

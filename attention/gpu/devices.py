@@ -7,7 +7,7 @@ import re
 import torch
 
 from mnemos.attention.config import ModelConfig
-from mnemos.attention.kernels.dispatch import HEAD_DIMS, MAX_GROUP
+from mnemos.attention.kernels.checks import HEAD_DIMS, MAX_GROUP
 from mnemos.attention.weights import Weights
 from mnemos.errors import ModelError, UsageError
 

@@ -67,7 +67,7 @@ def test_steps_of_three_conversations(family: str, poisoned: None, monkeypatch: 
                 twin.page_in(spans, temperature=0.8, mass_scale=0.9, stride=stride)
             decoder.prefill([4, 5, 6, 7, 8, 9, 10, 11, 12], cache)
         rows.append((twin, ours))
-    for token in (20, 21):
+    for token in (20,):
         with forced("triton"):
             found = device.loop.step([token] * 3, [ours for _, ours in rows])
         for logits, (twin, _) in zip(found, rows, strict=True):

@@ -51,6 +51,7 @@ _KV_MAGIC = b"MKV1"
 _ROUTE_MAGIC = b"MRT1"
 _VECTOR_MAGIC = b"MRT2"
 _VECTOR_HEAD = struct.Struct("<8sHH")
+VECTOR_HEAD_BYTES = _VECTOR_HEAD.size
 _RAW = {16: torch.bfloat16, 32: torch.float32}
 
 

@@ -5,12 +5,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
+from mnemos.attention.embedder import embedder_of
 from mnemos.attention.kv import KVCache, SpanKV
 from mnemos.attention.memory_codec import decode_kv, decode_route
 from mnemos.attention.models import LanguageModel
@@ -78,6 +79,10 @@ class Recaller:
             from mnemos.memory.vector_index import index_of  # faiss takes a while to load
 
             self.vectors = index_of(store, self._projection)
+        elif self._embedder is not None:
+            from mnemos.memory.word_index import WordIndex
+
+            self.vectors = WordIndex(store, self._embedder)
         self._router = Router(store, self.routes, model, self.vectors)
         self.epoch = store.erase_epoch()
         self.last_recalls: deque[RecallCost] = deque(maxlen=_RECALLS_KEPT)
@@ -92,6 +97,7 @@ class Recaller:
         """Encoder and caches: what differs between the read modes."""
         trained = model.calibration.vectors
         self._projection = None if trained is None else Projection(trained, model.config.hidden_size)
+        self._embedder = embedder_of(model.calibration)
         config, dtype = model.config, model.decoder.dtype
         self.encoder = MemoryEncoder(store, model)
         self.kv_source = KVSource(store, self.encoder)
@@ -220,7 +226,14 @@ class Recaller:
         context, words = self.question(query)
         if not words:
             return None
-        return route_query(self.model.decoder, self.model.calibration, context, words, self._projection)
+        return self._read(query, context, words)
+
+    def _read(self, query: str, context: KVCache, words: Sequence[int]) -> RouteQuery:
+        """The routing side of a query, given as text and as tokens."""
+        states = route_query(self.model.decoder, self.model.calibration, context, words, self._projection)
+        if self._embedder is None:
+            return states
+        return replace(states, vector=self._embedder.query(query))
 
     def question(self, query: str, *, room: int = 0) -> tuple[KVCache, list[int]]:
         """The tokens of a query that stands alone, as far as half the window goes, and a context to route it
@@ -261,7 +274,7 @@ class Recaller:
         """
         self.refresh()
         started = time.perf_counter()
-        states = route_query(self.model.decoder, self.model.calibration, context, words, self._projection)
+        states = self._read(query, context, words)
         limit = k + _SPARE + len(exclude) if selective else k + _SPARE
         ranked = self._router.score(namespace, query, states, limit=limit, where=where)
         scored, known = self._settled(namespace, ranked, query)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mnemos.attention.memory_codec import RouteKeys
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.routing import RouteQuery, hidden_cosine, record_mass, span_mass, vector_similarity
 from mnemos.memory.records import RouterName
@@ -56,11 +57,9 @@ class Router:
     def __init__(
         self, store: Store, routes: RouteIndex, model: LanguageModel, vectors: "VectorIndex | None" = None
     ) -> None:
-        """`vectors` are those of the trained router in the model's calibration, if it has one."""
+        """`vectors` are those of the trained router, or of the sentence encoder, in the model's calibration."""
         self._store = store
         self._vectors = vectors
-        trained = model.calibration.vectors
-        self._form = "" if trained is None else trained.form
         self._routes = routes
         self._calibration = model.calibration
         self._group = model.config.heads // model.config.kv_heads
@@ -100,8 +99,8 @@ class Router:
         signals = {"mass": record_mass(spans, records)}
         if states.hidden is not None:
             signals["hidden"] = hidden_cosine(states, records)
-        if states.vector is not None:
-            signals["vector"] = vector_similarity(states, records, self._form)
+        if states.vector is not None and self._vectors is not None:
+            signals["vector"] = vector_similarity(states, self._vectors_of(namespace, ids, records))
         if router == "full":
             signals["lexical"] = torch.tensor([lexical.get(memory_id, 0.0) for memory_id in ids])
             signals["speaker"] = speaker_signal(query, ids, placed)
@@ -131,6 +130,20 @@ class Router:
         near = self._vectors.nearest(namespace, states.vector.numpy(), most)
         allowed = self._store.recent_ids(namespace, len(near), where=where, ids=[*near]) if near else []
         return sorted(allowed, key=lambda memory_id: -near[memory_id])[:VECTOR_CANDIDATES]
+
+    def _vectors_of(
+        self, namespace: str, ids: Sequence[str], records: Sequence[RouteKeys]
+    ) -> list[Tensor | None]:
+        """Of each memory: those beside its keys, or those the index holds, of a trace from before it."""
+        assert self._vectors is not None, "there are vectors to compare with"
+        form = self._vectors.form
+        found = [each.vectors if each.form == form else None for each in records]
+        lacking = [at for at, each in enumerate(found) if each is None]
+        held = self._vectors.held_of(namespace, [ids[at] for at in lacking]) if lacking else {}
+        for at in lacking:
+            if (codes := held.get(ids[at])) is not None:
+                found[at] = torch.from_numpy(codes)
+        return found
 
     def _then(
         self, namespace: str, days: Sequence[Days], asked: datetime, where: Condition | None

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mnemos.attention.compiled import kernels
-from mnemos.attention.embedder_files import EmbedderFiles, usable
+from mnemos.attention.embedder_files import MINILM, EmbedderFiles, usable
 from mnemos.attention.projection import to_int8
 from mnemos.attention.step_compiled import PackedWeights
 
@@ -166,6 +166,12 @@ class Embedder:
 def _shared(name: str, _folder: str) -> Embedder | None:
     known = usable(name)
     return None if known is None else Embedder(known)
+
+
+def any_embedder() -> Embedder | None:
+    """The sentence encoder that is here, whichever calibration names it."""
+    known = usable(MINILM.name)
+    return None if known is None else _shared(known.name, str(known.folder))
 
 
 def embedder_of(calibration: "Calibration") -> Embedder | None:

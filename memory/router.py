@@ -32,6 +32,7 @@ RECENT_CANDIDATES = 768
 VECTOR_CANDIDATES = 128
 TIME_CANDIDATES = 64  # of each span of days that the query names
 TIME_BONUS = 2.0  # of a memory of those days, in deviations of the other signals
+PHRASE_BONUS = 4.0  # of one with the pairs of rare words of the query, likewise
 _READ_FOR_DAYS = 1000  # characters of a memory
 _NARROWED = 32  # times as many are looked at where a condition leaves some out
 _NEIGHBOURLY = 32  # best lexical candidates whose neighbours become candidates too
@@ -105,6 +106,9 @@ class Router:
             signals["lexical"] = torch.tensor([lexical.get(memory_id, 0.0) for memory_id in ids])
             signals["speaker"] = speaker_signal(query, ids, placed)
         fused, signals["neighbours"] = fuse(signals, self._calibration.weights, *neighbours_of(ids, placed))
+        if router == "full" and (shared := self._store.phrases(namespace, query)):
+            signals["phrase"] = torch.tensor([shared.get(memory_id, 0.0) for memory_id in ids])
+            fused = fused + PHRASE_BONUS * signals["phrase"]
         if days:
             signals["time"] = self._time_signal(namespace, ids, days, asked)
             fused = fused + TIME_BONUS * signals["time"]

@@ -126,6 +126,10 @@ class Embedder:
         """A query's vector `[dims]` in int8, of its last tokens: a question often comes at the end."""
         return to_int8(self._vector(self._tokens(text)[-MAX_TOKENS:]))
 
+    def opening(self, text: str) -> Tensor:
+        """The vector `[dims]` in int8 of a text's first tokens, as the encoder is mostly used."""
+        return to_int8(self._vector(self._tokens(text)[:MAX_TOKENS]))
+
     def memory(self, text: str) -> Tensor:
         """A text's vector `[1, dims]` in int8: of a long one the mean of at most four of its parts."""
         tokens = self._tokens(text)

@@ -85,7 +85,9 @@ def calibrate_routing(
         hidden_centre=()
         if ways.centre is None
         else tuple(float(f"{value:.4g}") for value in ways.centre.tolist()),
-        embedder="" if capturer.embedder is None or not ways.weights.get("vector") else capturer.embedder.name,
+        embedder=""
+        if capturer.embedder is None or not ways.weights.get("vector")
+        else capturer.embedder.name,
         weights=ways.weights,
         recall_threshold=threshold,
         unrelated=unrelated,

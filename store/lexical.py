@@ -106,10 +106,7 @@ def telling_terms(connection: Connection, terms: list[str]) -> list[str]:
     if total <= _FEW_MEMORIES:
         return telling or terms
     most = max(int(total * _COMMON_SHARE), _FEW_MEMORIES)
-    found = {
-        term: count_of(connection, term, most + 1)
-        for term in telling
-    }
+    found = {term: count_of(connection, term, most + 1) for term in telling}
     kept: list[str] = []
     scored = 0
     for term in sorted((term for term in telling if found[term] <= most), key=lambda term: found[term]):

@@ -13,9 +13,7 @@ _TOKEN = re.compile(r"\w+", re.UNICODE)
 _MOST_PAIRS = 16  # of a query: the first ones
 _COMMON = 64  # memories: a pair found in more tells nothing apart
 
-_HOLDERS = (
-    "SELECT m.id FROM words CROSS JOIN memory m ON m.ordinal = words.rowid WHERE words MATCH :query LIMIT :most"
-)
+_HOLDERS = "SELECT m.id FROM words CROSS JOIN memory m ON m.ordinal = words.rowid WHERE words MATCH :query LIMIT :most"
 
 
 def phrases(connection: Connection, query: str) -> dict[str, float]:

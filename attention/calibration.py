@@ -78,9 +78,7 @@ class Calibration(BaseModel):
     notes: str = ""
     measured: Measured | None = None
     vectors: Vectors | None = Field(default=None, description="of a trained router")
-    embedder: str = Field(
-        default="", description="sentence encoder whose vectors are a signal, if any"
-    )
+    embedder: str = Field(default="", description="sentence encoder whose vectors are a signal, if any")
 
     def reading_for(self, memories: int) -> ReadingTemperature:
         """The constants for that many memories: those of the nearest row that is no smaller, or the last."""

@@ -58,7 +58,7 @@ class Router:
     def __init__(
         self, store: Store, routes: RouteIndex, model: LanguageModel, vectors: "VectorIndex | None" = None
     ) -> None:
-        """`vectors` are those of the trained router, or of the sentence encoder, in the model's calibration."""
+        """`vectors` are those of the calibration's trained router or sentence encoder."""
         self._store = store
         self._vectors = vectors
         self._routes = routes

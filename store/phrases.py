@@ -1,4 +1,4 @@
-"""Words that stand beside each other in a query and in a memory: `copper market` says more than both apart."""
+"""Words that stand beside each other in a query and in a memory: `copper market` says more than both do."""
 
 import math
 import re
@@ -13,7 +13,10 @@ _TOKEN = re.compile(r"\w+", re.UNICODE)
 _MOST_PAIRS = 16  # of a query: the first ones
 _COMMON = 64  # memories: a pair found in more tells nothing apart
 
-_HOLDERS = "SELECT m.id FROM words CROSS JOIN memory m ON m.ordinal = words.rowid WHERE words MATCH :query LIMIT :most"
+_HOLDERS = (
+    "SELECT m.id FROM words CROSS JOIN memory m ON m.ordinal = words.rowid "
+    "WHERE words MATCH :query LIMIT :most"
+)
 
 
 def phrases(connection: Connection, query: str) -> dict[str, float]:

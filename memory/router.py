@@ -18,6 +18,7 @@ from mnemos.attention.memory_codec import RouteKeys
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.routing import RouteQuery, hidden_cosine, record_mass, span_mass, vector_similarity
 from mnemos.memory.records import RouterName
+from mnemos.memory.role_cues import ROLES, assistant_signal
 from mnemos.memory.route_index import RouteIndex
 from mnemos.memory.time_cues import Days, day_of, days_spoken_of, overlaps
 from mnemos.store.nearby import Place
@@ -32,13 +33,13 @@ RECENT_CANDIDATES = 768
 VECTOR_CANDIDATES = 128
 TIME_CANDIDATES = 64  # of each span of days that the query names
 TIME_BONUS = 2.0  # of a memory of those days, in deviations of the other signals
+ASSISTANT_COST = 1.0  # of what the assistant said, unless it is asked for, likewise
 PHRASE_BONUS = 5.0  # of one with the pairs of rare words of the query, likewise
 _READ_FOR_DAYS = 1000  # characters of a memory
 _NARROWED = 32  # times as many are looked at where a condition leaves some out
 _NEIGHBOURLY = 32  # best lexical candidates whose neighbours become candidates too
 _NEAR_BEST = 0.5  # share of the best score that a memory needs to be read beside it
 _WORD = re.compile(r"\w\w+")
-_ROLES = frozenset({"user", "assistant"})  # everybody's: to name them tells nothing apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,9 @@ class Router:
             signals["lexical"] = torch.tensor([lexical.get(memory_id, 0.0) for memory_id in ids])
             signals["speaker"] = speaker_signal(query, ids, placed)
         fused, signals["neighbours"] = fuse(signals, self._calibration.weights, *neighbours_of(ids, placed))
+        if router == "full" and (aside := assistant_signal(query, ids, placed)) is not None:
+            signals["assistant"] = aside
+            fused = fused - ASSISTANT_COST * aside
         if router == "full" and (shared := self._store.phrases(namespace, query)):
             signals["phrase"] = torch.tensor([shared.get(memory_id, 0.0) for memory_id in ids])
             fused = fused + PHRASE_BONUS * signals["phrase"]
@@ -236,7 +240,7 @@ def _is_named(place: Place | None, named: frozenset[str]) -> float:
     """1.0 where the query names who said the memory."""
     if place is None or place.speaker is None:
         return 0.0
-    return float(not named.isdisjoint(set(_words(place.speaker)) - _ROLES))
+    return float(not named.isdisjoint(set(_words(place.speaker)) - ROLES))
 
 
 def standardised(values: Tensor) -> Tensor:

@@ -69,6 +69,12 @@ def usable(name: str) -> EmbedderFiles | None:
     return known
 
 
+def lacks_embedder(name: str) -> bool:
+    """Whether an encoder that is known and wanted isn't here."""
+    known = KNOWN_EMBEDDERS.get(name)
+    return known is not None and os.environ.get(EMBEDDER_ENV) != NO_EMBEDDER and not is_present(known)
+
+
 def is_present(known: EmbedderFiles) -> bool:
     """Whether both files are in the cache, whole and with the right digests."""
     for file, size, digest in (known.weights, known.tokenizer):
@@ -98,9 +104,9 @@ def fetch_embedder(
 
 def fetch_if_wanted(name: str, on_progress: Callable[[int, int], None] | None = None) -> None:
     """`fetch_embedder` for one that can be done without: a fetch that fails isn't tried again for a day."""
-    known = KNOWN_EMBEDDERS.get(name)
-    if known is None or os.environ.get(EMBEDDER_ENV) == NO_EMBEDDER or is_present(known):
+    if not lacks_embedder(name):
         return
+    known = KNOWN_EMBEDDERS[name]
     mark = _mark(known)
     if mark.exists() and 0 <= time.time() - mark.stat().st_mtime < _TRY_AGAIN_S:
         return

@@ -36,6 +36,11 @@ class SpanKV:
     def nbytes(self) -> int:
         return self.k.nbytes + self.v.nbytes
 
+    def write_to(self, k: Tensor, v: Tensor) -> None:
+        """Copies both into tensors of their shape, which may be a part of a cache."""
+        k.copy_(self.k)
+        v.copy_(self.v)
+
     def zero_(self) -> None:
         """Overwrite both tensors, so that erased content does not linger in freed memory."""
         self.k.zero_()
@@ -166,14 +171,14 @@ class KVCache:
                 f"{span.tokens} memory tokens do not fit: {self.length} of {self.capacity} slots are taken; "
                 "recall fewer memories"
             )
-        self.k[:, :, self.length : end] = self._moved(span.k, offset)
-        self.v[:, :, self.length : end] = span.v
+        k = self.k[:, :, self.length : end]
+        span.write_to(k, self.v[:, :, self.length : end])
+        if offset:
+            k.copy_(self._moved(k, offset))
         self.length = end
         self.used = max(self.used, end)
 
     def _moved(self, keys: Tensor, offset: int) -> Tensor:
-        if offset == 0:
-            return keys
         if self._rotation is None:
             raise ValueError("a cache without a rotation holds parallel memories only")
         return self._rotation(keys, offset)

@@ -37,7 +37,7 @@ def route_query(
     layers = tuple(dict.fromkeys(layer for layer, _ in calibration.key_heads))
     hidden_layers = () if calibration.hidden_layer is None else (calibration.hidden_layer,)
     projected = () if projection is None else (projection.layer,)
-    collect = Collect(query_layers=layers, hidden_layers=(*hidden_layers, *projected))
+    collect = Collect(query_layers=layers, hidden_layers=(*hidden_layers, *projected), few_bits=True)
     decoder.probe(tokens, cache, collect)
     queries = torch.stack([collect.queries[layer][head] for layer, head in calibration.key_heads])
     # Scores are taken at head_dim ** -0.5; the queries carry what a family's own scale differs by.

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
+from mnemos.attention.compiled import kernels
 from mnemos.attention.embedder import embedder_of
 from mnemos.attention.kv import KVCache, SpanKV
 from mnemos.attention.memory_codec import decode_kv, decode_route
@@ -18,6 +20,7 @@ from mnemos.attention.models import LanguageModel
 from mnemos.attention.projection import Projection
 from mnemos.attention.routing import RouteQuery, route_query
 from mnemos.errors import BankLockedError, InvalidSelectorError, NotFoundError
+from mnemos.memory.ahead import Ahead
 from mnemos.memory.convert import to_memory
 from mnemos.memory.encoder import MemoryEncoder
 from mnemos.memory.likeness import like_match
@@ -25,7 +28,7 @@ from mnemos.memory.pager import Pager
 from mnemos.memory.records import LikeMatch, Memory, RecallCost, RecalledMemory, RouterName
 from mnemos.memory.reviving import KVSource
 from mnemos.memory.route_index import RouteIndex
-from mnemos.memory.router import Router, Scored
+from mnemos.memory.router import Looked, Router, Scored
 from mnemos.memory.settling import Statement, settled
 from mnemos.store.selectors import Condition
 from mnemos.store.store import Store
@@ -36,6 +39,8 @@ _RECALLS_KEPT = 16  # whose cost is told
 _SPARE = 6  # memories scored beyond k, in place of those that repeat the message or another memory
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mnemos.memory.vector_index import VectorIndex
 
 _WORD = re.compile(r"\w+")
@@ -103,10 +108,11 @@ class Recaller:
         self.kv_source = KVSource(store, self.encoder)
         self.pager = Pager(
             self.kv_source.read,
-            lambda payload: decode_kv(payload, config, dtype),
+            lambda payload: decode_kv(payload, config, dtype, packed=True),
             read_many=self.kv_source.read_many,
         )
-        self.routes = RouteIndex(store.get_routes, decode_route)
+        coded = kernels() is not None  # they weigh keys as they lie in the bank, in a quarter of the bytes
+        self.routes = RouteIndex(store.get_routes, partial(decode_route, coded=coded))
 
     def close(self) -> None:
         """Overwrite and let go of everything held."""
@@ -191,11 +197,11 @@ class Recaller:
         """The best memories for a query that stands alone, of those that `where` allows, best first. `now` is
         when it is asked.
         """
-        states = self._states(query, namespace)
-        if states is None:
+        context, words = self._asked(query, namespace)
+        if not words:
             return []
-        scored = self._router.score(
-            namespace, query, states, limit=limit + _SPARE, router=router, where=where, now=now
+        scored = self._ranked(
+            namespace, query, context, words, limit=limit + _SPARE, router=router, where=where, now=now
         )
         return _described(*self._settled(namespace, scored, query))[:limit]
 
@@ -220,20 +226,53 @@ class Recaller:
 
     def _states(self, query: str, namespace: str) -> RouteQuery | None:
         """The routing side of a query that stands alone; None when it has no words. Encodes what is new."""
+        context, words = self._asked(query, namespace)
+        return self._read(context, words) if words else None
+
+    def _asked(self, query: str, namespace: str) -> tuple[KVCache, list[int]]:
+        """As `question`, once what is new is encoded."""
         self.refresh()
         with suppress(BankLockedError):  # somebody else is writing: search what is encoded already
             self.encode_pending(namespace)
-        context, words = self.question(query)
-        if not words:
-            return None
-        return self._read(query, context, words)
+        return self.question(query)
 
-    def _read(self, query: str, context: KVCache, words: Sequence[int]) -> RouteQuery:
-        """The routing side of a query, given as text and as tokens."""
-        states = route_query(self.model.decoder, self.model.calibration, context, words, self._projection)
-        if self._embedder is None:
-            return states
-        return replace(states, vector=self._embedder.query(query))
+    def _read(self, context: KVCache, words: Sequence[int]) -> RouteQuery:
+        return route_query(self.model.decoder, self.model.calibration, context, words, self._projection)
+
+    def _looked(
+        self, query: str, look: "Callable[[Tensor | None], Looked]"
+    ) -> "tuple[Tensor | None, Looked]":
+        """The query's sentence vector, where there is an encoder, and the memories to be scored."""
+        vector = None if self._embedder is None else self._embedder.query(query)
+        return vector, look(vector)
+
+    def _ranked(
+        self,
+        namespace: str,
+        query: str,
+        context: KVCache,
+        words: Sequence[int],
+        *,
+        limit: int,
+        router: RouterName = "full",
+        where: Condition | None = None,
+        now: datetime | None = None,
+    ) -> list[Scored]:
+        """What the router makes of `words` (token ids of `query`) read behind `context`. While the model
+        reads them, the memories to be scored are looked up.
+        """
+        look = partial(self._router.look, namespace, query, router=router, where=where, now=now)
+        if self._projection is not None:  # its vector comes of the same states
+            states = self._read(context, words)
+            looked = look(states.vector)
+        else:
+            with Ahead(lambda: self._looked(query, look)) as ahead:
+                states = self._read(context, words)
+                vector, looked = ahead.result()
+            states = replace(states, vector=vector)
+        return self._router.score(
+            namespace, query, states, limit=limit, router=router, where=where, now=now, looked=looked
+        )
 
     def question(self, query: str, *, room: int = 0) -> tuple[KVCache, list[int]]:
         """The tokens of a query that stands alone, as far as half the window goes, and a context to route it
@@ -274,9 +313,8 @@ class Recaller:
         """
         self.refresh()
         started = time.perf_counter()
-        states = self._read(query, context, words)
         limit = k + _SPARE + len(exclude) if selective else k + _SPARE
-        ranked = self._router.score(namespace, query, states, limit=limit, where=where)
+        ranked = self._ranked(namespace, query, context, words, limit=limit, where=where)
         scored, known = self._settled(namespace, ranked, query)
         if selective:
             left = [each for each in scored if each.id not in exclude]

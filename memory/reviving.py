@@ -2,11 +2,14 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 
+import torch
+
+from mnemos.attention.kv import SpanKV
 from mnemos.errors import BankFullError, BankLockedError, BankReadOnlyError, NotFoundError
 from mnemos.memory.convert import to_memory
 from mnemos.memory.encoder import MemoryEncoder
@@ -63,13 +66,19 @@ class KVSource:
             self.revived.add(len(draft.kv), (time.perf_counter() - started) * 1e3)
         return draft.kv
 
-    def read_many(self, namespace: str, ids: Sequence[str]) -> dict[str, bytes]:
-        """Of those that are vivid, from the bank's files in the order they lie there."""
+    def read_many(
+        self, namespace: str, ids: Sequence[str], decode: Callable[[bytes | bytearray], list[SpanKV]]
+    ) -> dict[str, list[SpanKV]]:
+        """What `decode` makes of those that are vivid, from the bank's files in the order they lie there."""
         started = time.perf_counter()
-        found = self._store.get_kvs(namespace, ids)
-        with self._lock:
-            for payload in found.values():
+
+        def made(payload: bytes | bytearray) -> list[SpanKV]:
+            with self._lock:
                 self.disk.add(len(payload))
+            return decode(payload)
+
+        found = self._store.made_of_kvs(namespace, ids, made, torch.get_num_threads())
+        with self._lock:
             self.disk.ms += (time.perf_counter() - started) * 1e3
         return found
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from mnemos.memory.records import RouterName
 from mnemos.memory.role_cues import ROLES, assistant_signal
 from mnemos.memory.route_index import RouteIndex
 from mnemos.memory.time_cues import Days, day_of, days_spoken_of, overlaps
+from mnemos.store.candidates import Candidates
 from mnemos.store.nearby import Place
 from mnemos.store.selectors import Condition, between
 from mnemos.store.store import Store
@@ -53,6 +55,19 @@ class Scored:
     spans: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The memories to be scored for one query, and what there is to score them by."""
+
+    candidates: Candidates
+    records: dict[str, RouteKeys]
+    phrases: dict[
+        str, float
+    ]  # by memory id, how telling the pairs of words are that it shares with the query
+    days: Sequence[Days]  # that the query names
+    asked: datetime
+
+
 class Router:
     """Scores the memories of a namespace for one query."""
 
@@ -76,23 +91,14 @@ class Router:
         router: RouterName = "full",
         where: Condition | None = None,
         now: datetime | None = None,
+        looked: Looked | None = None,
     ) -> list[Scored]:
         """The best `limit` memories of those that `where` allows, best first. `latent` leaves out words,
-        names and days. `now` is when the query is asked.
+        names and days. `now` is when the query is asked. `looked` is what `look` found for the same.
         """
-        asked = (now or datetime.now()).astimezone(None if now is None else now.tzinfo)
-        days = days_spoken_of(query, asked) if router == "full" else []
-        candidates = self._store.candidates(
-            namespace,
-            query if router == "full" else None,
-            by_words=LEXICAL_CANDIDATES,
-            recent=RECENT_CANDIDATES,
-            beside=_NEIGHBOURLY,
-            where=where,
-            more=[*self._alike(namespace, states, where), *self._then(namespace, days, asked, where)],
-        )
-        lexical, placed = candidates.lexical, candidates.places
-        found = self._routes.records(namespace, list(placed))
+        looked = looked or self.look(namespace, query, states.vector, router=router, where=where, now=now)
+        asked, days, found = looked.asked, looked.days, looked.records
+        lexical, placed = looked.candidates.lexical, looked.candidates.places
         ids = list(found)
         if not ids:
             return []
@@ -110,32 +116,58 @@ class Router:
         if router == "full" and (aside := assistant_signal(query, ids, placed)) is not None:
             signals["assistant"] = aside
             fused = fused - ASSISTANT_COST * aside
-        if router == "full" and (shared := self._store.phrases(namespace, query)):
-            signals["phrase"] = torch.tensor([shared.get(memory_id, 0.0) for memory_id in ids])
+        if looked.phrases:
+            signals["phrase"] = torch.tensor([looked.phrases.get(memory_id, 0.0) for memory_id in ids])
             fused = fused + PHRASE_BONUS * signals["phrase"]
         if days:
             signals["time"] = self._time_signal(namespace, ids, days, asked)
             fused = fused + TIME_BONUS * signals["time"]
         order = fused.argsort(descending=True, stable=True)[:limit].tolist()
         standing = standardised(signals["mass"])
-        by_record = torch.split(spans, [len(record.span_tokens) for record in records])
+        ends = np.cumsum([len(record.span_tokens) for record in records]).tolist()
         return [
             Scored(
                 ids[i],
                 float(fused[i]),
                 {name: float(values[i]) for name, values in signals.items()},
                 float(standing[i]),
-                tuple(by_record[i].tolist()),
+                tuple(spans[ends[i] - len(records[i].span_tokens) : ends[i]].tolist()),
             )
             for i in order
         ]
 
-    def _alike(self, namespace: str, states: RouteQuery, where: Condition | None) -> list[str]:
+    def look(
+        self,
+        namespace: str,
+        query: str,
+        vector: Tensor | None,
+        *,
+        router: RouterName = "full",
+        where: Condition | None = None,
+        now: datetime | None = None,
+    ) -> Looked:
+        """The memories to be scored for a query, with their routing records; `vector` is the query's."""
+        asked = (now or datetime.now()).astimezone(None if now is None else now.tzinfo)
+        days = days_spoken_of(query, asked) if router == "full" else []
+        candidates = self._store.candidates(
+            namespace,
+            query if router == "full" else None,
+            by_words=LEXICAL_CANDIDATES,
+            recent=RECENT_CANDIDATES,
+            beside=_NEIGHBOURLY,
+            where=where,
+            more=[*self._alike(namespace, vector, where), *self._then(namespace, days, asked, where)],
+        )
+        records = self._routes.records(namespace, list(candidates.places))
+        phrases = self._store.phrases(namespace, query) if router == "full" else {}
+        return Looked(candidates, records, phrases, days, asked)
+
+    def _alike(self, namespace: str, vector: Tensor | None, where: Condition | None) -> list[str]:
         """Those whose vectors are the nearest: old ones, too, that share no word with the query."""
-        if self._vectors is None or states.vector is None:
+        if self._vectors is None or vector is None:
             return []
         most = VECTOR_CANDIDATES if where is None else _NARROWED * VECTOR_CANDIDATES
-        near = self._vectors.nearest(namespace, states.vector.numpy(), most)
+        near = self._vectors.nearest(namespace, vector.numpy(), most)
         allowed = self._store.recent_ids(namespace, len(near), where=where, ids=[*near]) if near else []
         return sorted(allowed, key=lambda memory_id: -near[memory_id])[:VECTOR_CANDIDATES]
 
@@ -229,18 +261,20 @@ def neighbours_of(ids: Sequence[str], placed: Mapping[str, Place]) -> tuple[Tens
 def speaker_signal(query: str, ids: Sequence[str], placed: Mapping[str, Place]) -> Tensor:
     """1 where the query names who said the memory, `[memories]`."""
     named = frozenset(_words(query))
-    return torch.tensor([_is_named(placed.get(each), named) for each in ids])
+    speakers = {place.speaker for place in placed.values()}
+    meant = {speaker: _is_named(speaker, named) for speaker in speakers}
+    return torch.tensor([meant[placed[each].speaker] if each in placed else 0.0 for each in ids])
 
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def _is_named(place: Place | None, named: frozenset[str]) -> float:
-    """1.0 where the query names who said the memory."""
-    if place is None or place.speaker is None:
+def _is_named(speaker: str | None, named: frozenset[str]) -> float:
+    """1.0 where the query names that speaker."""
+    if speaker is None:
         return 0.0
-    return float(not named.isdisjoint(set(_words(place.speaker)) - ROLES))
+    return float(not named.isdisjoint(set(_words(speaker)) - ROLES))
 
 
 def standardised(values: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ LEXICAL_CANDIDATES = 256
 RECENT_CANDIDATES = 768
 VECTOR_CANDIDATES = 128
 TIME_CANDIDATES = 64  # of each span of days that the query names
-TIME_BONUS = 2.0  # of a memory of those days, in deviations of the other signals
+TIME_BONUS = 3.0  # of a memory of those days, in deviations of the other signals
 ASSISTANT_COST = 1.0  # of what the assistant said, unless it is asked for, likewise
 PHRASE_BONUS = 5.0  # of one with the pairs of rare words of the query, likewise
 _READ_FOR_DAYS = 1000  # characters of a memory
@@ -61,9 +61,7 @@ class Looked:
 
     candidates: Candidates
     records: dict[str, RouteKeys]
-    phrases: dict[
-        str, float
-    ]  # by memory id, how telling the pairs of words are that it shares with the query
+    phrases: dict[str, float]  # by memory id: how telling the pairs of words it shares are
     days: Sequence[Days]  # that the query names
     asked: datetime
 

@@ -135,7 +135,10 @@ def test_rivals_are_asked_the_same(data: Path, language_model: LanguageModel) ->
 
 
 @pytest.mark.model
-def test_a_second_round_finds_the_second_link(tmp_path: Path, language_model: LanguageModel) -> None:
+def test_a_second_round_finds_the_second_link(
+    tmp_path: Path, language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNEMOS_EMBEDDER", "none")  # which finds it in the first round
     texts = [
         "My dentist is Dr. Novak.",
         "Novak has moved to 14 Elm Street.",

@@ -7,7 +7,7 @@ from itertools import pairwise
 from sqlalchemy import Connection
 
 from mnemos.store.database import rows_of
-from mnemos.store.lexical import STOP_WORDS, count_of, rows_in
+from mnemos.store.lexical import STOP_WORDS, count_of, rows_in, telling_terms
 
 _TOKEN = re.compile(r"\w+", re.UNICODE)
 _MOST_PAIRS = 16  # of a query: the first ones
@@ -29,7 +29,12 @@ def phrases(connection: Connection, query: str) -> dict[str, float]:
     if total < 2:
         return found
     rarity: dict[str, float] = {}
-    for first, second in pairs_of(query):
+    pairs = pairs_of(query)
+    # In a large namespace words that many memories hold are left out: looking for them takes longest.
+    kept = set(telling_terms(connection, list(dict.fromkeys(word for pair in pairs for word in pair))))
+    for first, second in pairs:
+        if first not in kept or second not in kept:
+            continue
         holders = rows_of(connection, _HOLDERS, {"query": f'"{first} {second}"', "most": _COMMON + 1})
         if not 0 < len(holders) <= _COMMON:
             continue

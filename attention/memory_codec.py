@@ -14,7 +14,7 @@ Routing payload:
     keys int8 [tokens, key_heads, head_dim] | key scales fp16 [key_heads, head_dim] | hidden mean fp16
     [hidden]
 
-With vectors of a trained router the magic is 'MRT2' and there follow
+With vectors of a trained router or a sentence encoder the magic is 'MRT2' and there follow
 
     form of the vectors, 8 bytes | vectors u16 | dims u16 | vectors int8 [vectors, dims]
 """

@@ -14,7 +14,7 @@ Routing payload:
     keys int8 [tokens, key_heads, head_dim] | key scales fp16 [key_heads, head_dim] | hidden mean fp16
     [hidden]
 
-With vectors of a trained router the magic is 'MRT2' and there follow
+With vectors of a trained router or a sentence encoder the magic is 'MRT2' and there follow
 
     form of the vectors, 8 bytes | vectors u16 | dims u16 | vectors int8 [vectors, dims]
 """
@@ -54,6 +54,7 @@ _KV_MAGIC = b"MKV1"
 _ROUTE_MAGIC = b"MRT1"
 _VECTOR_MAGIC = b"MRT2"
 _VECTOR_HEAD = struct.Struct("<8sHH")
+VECTOR_HEAD_BYTES = _VECTOR_HEAD.size
 _RAW = {16: torch.bfloat16, 32: torch.float32}
 
 
@@ -102,6 +103,12 @@ def encode_kv(spans: Sequence[SpanKV], bits: TraceBits) -> bytes:
             parts += [_bytes(t.to(_RAW[bits])) for t in (span.k, span.v)]
             continue
         width: Literal[4, 8] = 4 if bits == 4 else 8
+        if span.k.is_cuda:
+            from mnemos.attention.kernels.dispatch import quantize_pack  # which reads this module's format
+
+            packed = quantize_pack(span.k.contiguous(), span.v.contiguous(), width)
+            parts += [_bytes(part) for part in packed]
+            continue
         for codes, scales in (quantize_keys(span.k, width), quantize_values(span.v, width)):
             parts += [_bytes(pack_nibbles(codes) if width == 4 else codes), _bytes(scales)]
     return b"".join(parts)
@@ -254,7 +261,7 @@ class _Reader:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _malformed(what: str) -> BankUnreadableError:

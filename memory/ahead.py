@@ -9,7 +9,7 @@ Result = TypeVar("Result")
 
 
 class Ahead(Generic[Result]):
-    """Runs `work` for as long as the block lasts, which waits for its end; `result()` gives what came of it."""
+    """Runs `work` while the block lasts, which waits for its end; `result()` gives what came of it."""
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._work = work

@@ -135,7 +135,7 @@ def _assemble(ptx: str, ptxas: str) -> tuple[int, int]:
 def _split_variants() -> list[Variant]:
     from mnemos.attention.kernels.split_kv_attention import shape_constants, warps_of
 
-    types = "*{q} *u8 *{halves} *i64 *i32 *fp32 *fp32 *fp32 i32 i32 i32 fp32"
+    types = "*{q} *u8 *{halves} *i32 *i32 *fp32 *fp32 *fp32 i32 fp32"
     found = []
     for bits, dim, group in _SPLIT_SHAPES:
         for q in ("fp16", "bf16"):
@@ -163,7 +163,37 @@ def _merge_variants() -> list[Variant]:
             {"DIM": 128, "PADDED": 128, "BLOCK": 4},
         )
         for working in ("fp16", "bf16")
-    ]  # fmt: skip
+    ] + _working_variants()  # fmt: skip
+
+
+def _working_variants() -> list[Variant]:
+    from mnemos.attention.kernels.working_attention import block_of
+
+    found = []
+    for kind, dim, group in (
+        ("bf16", 64, 3),
+        ("bf16", 128, 4),
+        ("fp16", 128, 4),
+        ("bf16", 256, 8),
+        ("fp32", 64, 3),
+        ("fp32", 128, 4),
+    ):
+        padded = _power_of_two(dim)
+        block = block_of(padded, 4 if kind == "fp32" else 2)
+        shared = {"GROUP": group, "DIM": dim, "PADDED": padded, "SPLITS": 32}
+        types = f"*{kind} *i64 *fp32 *fp32 i32 i32 i32 fp32"
+        for is_local in (False, True) if kind == "bf16" else (True,):
+            constants = shared | {"IS_LOCAL": is_local, "BLOCK": block}
+            found.append(Variant("working_attention", "attend_working", types, constants, stages=2))
+        if kind != "bf16":
+            continue
+        types = f"*fp32 *fp32 *fp32 *fp32 *fp32 *{kind} i32 i32"
+        constants = {"DIM": dim, "PADDED": padded, "SPLITS": 32, "HAS_MEMORY": True}
+        found.append(Variant("working_attention", "join_working", types, constants))
+        types = f"*{kind} *fp32 *i32 *fp32 *i64 *{kind} i32 i32 i32 i32 fp32"
+        constants = {"DIM": dim, "HALF": _power_of_two(dim // 2), "HAS_NORM": True}
+        found.append(Variant("place_rows", "place_heads", types, constants, 1, must_load_wide=False))
+    return found
 
 
 def _route_variants() -> list[Variant]:

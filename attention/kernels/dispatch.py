@@ -23,6 +23,7 @@ from mnemos.attention.kernels.checks import (
 from mnemos.attention.kernels.memory_table import MemoryTable, SplitPlan
 from mnemos.attention.kernels.read_blocks import ReadBlocks
 from mnemos.attention.kernels.segments import SegmentKeys
+from mnemos.attention.kernels.working_rows import FIELDS, WorkingRows
 
 Path = Literal["triton", "naive"]
 
@@ -44,14 +45,15 @@ def split_kv_attention(
 ) -> tuple[Tensor, Tensor]:
     """One query row per head over the memories of each conversation.
 
-    `q [batch, heads, head_dim]`; `score_scale` is the model's over the temperature; `bias [spans of the
-    table]` (fp32) is added to the scores of a span's tokens. Returns the output `[batch, heads, head_dim]`
-    and the log-sum-exp of the scores `[batch, heads]`, both fp32. Raises ValueError.
+    `q [rows, heads, head_dim]`, a row for each conversation unless the plan names others; `score_scale` is
+    the model's over the temperature; `bias [spans of the table]` (fp32) is added to the scores of a span's
+    tokens. Returns the output `[batch, heads, head_dim]` and the log-sum-exp of the scores `[batch, heads]`,
+    both fp32; zeros and -inf for a conversation that reads nothing. Raises ValueError.
     """
     name = "split_kv_attention"
     check_dtype(name, "q", q, FLOATS)
-    check_shape(name, "q", q, (plan.batch, None, table.head_dim))
-    tensors = {"q": q, "table.pool": table.pool, "table.rows": table.rows, "plan.work": plan.work}
+    check_shape(name, "q", q, (plan.rows, None, table.head_dim))
+    tensors = {"q": q, "table.pool": table.pool, "table.pages": table.pages, "plan.work": plan.work}
     if bias is not None:
         check_shape(name, "bias", bias, (len(table.tokens),))
         check_dtype(name, "bias", bias, FLOATS[2:])
@@ -184,6 +186,92 @@ def route_msa(queries: Tensor, keys: Tensor) -> Tensor:
     if queries.shape[1] % 16:
         raise ValueError(f"{name}: a key has {queries.shape[1]} channels; it takes a multiple of 16")
     return _twin(name, keys)(queries, keys)  # type: ignore[no-any-return]
+
+
+def place_rows(
+    qkv: Tensor,
+    cis: Tensor,
+    source: Tensor,
+    norm: Tensor | None,
+    eps: float,
+    working: WorkingRows,
+    layer: int,
+) -> Tensor:
+    """Queries of a decode step after norm and RoPE; its keys and values go into the rows' caches.
+
+    `qkv [rows, (heads + 2 kv_heads) * head_dim]` with rotary pairs as neighbours; `norm [heads + kv_heads,
+    head_dim]` (fp32) is of queries and keys. `cis [rows + reads, head_dim]` (fp32) are cosines and sines in
+    turn: the first for the rows, the others for queries of the rows `source [reads]` (int32) taken again from
+    other places. Returns the queries `[rows + reads, heads, head_dim]`. Raises ValueError.
+    """
+    name = "place_rows"
+    check_dtype(name, "qkv", qkv, FLOATS)
+    check_shape(name, "qkv", qkv, (working.rows, None))
+    check_shape(name, "cis", cis, (working.rows + len(source), None))
+    check_dtype(name, "cis", cis, FLOATS[2:])
+    check_dtype(name, "source", source, (torch.int32,))
+    dim = cis.shape[1]
+    heads, rest = divmod(qkv.shape[1], dim)
+    if rest or heads <= 2 * working.kv_heads:
+        raise ValueError(
+            f"{name}: rows of {qkv.shape[1]} numbers hold no {working.kv_heads} KV heads of {dim}"
+        )
+    tensors = {"qkv": qkv, "cis": cis, "source": source, "working.fields": working.fields}
+    if norm is not None:
+        check_shape(name, "norm", norm, (heads - working.kv_heads, dim))
+        check_dtype(name, "norm", norm, FLOATS[2:])
+        tensors["norm"] = norm
+    _check_fields(name, working)
+    check_tensors(name, **tensors)
+    return _twin(name, qkv)(qkv, cis, source, norm, eps, working, layer)  # type: ignore[no-any-return]
+
+
+def working_attention(
+    q: Tensor,
+    working: WorkingRows,
+    layer: int,
+    score_scale: float,
+    *,
+    is_local: bool = False,
+    memory: tuple[Tensor, Tensor, Tensor] | None = None,
+    splits: int = 8,
+) -> Tensor:
+    """One query row per head over each row's working memory, joined with what it read of memories.
+
+    `q [rows, heads, head_dim]`; in a local layer a row sees what its fields say. `memory` is the output
+    `[rows, heads, head_dim]` and the log-sum-exp `[rows, heads]` of `split_kv_attention` with a mass scale
+    for each row (all fp32), joined with the rest as `lse_merge` does. `splits`, a power of two, is how many
+    programs share a row's head. Returns `[rows, heads, head_dim]` in the dtype of `q`, zeros for a row that
+    sees nothing. Raises ValueError.
+    """
+    name = "working_attention"
+    check_dtype(name, "q", q, FLOATS)
+    check_shape(name, "q", q, (working.rows, None, None))
+    if q.shape[2] not in HEAD_DIMS:
+        raise ValueError(f"{name}: head_dim is {q.shape[2]}; it takes {', '.join(map(str, HEAD_DIMS))}")
+    group, rest = divmod(q.shape[1], working.kv_heads)
+    if rest or not 0 < group <= MAX_GROUP:
+        raise ValueError(
+            f"{name}: {q.shape[1]} heads over {working.kv_heads} KV heads; a group is 1 to {MAX_GROUP} heads"
+        )
+    if splits < 1 or splits & (splits - 1):
+        raise ValueError(f"{name}: {splits} splits; it takes a power of two")
+    tensors = {"q": q, "working.fields": working.fields}
+    if memory is not None:
+        for index, shape in enumerate((q.shape, q.shape[:2], q.shape[:1])):
+            check_shape(name, f"memory[{index}]", memory[index], shape)
+            check_dtype(name, f"memory[{index}]", memory[index], FLOATS[2:])
+        tensors |= {f"memory[{index}]": part for index, part in enumerate(memory)}
+    _check_fields(name, working)
+    check_tensors(name, **tensors)
+    return _twin(name, q)(  # type: ignore[no-any-return]
+        q, working, layer, score_scale, is_local=is_local, memory=memory, splits=splits
+    )
+
+
+def _check_fields(name: str, working: WorkingRows) -> None:
+    check_shape(name, "working.fields", working.fields, (FIELDS, None))
+    check_dtype(name, "working.fields", working.fields, (torch.int64,))
 
 
 def block_sparse(

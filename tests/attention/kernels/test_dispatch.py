@@ -18,7 +18,7 @@ from mnemos.attention.kernels.dispatch import (
     route_msa,
     split_kv_attention,
 )
-from mnemos.attention.kernels.memory_table import MemoryTable, plan_splits, table_of_payloads
+from mnemos.attention.kernels.memory_table import MemoryTable, PlanBuffers, plan_splits, table_of_payloads
 from mnemos.attention.kernels.read_blocks import ReadBlocks
 from mnemos.attention.kernels.segments import SegmentKeys, segments_of_payloads
 from mnemos.attention.kv import SpanKV
@@ -72,6 +72,26 @@ def test_split_kv_attention_refuses(table: MemoryTable, spoil: Spoil, says: str)
 def test_a_plan_refuses_what_is_not_there(table: MemoryTable, reads: list[list[int]]) -> None:
     with pytest.raises(ValueError):
         plan_splits(table, reads)
+
+
+@pytest.mark.parametrize("query_rows", [[], [[]], [[0, 0]], [[-1]], [[2]]])
+def test_a_plan_refuses_rows_that_are_not_there(table: MemoryTable, query_rows: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="of q"):
+        plan_splits(table, [[0]], query_rows=query_rows, rows=2)
+    plan = plan_splits(table, [[0]], query_rows=[[1]])
+    with pytest.raises(ValueError, match="q has shape"):
+        split_kv_attention(torch.randn(1, 6, 64), table, plan, 0, 0.1)
+
+
+@pytest.mark.parametrize("short", ["splits", "batch", "tiles", "rows"])
+def test_a_plan_refuses_buffers_that_are_too_small(table: MemoryTable, short: str) -> None:
+    plan = plan_splits(table, [[0], [0]])
+    room = {"splits": 2, "batch": 2, "tiles": 1, "rows": 2}
+    plan.into(table, PlanBuffers.make(**room, device="cpu"))
+    smaller = PlanBuffers.make(**{**room, short: room[short] - 1}, device="cpu")
+    assert not smaller.fits(table, plan)
+    with pytest.raises(ValueError, match="larger than its buffers"):
+        plan.into(table, smaller)
 
 
 def test_a_table_refuses_payloads_that_do_not_go_together() -> None:

@@ -240,7 +240,11 @@ def _training_variants() -> list[Variant]:
         for kind, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
             tiles = tiling(dtype, dim)
             shared = {"GROUP": 4, "DIM": dim, "PADDED": _power_of_two(dim)}
-            listed = {"ROWS": tiles.rows, "KEYS": tiles.keys, "CHUNK": chunk_of(8, tiles.keys)}
+            listed: dict[str, Any] = {
+                "ROWS": tiles.rows,
+                "KEYS": tiles.keys,
+                "CHUNK": chunk_of(8, tiles.keys),
+            }
             listed |= {"HAS_BLOCKS": True, "PRECISION": "ieee"}
             sizes = " i32 i32 i32 i32 i32 i32"
             # Small copies are of the log-sum-exps and sums of a row, or of a list.

@@ -95,8 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     if rows:
         print("\n".join(table_lines(rows)))
-    for title, error in failed.items():
-        print(f"{title} failed: {error}", file=sys.stderr)
+    for title, why in failed.items():
+        print(f"{title} failed: {why}", file=sys.stderr)
     return int(bool(failed))
 
 

@@ -87,7 +87,7 @@ class TrainingBench:
         operations: int,
         note: str,
     ) -> Row:
-        others = ()
+        others: tuple[tuple[str, float], ...] = ()
         if rival is _masked or self.device.type == "cuda":  # no gradients of FlexAttention on CPUs
             others = flex_ms(
                 lambda: [_flex_call(given, rival is _masked) for given in sets],

@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,11 +63,13 @@ def _flex(device: str) -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
     if device == "cuda":
-        return torch.compile(flex_attention, dynamic=False)  # type: ignore[no-any-return]
+        return torch.compile(flex_attention, dynamic=False)
 
-    def plain(*given: Tensor, **named: object) -> Tensor:
+    def plain(*given: Tensor, **named: Any) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that it is not compiled
-            return flex_attention(*given, **named)  # type: ignore[no-any-return, arg-type]
+            uncompiled: Any = flex_attention
+            found: Tensor = uncompiled(*given, **named)
+            return found
 
     return plain

@@ -72,7 +72,7 @@ def _kernel_takes(q: Tensor, k: Tensor) -> bool:
     if not q.is_cuda:
         return True
     device = torch.cuda.get_device_properties(q.device)
-    room = device.shared_memory_per_block_optin
+    room: int = getattr(device, "shared_memory_per_block_optin", 0)
     return device.major >= 8 and (width <= 128 or room >= _WIDE_HEADS_NEED_BYTES)
 
 
@@ -83,8 +83,8 @@ def _by_kernel(q: Tensor, k: Tensor, v: Tensor, there: Tensor, scale: float, mem
     if memory is not None:
         bank = memory.bank
         places = memory.rows[:, None] * bank.used.shape[1] + memory.documents
-        parts = (_ready(part.flatten(0, 1), wide, q.dtype) for part in (bank.k, bank.v))
-        blocks = ReadBlocks(*parts, bank.used.flatten(), places, _aligned(memory.visible))
+        block_k, block_v = (_ready(part.flatten(0, 1), wide, q.dtype) for part in (bank.k, bank.v))
+        blocks = ReadBlocks(block_k, block_v, bank.used.flatten(), places, _aligned(memory.visible))
     q, k, v = (_ready(part, wide, q.dtype) for part in (q, k, v))
     return dispatch.block_sparse(q, k, v, _aligned(there), blocks, scale)[..., :width]
 

@@ -409,7 +409,7 @@ class ChatApp(LoadingApp):
                 history.why, self.bank, self.namespace, answer.exchange_id or answer.memories
             )
         except MnemosError:
-            await answer.forget_words("forgotten since")
+            answer.forget_words("forgotten since")
             return
         await self.panel.show(answer.exchange_id, found, titles, made_with)
 
@@ -473,7 +473,7 @@ class ChatApp(LoadingApp):
             found = await asyncio.to_thread(history.provenance, self.bank, self.namespace, ids)
             for answer in self.conversation.answers:
                 if answer.exchange_id in found:
-                    await history.mark(answer, found[answer.exchange_id])
+                    history.mark(answer, found[answer.exchange_id])
 
     def action_inspect(self) -> None:
         self.inspect("")

@@ -23,6 +23,7 @@ from mnemos.tui.app.choices import Question
 from mnemos.tui.app.dialogs import HelpScreen, TextDialog
 from mnemos.tui.app.engine import Opener, Stopped
 from mnemos.tui.app.forget_dialog import ForgetDialog
+from mnemos.tui.app.pace import Pace, PromptScreen
 from mnemos.tui.app.palette import Commands
 from mnemos.tui.app.themes import DARK, LIGHT
 
@@ -53,7 +54,7 @@ class Told(Message):
         self.text = text
 
 
-class MemoryApp(App[int]):
+class MemoryApp(Pace, App[int]):
     """An app over one bank, which is opened in a thread while the screen shows already."""
 
     CSS_PATH = Path(__file__).with_name("styles.tcss")
@@ -81,6 +82,9 @@ class MemoryApp(App[int]):
         self._notes = dress(self)
 
     # beginning and end
+
+    def get_default_screen(self) -> PromptScreen:
+        return PromptScreen(id="_default")
 
     @property
     def bank(self) -> "MemoryBank":

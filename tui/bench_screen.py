@@ -51,7 +51,9 @@ class Painted:
         super()._display(screen, renderable)  # type: ignore[misc]
         if isinstance(renderable, CompositorUpdate):
             renderable.render_segments(self.console)  # as a terminal's driver does
-        elif renderable is not None:
+        elif renderable is None:  # nothing on the screen is another
+            return
+        else:
             self.console._render_buffer(self.console.render(renderable))
         self.paints += 1
         self.painted.set()

@@ -132,6 +132,7 @@ class ChatApp(LoadingApp):
         self._is_loading, self.loaded, self._talker = False, event.loaded, None
         self.status.idle()
         self.show_model()
+        self.rest_garbage()
         if event.loaded.note:
             self.notify(event.loaded.note, markup=False)
         self.turns.go_on()

@@ -1,6 +1,7 @@
 """What both apps share: the bank behind the screen, themes, forgetting, and how the app ends."""
 
 import asyncio
+import gc
 import signal
 import threading
 import traceback
@@ -103,9 +104,17 @@ class MemoryApp(Pace, App[int]):
             with suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, and tests in threads
                 loop.add_signal_handler(number, self._end_by_signal, code)
         self.call_after_refresh(self._start)
+        self.call_after_refresh(self.rest_garbage)
         self.theme_changed_signal.subscribe(self, self._keep_theme)
         for note in self._notes:
             self._tell(note)
+
+    def rest_garbage(self) -> None:
+        """Look no more for garbage among all that is there by now: that takes a tenth of a second, at any key."""
+        gc.freeze()
+
+    def on_unmount(self) -> None:
+        gc.unfreeze()
 
     def _keep_theme(self, theme: Theme) -> None:
         try:

@@ -9,6 +9,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.message import Message
 from textual.widgets import Static
 
+from mnemos.tui.app.pace import SizedOnce
 from mnemos.tui.app.prose import Prose
 from mnemos.tui.console import visible
 
@@ -20,7 +21,7 @@ _FOLD_CHARS, _FOLD_LINES = 3_000, 24  # a longer message shows its start
 _SHOWN_CHARS = 200_000  # of an unfolded one
 
 
-class Entry(Vertical, can_focus=True):
+class Entry(SizedOnce, Vertical, can_focus=True):
     """One thing in the conversation. Arrow keys walk from one to the next."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -242,13 +243,13 @@ class Card(Static):
         super().__init__(visible(text, keep="\n"), markup=False, classes="card -error" if error else "card")
 
 
-class Conversation(VerticalScroll, can_focus=False):
+class Conversation(SizedOnce, VerticalScroll, can_focus=False):
     """The column of entries. It follows what comes in only while its end is in view."""
 
     def __init__(self) -> None:
         super().__init__(id="conversation")
 
-    def watch_virtual_size(self) -> None:
+    def has_grown(self) -> None:
         self._follow()
 
     def on_resize(self) -> None:

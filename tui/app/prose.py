@@ -1,6 +1,7 @@
 """A Markdown text as one widget that draws its lines itself, and grows without the rest being laid out again."""
 
-import asyncio
+from collections.abc import Callable
+from time import perf_counter
 
 from rich.segment import Segment
 from textual.content import Content
@@ -10,17 +11,15 @@ from textual.strip import Strip
 from textual.style import Style
 from textual.widget import Widget
 
-from mnemos.tui.app.pace import is_answering
+from mnemos.tui.app.pace import Pace, SizedOnce
 from mnemos.tui.app.typeset import Typeset
 
 _EVERY_S = 0.06  # between two drawings of what came in
 _SHARE = 12  # times as long as one took: more rest where the end of a text takes long
 _MOST_S = 0.8
-_HOLD_S = 0.012  # while a key waits for its letter
-_HOLDS = 12  # in a row
 
 
-class Prose(Widget):
+class Prose(SizedOnce, Widget):
     """Markdown to read; the mouse selects in it."""
 
     DEFAULT_CSS = "Prose { height: auto; width: 1fr; }"
@@ -30,9 +29,8 @@ class Prose(Widget):
         self._set = Typeset(text)
         self._strips: dict[int, Strip] = {}
         self._pending: list[str] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._cancel: Callable[[], None] | None = None  # what is going to draw
         self._took_s = 0.0
-        self._held = 0
         self._is_there = False
 
     @property
@@ -52,10 +50,10 @@ class Prose(Widget):
     def add(self, piece: str) -> None:
         """More text: it shows within a few hundredths of a second, after letters that are being typed."""
         self._pending.append(piece)
-        if self._timer is None and self._is_there:
-            self._timer = asyncio.get_running_loop().call_later(
-                min(max(_EVERY_S, _SHARE * self._took_s), _MOST_S), self._flush
-            )
+        if self._cancel is None and self._is_there:
+            app, wait_s = self.app, min(max(_EVERY_S, _SHARE * self._took_s), _MOST_S)
+            assert isinstance(app, Pace)
+            self._cancel = app.put_off(self._flush, wait_s)
 
     def on_mount(self) -> None:
         self._is_there = True
@@ -66,25 +64,22 @@ class Prose(Widget):
         self._stop()
 
     def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._cancel is not None:
+            self._cancel()
+            self._cancel = None
 
     def _flush(self) -> None:
-        loop = asyncio.get_running_loop()
-        if is_answering(self.app) and self._held < _HOLDS:
-            self._held += 1
-            self._timer = loop.call_later(_HOLD_S, self._flush)
+        if self._cancel is None:  # stopped meanwhile
             return
-        self._timer, self._held = None, 0
-        started, before = loop.time(), len(self._set.lines)
+        self._cancel = None
+        started, before = perf_counter(), len(self._set.lines)
         self._set.grow("".join(self._pending))
         self._pending.clear()
         width = self.size.width
         first = self._set.lay(width) if width else 0
         for row in [row for row in self._strips if row >= first]:
             del self._strips[row]
-        self._took_s = loop.time() - started
+        self._took_s = perf_counter() - started
         if len(self._set.lines) != before or not width:
             self.refresh(layout=True)
         else:

@@ -16,6 +16,7 @@ from typing import Any
 _SIZE = (30, 100)  # lines, columns
 _PATIENCE_S = 120.0
 _COMMAND = "import sys; from mnemos.tui.main import main; sys.argv[0] = 'mnemos'; main()"
+_SHOWN = b"ay something"  # the cursor stands on the first letter, which is written apart until it blinks
 _TYPED = "zqxj"  # letters that are nowhere else on the screen
 
 
@@ -78,7 +79,7 @@ def starting(bank: Path, *, runs: int, idle_s: float, model: str) -> dict[str, A
     for run in range(runs):
         terminal = _Terminal(bank, model)
         try:
-            terminal.until(b"Say something")
+            terminal.until(_SHOWN)
             os.write(terminal.master, _TYPED.encode())
             took.append(terminal.until(_TYPED.encode()))
             if run == runs - 1 and Path("/proc/self/stat").exists():

@@ -15,7 +15,7 @@ from typing import Any
 
 _SIZE = (30, 100)  # lines, columns
 _PATIENCE_S = 120.0
-_COMMAND = "import sys; from mnemos.tui.main import main; sys.argv[0] = 'mnemos'; main()"
+_COMMAND = "import sys; from mnemos.tui.start import main; sys.argv[0] = 'mnemos'; main()"
 _SHOWN = b"ay something"  # the cursor stands on the first letter, which is written apart until it blinks
 _TYPED = "zqxj"  # letters that are nowhere else on the screen
 

@@ -12,19 +12,16 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Footer, Static
 
 from mnemos.errors import MnemosError
-from mnemos.tui.app import branching, commands, history, keeping, slash
+from mnemos.tui.app import branching, history, slash
 from mnemos.tui.app.base import BankReady, words_of
 from mnemos.tui.app.conversation import Answer, Card, Conversation, Entry, Said
-from mnemos.tui.app.dialogs import TextDialog
 from mnemos.tui.app.engine import Loaded, Loader, Opener, Talker
-from mnemos.tui.app.inspector import Inspector
 from mnemos.tui.app.loading import LoadingApp, ModelFailed, ModelProgress, ModelReady
 from mnemos.tui.app.memories_panel import MemoriesPanel
 from mnemos.tui.app.prompt import Prompt
 from mnemos.tui.app.sidebar import Sidebar
 from mnemos.tui.app.status import Status
 from mnemos.tui.app.turns import Turns
-from mnemos.tui.app.what_if import WhatIf
 
 if TYPE_CHECKING:
     from mnemos.memory.records import ForgetPlan, Memory, Receipt
@@ -202,6 +199,8 @@ class ChatApp(LoadingApp):
 
     @work(group="command")
     async def _execute(self, line: str) -> None:
+        from mnemos.tui.app import commands
+
         try:
             await commands.execute(self, line)
         except MnemosError as error:
@@ -247,6 +246,8 @@ class ChatApp(LoadingApp):
             self.tell_error(error)
 
     async def action_incognito(self) -> None:
+        from mnemos.tui.app import keeping
+
         try:
             await keeping.toggle_incognito(self)
         except MnemosError as error:
@@ -254,6 +255,8 @@ class ChatApp(LoadingApp):
 
     @work(exclusive=True, group="namespace")
     async def action_namespace(self) -> None:
+        from mnemos.tui.app import keeping
+
         await keeping.choose_namespace(self)
 
     def action_page(self, by: int) -> None:
@@ -368,6 +371,8 @@ class ChatApp(LoadingApp):
 
     @work(exclusive=True, group="rename")
     async def on_sidebar_renaming(self, event: Sidebar.Renaming) -> None:
+        from mnemos.tui.app.dialogs import TextDialog
+
         title = await self.push_screen_wait(TextDialog("Name of the session", event.session.title))
         if title and title.strip():
             await self.rename(event.session.id, title.strip())
@@ -375,6 +380,8 @@ class ChatApp(LoadingApp):
 
     @work(exclusive=True, group="delete")
     async def on_sidebar_deleting(self, event: Sidebar.Deleting) -> None:
+        from mnemos.tui.app import keeping
+
         await keeping.delete_session(self, event.session)
 
     async def rename(self, session_id: str, title: str) -> None:
@@ -449,6 +456,8 @@ class ChatApp(LoadingApp):
             except MnemosError as error:
                 self.tell_error(error)
                 return
+            from mnemos.tui.app.what_if import WhatIf
+
             await self.push_screen_wait(WhatIf(talker, exchange, memory, len(self.panel.cards)))
 
     async def on_forgotten(self, plan: "ForgetPlan", receipt: "Receipt") -> None:
@@ -481,6 +490,8 @@ class ChatApp(LoadingApp):
 
     def inspect(self, filter_text: str) -> None:
         """Open the inspector."""
+        from mnemos.tui.app.inspector import Inspector
+
         if not self.is_open:
             self.notify("the bank is still being opened")
         elif not isinstance(self.screen, Inspector):

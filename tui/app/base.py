@@ -20,10 +20,7 @@ from textual.theme import Theme
 
 from mnemos.errors import BankLockedError, BankReadOnlyError, MnemosError
 from mnemos.tui.app.appearance import dress, keep_theme
-from mnemos.tui.app.choices import Question
-from mnemos.tui.app.dialogs import HelpScreen, TextDialog
 from mnemos.tui.app.engine import Opener, Stopped
-from mnemos.tui.app.forget_dialog import ForgetDialog
 from mnemos.tui.app.pace import Pace, PromptScreen
 from mnemos.tui.app.palette import Commands
 from mnemos.tui.app.themes import DARK, LIGHT
@@ -141,6 +138,8 @@ class MemoryApp(Pace, App[int]):
         try:
             return self.stack.enter_context(self._opener(self._ask_passphrase, self._tell))
         except (BankLockedError, BankReadOnlyError) as error:
+            from mnemos.tui.app.choices import Question
+
             question = Question(
                 "The bank can't be written now",
                 f"{error}\n\nIt can be opened to be read: replies recall from it, and nothing is stored.",
@@ -170,6 +169,8 @@ class MemoryApp(Pace, App[int]):
         self.post_message(Told(text))
 
     def _ask_passphrase(self) -> str:
+        from mnemos.tui.app.dialogs import TextDialog
+
         return self._answer(TextDialog("Passphrase of the bank", secret=True)) or ""
 
     def on_bank_failed(self, event: BankFailed) -> None:
@@ -247,6 +248,8 @@ class MemoryApp(Pace, App[int]):
         if not plan.selected:
             self.notify("nothing matches; nothing was forgotten", markup=False)
             return None
+        from mnemos.tui.app.forget_dialog import ForgetDialog
+
         receipt = await self.push_screen_wait(ForgetDialog(self.bank, plan))
         if receipt is not None:
             await self.on_forgotten(plan, receipt)
@@ -292,6 +295,8 @@ class MemoryApp(Pace, App[int]):
         await self.leave()
 
     def action_help(self) -> None:
+        from mnemos.tui.app.help_screen import HelpScreen
+
         if isinstance(self.screen, HelpScreen):
             self.screen.dismiss(None)
         else:

@@ -9,13 +9,14 @@ from textual import events, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from mnemos.errors import MnemosError
 from mnemos.tui.app import branching, history, slash
 from mnemos.tui.app.base import BankReady, words_of
 from mnemos.tui.app.conversation import Answer, Card, Conversation, Entry, Said
 from mnemos.tui.app.engine import Loaded, Loader, Opener, Talker
+from mnemos.tui.app.key_bar import KeyBar
 from mnemos.tui.app.loading import LoadingApp, ModelFailed, ModelProgress, ModelReady
 from mnemos.tui.app.memories_panel import MemoriesPanel
 from mnemos.tui.app.prompt import Prompt
@@ -67,7 +68,7 @@ class ChatApp(LoadingApp):
                 yield Status()
                 yield Prompt()
             yield MemoriesPanel()
-        yield Footer(compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.sidebar.display = self.panel.display = False

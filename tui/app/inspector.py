@@ -8,12 +8,13 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.timer import Timer
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from mnemos.errors import MnemosError, NotFoundError
 from mnemos.tui import output
 from mnemos.tui.app.detail import Detail
 from mnemos.tui.app.inspector_actions import Acting
+from mnemos.tui.app.key_bar import KeyBar
 from mnemos.tui.app.narrowing import Narrowed, Span
 from mnemos.tui.app.overview import Overview
 from mnemos.tui.app.table import PAGE, MemoryTable, Page
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mnemos.memory.survey import Survey
 
 _DETAIL_S = 0.06  # of rest before a detail is read
+_HUSHED_S = 0.1  # at most, before the first paint
 _TELL_S = 0.1  # between two accounts of what was found so far
 _SORTS: "tuple[Sort, ...]" = ("created", "size", "uses")
 _SAID = {"created": "newest first", "size": "largest first", "uses": "most used first"}
@@ -59,6 +61,7 @@ class Inspector(Acting):
         self._listing: Listing | None = None
         self._survey: Survey | None = None
         self._detail_timer: Timer | None = None
+        self._is_hushed = False
 
     def compose(self) -> ComposeResult:
         yield Input(
@@ -70,11 +73,29 @@ class Inspector(Acting):
             yield MemoryTable()
             yield Detail()
         yield Static(id="summary", markup=False)
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyBar(has_palette=False)
 
     def on_mount(self) -> None:
+        self.app._begin_batch()  # laid out four times until it stands, and painted once
+        self._is_hushed = True
+        self.set_timer(_HUSHED_S, self._speak)
         self.table.focus()
         self.load()
+
+    def on_unmount(self) -> None:
+        self._speak()
+
+    def _compositor_refresh(self) -> None:
+        if not self._is_hushed:
+            super()._compositor_refresh()
+
+    def _speak(self) -> None:
+        """Paint what there is: the first rows, or the frame where they take long."""
+        if self._is_hushed:
+            self._is_hushed = False
+            self.app._end_batch()
+            self.hasten()
+            self.check_idle()
 
     @property
     def table(self) -> MemoryTable:
@@ -107,6 +128,7 @@ class Inspector(Acting):
                 self._count()  # after the first rows, so that they come first
             self._listing = listing
             table.show(fetch, max(len(first.rows), listing.count, table.count if keep else 0), first)
+            self._speak()
 
         try:
             if listing.is_quick:
@@ -126,6 +148,7 @@ class Inspector(Acting):
             table.set_count(listing.count)
         except NotFoundError:  # the namespace went with its last memory, or is not there yet
             table.show(fetch, 0)
+            self._speak()
         except MnemosError as error:
             self._fail(error)
             return

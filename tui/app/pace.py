@@ -97,15 +97,23 @@ class SizedOnce:
 
 
 class PromptScreen(Screen[None]):
-    """A screen that paints at once what a key changed."""
+    """A screen that paints at once what a key changed, and what was read for it."""
+
+    _is_urgent = False
+
+    def hasten(self) -> None:
+        """Paint the next change at once: somebody waits for it."""
+        self._is_urgent = True
 
     async def _on_idle(self, event: events.Idle) -> None:
         app = self.app
-        if not (isinstance(app, Pace) and app.is_answering and self.is_current) or app._batch_count:
+        assert isinstance(app, Pace)
+        if app._batch_count or not self.is_current or not (self._is_urgent or app.is_answering):
             await super()._on_idle(event)
             return
         event.prevent_default()
         if self._layout_required or self._repaint_required or self.focused in self._dirty_widgets:
+            self._is_urgent = False
             self._on_timer_update()
             app.answered()
         elif self._dirty_widgets or self._scroll_required or self._recompose_required:

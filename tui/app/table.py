@@ -18,6 +18,7 @@ from textual.strip import Strip
 
 from mnemos.errors import MnemosError
 from mnemos.tui.app.columns import fitting
+from mnemos.tui.app.pace import PromptScreen
 from mnemos.tui.console import visible
 from mnemos.tui.recollections import one_line
 
@@ -83,6 +84,7 @@ class MemoryTable(ScrollView, can_focus=True):
         self._wanted: OrderedDict[int, None] = OrderedDict()
         self._generation = 0
         self._is_fetching = False
+        self._way = 1  # the cursor's last: down, or up with -1
 
     def show(self, fetch: Fetch, count: int, first: Page | None = None) -> None:
         """Other rows; `first` is the first page, where it is known already."""
@@ -164,11 +166,30 @@ class MemoryTable(ScrollView, can_focus=True):
                 self._pages[page] = found
                 while len(self._pages) > _KEPT:
                     self._pages.popitem(last=False)
-                self.refresh()
+                if page in self._in_view:
+                    if isinstance(self.screen, PromptScreen):
+                        self.screen.hasten()
+                    self.refresh()
                 if page == self.cursor // PAGE:
                     self._tell()
+                if not self._wanted:
+                    self._look_ahead()
         finally:
             self._is_fetching = False
+
+    @property
+    def _in_view(self) -> range:
+        """Pages with a row on the screen."""
+        top = self.scroll_offset.y
+        return range(top // PAGE, max(top + self.size.height - 2, top) // PAGE + 1)
+
+    def _look_ahead(self) -> None:
+        """Want the page that comes next on the way, so that it is there when the cursor is."""
+        pages = self._in_view
+        page = pages.stop if self._way > 0 else pages.start - 1
+        found = self._pages.get(page)
+        if 0 <= page * PAGE < self.count and (found is None or found.is_stale):
+            self._want(page)
 
     # moving
 
@@ -191,8 +212,10 @@ class MemoryTable(ScrollView, can_focus=True):
         self.refresh()
         self.post_message(self.Marked())
 
-    def watch_cursor(self) -> None:
+    def watch_cursor(self, before: int, now: int) -> None:
+        self._way = 1 if now >= before else -1
         self.scroll_to_cursor()
+        self._look_ahead()
         self.refresh()
         self._tell()
 

@@ -112,7 +112,8 @@ class PromptScreen(Screen[None]):
             await super()._on_idle(event)
             return
         event.prevent_default()
-        if self._layout_required or self._repaint_required or self.focused in self._dirty_widgets:
+        is_seen = self._layout_required or self._repaint_required or self.focused in self._dirty_widgets
+        if is_seen or (self._is_urgent and self._dirty_widgets):
             self._is_urgent = False
             self._on_timer_update()
             app.answered()

@@ -20,15 +20,22 @@ _SHOWN = b"ay something"  # the cursor stands on the first letter, which is writ
 _TYPED = "zqxj"  # letters that are nowhere else on the screen
 
 
+_EMPTY = (  # the least that Textual makes of a prompt: no app of Textual's starts sooner
+    "from textual.app import App\nfrom textual.widgets import TextArea\n"
+    "class Empty(App):\n    def compose(self):\n        yield TextArea(placeholder='Say something')\n"
+    "Empty().run()"
+)
+
+
 class _Terminal:
     """The command on a terminal of its own."""
 
-    def __init__(self, bank: Path, model: str) -> None:
+    def __init__(self, bank: Path, model: str, code: str = _COMMAND) -> None:
         self.started = time.perf_counter()
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *_SIZE, 0, 0))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, "chat", "--bank", str(bank), "--model", model],
+            [sys.executable, "-c", code, "chat", "--bank", str(bank), "--model", model],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -88,9 +95,21 @@ def starting(bank: Path, *, runs: int, idle_s: float, model: str) -> dict[str, A
             terminal.close()
     return {
         "start_s": round(statistics.median(took), 2),
+        "empty_start_s": round(statistics.median(_start_of_empty(bank, model) for _ in range(runs)), 2),
         "start_runs": runs,
         "idle_cpu_percent": None if idle is None else round(idle, 2),
     }
+
+
+def _start_of_empty(bank: Path, model: str) -> float:
+    """The same of an app that is a prompt and nothing else."""
+    terminal = _Terminal(bank, model, _EMPTY)
+    try:
+        terminal.until(_SHOWN)
+        os.write(terminal.master, _TYPED.encode())
+        return terminal.until(_TYPED.encode())
+    finally:
+        terminal.close()
 
 
 def _idle(terminal: _Terminal, idle_s: float) -> float:

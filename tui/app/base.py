@@ -111,7 +111,7 @@ class MemoryApp(Pace, App[int]):
             self._tell(note)
 
     def rest_garbage(self) -> None:
-        """Look no more for garbage among all that is there by now: that takes a tenth of a second, at any key."""
+        """Look no more for garbage among what is there by now: that takes a tenth of a second, at any key."""
         gc.freeze()
 
     def on_unmount(self) -> None:

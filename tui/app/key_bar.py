@@ -1,4 +1,4 @@
-"""The keys that apply now, as one line. Textual's Footer holds a widget for each, made anew at every focus."""
+"""The keys that apply now, as one line. Textual's Footer makes a widget for each, at every focus."""
 
 from typing import ClassVar, NamedTuple
 

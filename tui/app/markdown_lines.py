@@ -85,7 +85,9 @@ class Setter:
     def _list(self, node: "SyntaxTreeNode", width: int, depth: int) -> Lines:
         items = node.children
         first = int(node.attrs.get("start", 1)) if node.type == "ordered_list" else None
-        is_loose = any(child.type == "paragraph" and not child.hidden for item in items for child in item.children)
+        is_loose = any(
+            child.type == "paragraph" and not child.hidden for item in items for child in item.children
+        )
         cells = 2 if first is None else len(f"{first + len(items) - 1}. ")
         lines: Lines = []
         for at, item in enumerate(items):
@@ -124,7 +126,9 @@ class Setter:
             is_whole = at + size < len(rows)
             lines += self._once((language, width, at, piece), set_piece) if is_whole else set_piece()
         lines.append(_BLANK)
-        return [line.pad_right(max(width - line.cell_length, 0)).stylize_before("on $surface") for line in lines]
+        return [
+            line.pad_right(max(width - line.cell_length, 0)).stylize_before("on $surface") for line in lines
+        ]
 
     def _once(self, key: tuple[object, ...], make: Callable[[], Lines]) -> Lines:
         if not self._is_growing:

@@ -48,7 +48,7 @@ class Pace:
                 asyncio.get_running_loop().call_soon(action)
 
     def put_off(self, action: Callable[[], None], seconds: float) -> Callable[[], None]:
-        """Do something in so many seconds; while somebody types, behind a letter. Returns how to cancel it."""
+        """Do it in so many seconds; while somebody types, behind a letter. Returns what cancels it."""
         loop = asyncio.get_running_loop()
         due = perf_counter() + seconds
         handles: list[asyncio.TimerHandle] = []
@@ -75,8 +75,9 @@ class Pace:
 
 
 class SizedOnce:
-    """Grows without a second layout: Textual asks for one whenever a layout changed a size. Mixed into a widget,
-    whose CSS Textual inherits from its first base that is one.
+    """Grows without a second layout: Textual asks for one whenever a layout changed a size.
+
+    Mixed into a widget, and none itself: Textual inherits CSS from the first base that is one.
     """
 
     virtual_size: Any

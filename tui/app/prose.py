@@ -1,10 +1,9 @@
-"""A Markdown text as one widget that draws its lines itself, and grows without the rest being laid out again."""
+"""A Markdown text as one widget that draws its own lines, and grows without laying out the rest again."""
 
 from collections.abc import Callable
 from time import perf_counter
 
 from rich.segment import Segment
-from textual.content import Content
 from textual.geometry import Region, Size
 from textual.selection import Selection
 from textual.strip import Strip

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnemos.attention.compiled import kernels
+from mnemos.attention.compiled_read import can_weigh, weighed_spans
 from mnemos.attention.memory_codec import RouteKeys
 
 BLOCK_TOKENS = 4096
@@ -21,6 +23,16 @@ def span_sums(rows: Sequence[Tensor], records: Sequence[RouteKeys]) -> Tensor:
     `rows` has the scaled queries of each key head, `[query tokens, head_dim]`. The softmax of a row runs over
     the tokens of all records.
     """
+    if (library := kernels()) is not None and records:
+        codes = [record.held for record in records if record.scale is not None]
+        scales = [record.scale for record in records if record.scale is not None]
+        if len(scales) == len(records) and can_weigh(scales[0].shape[1]):
+            return weighed_spans(library, rows, codes, scales, [each.span_tokens for each in records])
+    return _plain_sums(rows, records)
+
+
+def _plain_sums(rows: Sequence[Tensor], records: Sequence[RouteKeys]) -> Tensor:
+    """`span_sums` in PyTorch's own products."""
     sums: list[list[Tensor]] = [[] for _ in rows]  # by key head, of each block: [query tokens, spans]
     tops: list[list[Tensor]] = [[] for _ in rows]  # the highest scores, which its sums are relative to
     for block in _blocks(records):

@@ -22,7 +22,7 @@ from mnemos.errors import UsageError
 
 COMPILE_ENV = "MNEMOS_COMPILE"
 COMPILERS = ("cc", "gcc", "clang")
-ABI = 2
+ABI = 3
 _FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-Wno-psabi", "-fPIC", "-shared", "-pthread")
 _TARGETS = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler takes
 _COMPILE_S = 120
@@ -130,7 +130,7 @@ def _compile(command: list[str], path: Path) -> None:
     folder = resources.as_file(resources.files("mnemos.attention").joinpath("native"))
     with folder as source, atomic_path(path) as temporary:
         done = subprocess.run(
-            [*command, str(source / "step.c"), "-o", str(temporary), "-lm"],
+            [*command, *map(str, sorted(source.glob("*.c"))), "-o", str(temporary), "-lm"],
             capture_output=True,
             timeout=_COMPILE_S,
             check=False,
@@ -164,6 +164,10 @@ def _load(path: Path) -> ctypes.CDLL:
     library.mnemos_packed_bytes.restype = ctypes.c_size_t
     library.mnemos_pack.argtypes = [pointer, integer, integer, integer, real, pointer, integer]
     library.mnemos_pack.restype = real
+    library.mnemos_expand_kv.argtypes = [pointer, integer]
+    library.mnemos_turn_keys.argtypes = [pointer, ctypes.c_int64, integer, integer, integer, integer, pointer]
+    weighing = library.mnemos_route_mass
+    weighing.argtypes = [pointer, integer, pointer, integer, integer, pointer, pointer, integer]
     if library.mnemos_abi() != ABI:
         raise ValueError("the compiled kernels are of another version")
     return library

@@ -14,7 +14,7 @@ Routing payload:
     keys int8 [tokens, key_heads, head_dim] | key scales fp16 [key_heads, head_dim] | hidden mean fp16
     [hidden]
 
-With vectors of a trained router the magic is 'MRT2' and there follow
+With vectors of a trained router or a sentence encoder the magic is 'MRT2' and there follow
 
     form of the vectors, 8 bytes | vectors u16 | dims u16 | vectors int8 [vectors, dims]
 """
@@ -29,8 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnemos.attention.compiled import kernels
+from mnemos.attention.compiled_read import can_expand
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.kv import SpanKV
+from mnemos.attention.packed_span import PackedSpan
 from mnemos.attention.quantize import (
     dequantize_keys,
     dequantize_values,
@@ -51,6 +54,7 @@ _KV_MAGIC = b"MKV1"
 _ROUTE_MAGIC = b"MRT1"
 _VECTOR_MAGIC = b"MRT2"
 _VECTOR_HEAD = struct.Struct("<8sHH")
+VECTOR_HEAD_BYTES = _VECTOR_HEAD.size
 _RAW = {16: torch.bfloat16, 32: torch.float32}
 
 
@@ -58,26 +62,35 @@ _RAW = {16: torch.bfloat16, 32: torch.float32}
 class RouteKeys:
     """Routing record of one memory."""
 
-    keys: Tensor  # [key_heads, tokens, head_dim], fp32
+    held: Tensor  # [key_heads, tokens, head_dim], fp32; with a scale int8, [tokens, key_heads, head_dim]
     span_tokens: tuple[int, ...]
     hidden: Tensor  # [hidden], fp32: mean hidden state, centred by the calibration
     vectors: Tensor | None = None  # [vectors, dims], int8
     form: str = ""  # of the projection that made them
+    scale: Tensor | None = None  # [key_heads, head_dim], fp32
+
+    @property
+    def keys(self) -> Tensor:
+        """`[key_heads, tokens, head_dim]`, fp32."""
+        if self.scale is None:
+            return self.held
+        return (self.held * self.scale).transpose(0, 1).contiguous()
 
     @property
     def tokens(self) -> int:
-        return self.keys.shape[1]
+        return self.held.shape[1 if self.scale is None else 0]
 
     @property
     def nbytes(self) -> int:
-        return self.keys.nbytes + self.hidden.nbytes + (0 if self.vectors is None else self.vectors.nbytes)
+        return sum(each.nbytes for each in self._tensors())
 
     def zero_(self) -> None:
         """Overwrite the tensors, so that erased content does not linger in freed memory."""
-        self.keys.zero_()
-        self.hidden.zero_()
-        if self.vectors is not None:
-            self.vectors.zero_()
+        for each in self._tensors():
+            each.zero_()
+
+    def _tensors(self) -> list[Tensor]:
+        return [each for each in (self.held, self.scale, self.hidden, self.vectors) if each is not None]
 
 
 def encode_kv(spans: Sequence[SpanKV], bits: TraceBits) -> bytes:
@@ -90,19 +103,28 @@ def encode_kv(spans: Sequence[SpanKV], bits: TraceBits) -> bytes:
             parts += [_bytes(t.to(_RAW[bits])) for t in (span.k, span.v)]
             continue
         width: Literal[4, 8] = 4 if bits == 4 else 8
+        if span.k.is_cuda:
+            from mnemos.attention.kernels.dispatch import quantize_pack  # which reads this module's format
+
+            packed = quantize_pack(span.k.contiguous(), span.v.contiguous(), width)
+            parts += [_bytes(part) for part in packed]
+            continue
         for codes, scales in (quantize_keys(span.k, width), quantize_values(span.v, width)):
             parts += [_bytes(pack_nibbles(codes) if width == 4 else codes), _bytes(scales)]
     return b"".join(parts)
 
 
-def decode_kv(payload: bytes, config: ModelConfig, dtype: torch.dtype) -> list[SpanKV]:
-    """A KV payload to its spans in `dtype`.
+def decode_kv(
+    payload: bytes | bytearray, config: ModelConfig, dtype: torch.dtype, *, packed: bool = False
+) -> list[SpanKV]:
+    """A KV payload to its spans in `dtype`; with `packed` those of four and eight bits are expanded where
+    they are attended to, if there are kernels to do it.
 
     Raises `ModelMismatchError` when it has another model's shape, `BankUnreadableError` when it is malformed.
     """
     try:
         magic, bits, layers, kv_heads, dim, count = _KV_HEAD.unpack_from(payload)
-        sizes = struct.unpack_from(f"<{count}I", payload, _KV_HEAD.size)
+        lengths = struct.unpack_from(f"<{count}I", payload, _KV_HEAD.size)
     except struct.error:
         raise _malformed("a KV block is shorter than its header") from None
     if magic != _KV_MAGIC or bits not in (4, 8, 16, 32):
@@ -113,16 +135,23 @@ def decode_kv(payload: bytes, config: ModelConfig, dtype: torch.dtype) -> list[S
             "to use"
         )
     reader = _Reader(payload, _KV_HEAD.size + 4 * count)
-    spans = []
-    for tokens in sizes:
+    library = kernels() if bits not in _RAW and can_expand(dim, dtype) else None
+    spans: list[SpanKV] = []
+    for tokens in lengths:
         shape = (layers, kv_heads, tokens, dim)
         reader.require(2 * layers * kv_heads * tokens * dim * bits // 8)  # before room is made for them
         if bits in _RAW:
             spans.append(SpanKV(*(reader.take(shape, _RAW[bits]).to(dtype) for _ in range(2))))
             continue
-        k, v = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
         k_scales = (2, layers, kv_heads, len(token_groups(tokens)), dim)
         v_scales = (2, layers, kv_heads, tokens, dim // value_group(dim))
+        if library is not None:
+            codes = math.prod(shape) * bits // 8
+            sizes = (codes, 2 * math.prod(k_scales), codes, 2 * math.prod(v_scales))
+            span = PackedSpan(library, reader.own(sum(sizes)), sizes, shape, bits, dtype)
+            spans.append(span if packed else span.expanded())
+            continue
+        k, v = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
         dequantize_keys(reader.codes(shape, bits), reader.take(k_scales, torch.float16), k)
         dequantize_values(reader.codes(shape, bits), reader.take(v_scales, torch.float16), v)
         spans.append(SpanKV(k, v))
@@ -150,9 +179,9 @@ def encode_route(
     return b"".join(parts)
 
 
-def decode_route(payload: bytes) -> RouteKeys:
-    """A routing payload to fp32 keys, hidden mean and vectors. Raises `BankUnreadableError` when it is
-    malformed.
+def decode_route(payload: bytes, *, coded: bool = False) -> RouteKeys:
+    """A routing payload to keys, hidden mean and vectors; with `coded` the keys stay in eight bits. Raises
+    `BankUnreadableError` when it is malformed.
     """
     try:
         magic, heads, dim, width, count = _ROUTE_HEAD.unpack_from(payload)
@@ -179,17 +208,32 @@ def decode_route(payload: bytes) -> RouteKeys:
         )
     codes = np.frombuffer(payload, np.int8, codes_end - start, start).reshape(tokens, heads, dim)
     scale = np.frombuffer(payload, np.float16, heads * dim, codes_end).reshape(heads, dim).astype(np.float32)
+    hidden = torch.from_numpy(np.frombuffer(payload, np.float16, width, scale_end).astype(np.float32))
+    if coded:
+        held = torch.from_numpy(codes.copy())
+        return RouteKeys(held, sizes, hidden, vectors, form, torch.from_numpy(scale))
     keys = np.multiply(codes, scale, dtype=np.float32).swapaxes(0, 1)
-    hidden = np.frombuffer(payload, np.float16, width, scale_end).astype(np.float32)
-    return RouteKeys(
-        torch.from_numpy(np.ascontiguousarray(keys)), sizes, torch.from_numpy(hidden), vectors, form
-    )
+    return RouteKeys(torch.from_numpy(np.ascontiguousarray(keys)), sizes, hidden, vectors, form)
 
 
 class _Reader:
-    def __init__(self, payload: bytes, offset: int) -> None:
-        self._data = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+    def __init__(self, payload: bytes | bytearray, offset: int) -> None:
+        self._payload = payload
         self._offset = offset
+        self._copied: Tensor | None = None
+
+    @property
+    def _data(self) -> Tensor:
+        if self._copied is None:  # tensors are writable, a payload is not
+            self._copied = torch.frombuffer(bytearray(self._payload), dtype=torch.uint8)
+        return self._copied
+
+    def own(self, size: int) -> np.ndarray:
+        """The next bytes, to be written to: the payload's own where it was made for that."""
+        self.require(size)
+        data = np.frombuffer(self._payload, np.uint8, size, self._offset)
+        self._offset += size
+        return data if data.flags.writeable else data.copy()
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         size = math.prod(shape) * dtype.itemsize
@@ -203,7 +247,7 @@ class _Reader:
 
     def require(self, size: int) -> None:
         """Raises `BankUnreadableError` when fewer bytes are left."""
-        if self._offset + size > len(self._data):
+        if self._offset + size > len(self._payload):
             raise _malformed("a memory's trace is shorter than its header says")
 
     def codes(self, shape: tuple[int, ...], bits: int) -> Tensor:
@@ -212,12 +256,12 @@ class _Reader:
         return unpack_nibbles(self.take((*shape[:-1], shape[-1] // 2), torch.uint8))
 
     def finish(self) -> None:
-        if self._offset != len(self._data):
+        if self._offset != len(self._payload):
             raise _malformed("a memory's trace is longer than its header says")
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _malformed(what: str) -> BankUnreadableError:

@@ -5,6 +5,7 @@ look at.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ class RouteQuery:
 
     queries: Tensor  # [retrieval heads, tokens, head_dim], fp32, for scores at head_dim ** -0.5
     hidden: Tensor | None  # [hidden], fp32, centred
-    vector: Tensor | None = None  # [dims], int8, of a trained router
+    vector: Tensor | None = None  # [dims], int8, of a trained router or a sentence encoder
 
 
 def route_query(
@@ -32,12 +33,15 @@ def route_query(
     cache: KVCache,
     tokens: Sequence[int],
     projection: Projection | None = None,
+    threads: int | None = None,
 ) -> RouteQuery:
-    """Run `tokens` behind the cache as far as routing needs; the cache is left as it was."""
+    """Run `tokens` behind the cache as far as routing needs; the cache is left as it was. `threads` are of
+    compiled code, all of PyTorch's without a number.
+    """
     layers = tuple(dict.fromkeys(layer for layer, _ in calibration.key_heads))
     hidden_layers = () if calibration.hidden_layer is None else (calibration.hidden_layer,)
     projected = () if projection is None else (projection.layer,)
-    collect = Collect(query_layers=layers, hidden_layers=(*hidden_layers, *projected))
+    collect = Collect(layers, (*hidden_layers, *projected), few_bits=True, threads=threads)
     decoder.probe(tokens, cache, collect)
     queries = torch.stack([collect.queries[layer][head] for layer, head in calibration.key_heads])
     # Scores are taken at head_dim ** -0.5; the queries carry what a family's own scale differs by.
@@ -58,34 +62,46 @@ def span_mass(
     """
     if not records:
         return torch.empty(0)
+    heads, tokens, dim = query.queries.shape
+    rows = [queries * dim**-0.5 for queries in asked_of_keys(query, calibration, group)]
+    return span_sums(rows, records) / float(heads * tokens)
+
+
+def asked_of_keys(query: RouteQuery, calibration: Calibration, group: int) -> list[Tensor]:
+    """The queries of the retrieval heads behind each key head, `[queries, head_dim]`, in the order of
+    `key_pairs`.
+    """
     pairs = key_pairs(calibration, group)
     behind = [pairs.index((layer, head // group)) for layer, head in calibration.key_heads]
-    scaled = query.queries * query.queries.shape[-1] ** -0.5
-    rows = [  # the heads that read the same keys go together
-        torch.cat([scaled[head] for head, read in enumerate(behind) if read == pair])
+    return [  # the heads that read the same keys go together
+        torch.cat([query.queries[head] for head, read in enumerate(behind) if read == pair])
         for pair in range(len(pairs))
     ]
-    return span_sums(rows, records) / float(scaled.shape[0] * scaled.shape[1])
 
 
 def record_mass(mass: Tensor, records: Sequence[RouteKeys]) -> Tensor:
     """Log of the mass of each record, `[records]`, from that of its spans."""
-    counts = torch.tensor([len(record.span_tokens) for record in records])
-    owner = torch.repeat_interleave(torch.arange(len(records)), counts)
-    return torch.zeros(len(records)).index_add_(0, owner, mass).clamp_min(1e-12).log()
+    # In numpy: for so few numbers PyTorch's logarithm wakes threads, which takes longer than all of it.
+    owner = np.repeat(np.arange(len(records)), [len(record.span_tokens) for record in records])
+    whole = np.bincount(owner, mass.numpy(), len(records))
+    return torch.from_numpy(np.log(whole.clip(1e-12)).astype(np.float32))
 
 
-def vector_similarity(query: RouteQuery, records: Sequence[RouteKeys], form: str) -> Tensor:
-    """How near each record's nearest vector comes, `[memories]`; the mean of the others for one without
-    any.
+def vector_similarity(query: RouteQuery, vectors: Sequence[Tensor | None]) -> Tensor:
+    """How near each memory's nearest vector comes, `[memories]`; the mean of the others for one without
+    any. `vectors` are `[vectors, dims]` each, in int8.
     """
-    assert query.vector is not None, "a query of a trained router"
-    near = torch.full((len(records),), torch.nan)
-    for at, record in enumerate(records):
-        if record.vectors is not None and record.form == form:
-            near[at] = similarity(query.vector, record.vectors).max()
-    known = near[~near.isnan()]
-    return near.nan_to_num(nan=float(known.mean()) if len(known) else 0.0)
+    assert query.vector is not None, "a query with a vector"
+    known = [(at, each) for at, each in enumerate(vectors) if each is not None]
+    if not known:
+        return torch.zeros(len(vectors))
+    owner = torch.repeat_interleave(
+        torch.tensor([at for at, _ in known]), torch.tensor([len(each) for _, each in known])
+    )
+    products = similarity(query.vector, torch.cat([each for _, each in known]))
+    near = torch.full((len(vectors),), -torch.inf).scatter_reduce(0, owner, products, "amax")
+    is_known = near > -torch.inf
+    return torch.where(is_known, near, near[is_known].mean())
 
 
 def hidden_cosine(query: RouteQuery, records: Sequence[RouteKeys]) -> Tensor:

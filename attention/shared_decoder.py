@@ -67,7 +67,7 @@ class SharedDecoder(Decoder):
     @torch.inference_mode()
     def _look(self, tokens: Sequence[int], cache: KVCache, *, collect: Collect | None) -> None:
         assert collect is not None, "a probe collects something"
-        self._run(tokens, cache, collect, collect.last_layer + 1)
+        self._look_at(tokens, cache, collect)
 
     def _in_pieces(
         self,
@@ -149,7 +149,13 @@ def _like(collect: Collect | None) -> Collect | None:
     """An empty one that asks for the same."""
     if collect is None:
         return None
-    return Collect(collect.query_layers, collect.hidden_layers, collect.memory_mass)
+    return Collect(
+        collect.query_layers,
+        collect.hidden_layers,
+        collect.memory_mass,
+        few_bits=collect.few_bits,
+        threads=collect.threads,
+    )
 
 
 def _gather(parts: Sequence[Collect], into: Collect) -> None:

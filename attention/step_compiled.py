@@ -5,8 +5,9 @@ be verified without changing a reply.
 """
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -17,10 +18,11 @@ from mnemos.attention.config import ModelConfig
 from mnemos.attention.kv import KVCache
 
 if TYPE_CHECKING:
-    from mnemos.attention.decoder import Decoder, Layer
+    from mnemos.attention.decoder import Collect, Decoder, Layer
 
 PackedFormat = Literal["auto", "int8", "int4"]
 MAX_ROWS = 16  # tokens that one call takes: beyond, products of whole matrices are the faster way
+_LOOK_ROWS = 64  # tokens of a look that one call takes
 GROUP = 32  # columns that share a scale
 _EXACT = 0.05  # steps of a group: four bits hold a four-bit file's weights to less, others' they don't
 _ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
@@ -88,6 +90,9 @@ class _Call(ctypes.Structure):
         ("x", ctypes.c_void_p),
         ("place", ctypes.c_void_p),
         ("logits", ctypes.c_void_p),
+        ("layers", ctypes.c_int32),
+        ("queries", ctypes.c_void_p),
+        ("hidden", ctypes.c_void_p),
     )
 
 
@@ -153,9 +158,34 @@ class CompiledStep:
         counts = [len(tokens) for tokens, _ in rows]
         return list(torch.split(self._run(decoder, rows, sum(counts)), counts))
 
+    def look(self, decoder: "Decoder", tokens: Sequence[int], cache: KVCache, collect: "Collect") -> None:
+        """Append tokens as far as `collect` needs, and fill it; of layers above, the cache has nothing."""
+        config = decoder.config
+        for start in range(0, len(tokens), _LOOK_ROWS):
+            piece = tokens[start : start + _LOOK_ROWS]
+            queries = {
+                layer: torch.empty(len(piece), config.heads, config.head_dim)
+                for layer in collect.query_layers
+            }
+            hidden = {layer: torch.empty(len(piece), config.hidden_size) for layer in collect.hidden_layers}
+            self._run(decoder, [(piece, cache)], 0, queries, hidden, collect.threads)
+            for layer, found in queries.items():
+                _join(collect.queries, layer, found.transpose(0, 1), 1)
+            for layer, found in hidden.items():
+                _join(collect.hidden, layer, found, 0)
+
     def _run(
-        self, decoder: "Decoder", rows: Sequence[tuple[Sequence[int], KVCache]], logit_rows: int
+        self,
+        decoder: "Decoder",
+        rows: Sequence[tuple[Sequence[int], KVCache]],
+        logit_rows: int,
+        queries: Mapping[int, Tensor] = MappingProxyType({}),
+        hidden: Mapping[int, Tensor] = MappingProxyType({}),
+        threads: int | None = None,
     ) -> Tensor:
+        """With `queries [rows, heads, head_dim]` and `hidden [rows, hidden]` by layer, those are filled and
+        no layer above them is run.
+        """
         model = self._model or self._pack(decoder)
         for tokens, cache in rows:
             cache.reserve(len(tokens))
@@ -172,10 +202,13 @@ class CompiledStep:
             turns.append(spans[0] if len(spans) == 1 else torch.cat(spans))
         places = (_Place * len(flat))(*(place for tokens, cache in rows for place in _places(cache, tokens)))
         logits = torch.empty(logit_rows, model.vocab)
-        call = _Call(len(flat), torch.get_num_threads(), logit_rows)
+        call = _Call(len(flat), threads or torch.get_num_threads(), logit_rows)
         for index, turn in enumerate(turns):
             call.rotary[index] = turn.data_ptr()
         call.x, call.place, call.logits = x.data_ptr(), ctypes.addressof(places), logits.data_ptr()
+        call.layers = max((*queries, *hidden), default=model.layers - 1) + 1
+        kept = [_addresses(found, model.layers) for found in (queries, hidden)]
+        call.queries, call.hidden = (None if each is None else ctypes.addressof(each) for each in kept)
         if self.library.mnemos_step(ctypes.byref(model), ctypes.byref(call)):
             raise MemoryError("no memory for a step")
         for tokens, cache in rows:
@@ -240,6 +273,17 @@ class CompiledStep:
         wide = tensor.float().contiguous()
         self._kept.append(wide)
         return wide.data_ptr()
+
+
+def _addresses(found: Mapping[int, Tensor], layers: int) -> "ctypes.Array[ctypes.c_void_p] | None":
+    """Of what a call keeps, by layer."""
+    if not found:
+        return None
+    return (ctypes.c_void_p * layers)(*(found[i].data_ptr() if i in found else None for i in range(layers)))
+
+
+def _join(found: dict[int, Tensor], layer: int, piece: Tensor, dim: int) -> None:
+    found[layer] = torch.cat([found[layer], piece], dim) if layer in found else piece
 
 
 def _places(cache: KVCache, tokens: Sequence[int]) -> Iterator[_Place]:

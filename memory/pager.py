@@ -1,32 +1,34 @@
-"""Brings KV blocks from the bank to where attention reads them, and keeps some of them decoded."""
+"""Brings KV blocks from the bank to host memory, and keeps some of them there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
 
+from mnemos.attention.admission import S3Fifo
 from mnemos.attention.kv import SpanKV
 from mnemos.errors import NotFoundError
-from mnemos.memory.admission import S3Fifo
 
 DEFAULT_BUDGET_BYTES = 512 * 1024 * 1024
 
 Key = tuple[str, str]  # namespace, memory id
+Decode = Callable[[bytes | bytearray], list[SpanKV]]
+ReadMany = Callable[[str, Sequence[str], Decode], Mapping[str, list[SpanKV]]]
 
 
 class Pager:
-    """Decoded KV blocks in host memory, bounded in bytes; `admission.py` says which.
+    """KV blocks in host memory, bounded in bytes; `admission.py` says which.
 
-    `read(namespace, id)` gives a block's payload, `read_many(namespace, ids)` those of several at once, as
-    far as they are there; `decode(payload)` its spans. What was erased is zeroed here too.
+    `read(namespace, id)` gives a block's payload and `decode(payload)` its spans; `read_many(namespace, ids,
+    decode)` the spans of several at once, as far as they are there. What was erased is zeroed here too.
     """
 
     def __init__(
         self,
         read: Callable[[str, str], bytes],
-        decode: Callable[[bytes], list[SpanKV]],
+        decode: Decode,
         *,
         budget_bytes: int = DEFAULT_BUDGET_BYTES,
-        read_many: Callable[[str, Sequence[str]], Mapping[str, bytes]] | None = None,
+        read_many: ReadMany | None = None,
     ) -> None:
         self._read = read
         self._read_many = read_many
@@ -44,16 +46,16 @@ class Pager:
 
         Raises NotFoundError when one is gone.
         """
-        payloads, drops = self._payloads(namespace, ids)
-        return [self._one((namespace, each), payloads.get(each), drops) for each in ids]
+        read, drops = self._together(namespace, ids)
+        return [self._one((namespace, each), read.get(each), drops) for each in ids]
 
     def page_present(self, namespace: str, ids: Sequence[str]) -> dict[str, list[SpanKV]]:
         """As `page`, by id; what is gone is left out."""
-        payloads, drops = self._payloads(namespace, ids)
+        read, drops = self._together(namespace, ids)
         found: dict[str, list[SpanKV]] = {}
         for memory_id in ids:
             with suppress(NotFoundError):
-                found[memory_id] = self._one((namespace, memory_id), payloads.get(memory_id), drops)
+                found[memory_id] = self._one((namespace, memory_id), read.get(memory_id), drops)
         return found
 
     def keys(self) -> list[tuple[str, str]]:
@@ -72,25 +74,25 @@ class Pager:
                         span.zero_()
             self.bytes = self._policy.bytes
 
-    def _payloads(self, namespace: str, ids: Sequence[str]) -> tuple[Mapping[str, bytes], int]:
+    def _together(self, namespace: str, ids: Sequence[str]) -> tuple[Mapping[str, list[SpanKV]], int]:
         """What one read brings of several blocks that are not held; and what had been dropped before it."""
         with self._lock:
             drops = self._drops
             missing = [each for each in dict.fromkeys(ids) if (namespace, each) not in self._held]
         if self._read_many is None or len(missing) < 2:
             return {}, drops
-        return self._read_many(namespace, missing), drops
+        return self._read_many(namespace, missing, self._decode), drops
 
-    def _one(self, key: Key, payload: bytes | None, drops: int) -> list[SpanKV]:
+    def _one(self, key: Key, read: list[SpanKV] | None, drops: int) -> list[SpanKV]:
         with self._lock:
             if key in self._held:
                 self._policy.touch(key)
                 self.hits += 1
                 return self._held[key]
             self.misses += 1
-            if payload is None:
+            if read is None:
                 drops = self._drops
-        spans = self._decode(self._read(*key) if payload is None else payload)
+        spans = self._decode(self._read(*key)) if read is None else read
         size = sum(span.nbytes for span in spans)
         with self._lock:
             if key not in self._held and drops == self._drops:

@@ -48,6 +48,7 @@ class PooledRecaller(Recaller):
     """A bank as an MSA checkpoint reads it."""
 
     def _prepare(self, store: Store, model: LanguageModel) -> None:
+        self._embedder = None
         self._projection = None  # such a checkpoint brings a trained router
         config, dtype = model.config, model.decoder.dtype
         self.encoder = PooledEncoder(store, model)
@@ -185,7 +186,7 @@ class PooledRecaller(Recaller):
 
         def read(index: int) -> SpanKV:
             with torch.inference_mode(False):  # what the pager holds is overwritten when it is erased
-                return self.pager.page(namespace, [ids[index]])[0][0]
+                return self.pager.page(namespace, [ids[index]])[0][0].dense()
 
         return Documents(ids, PooledKeys(keys, chunks, read))
 

@@ -2,10 +2,13 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
+from typing import TypeVar
+
+import torch
 
 from mnemos.errors import BankFullError, BankLockedError, BankReadOnlyError, NotFoundError
 from mnemos.memory.convert import to_memory
@@ -13,6 +16,7 @@ from mnemos.memory.encoder import MemoryEncoder
 from mnemos.store.records import TraceDraft
 from mnemos.store.store import Store
 
+Made = TypeVar("Made")
 _SPARED = 64  # memories revived last: their use is provenance only once the reply is kept
 
 
@@ -63,13 +67,19 @@ class KVSource:
             self.revived.add(len(draft.kv), (time.perf_counter() - started) * 1e3)
         return draft.kv
 
-    def read_many(self, namespace: str, ids: Sequence[str]) -> dict[str, bytes]:
-        """Of those that are vivid, from the bank's files in the order they lie there."""
+    def read_many(
+        self, namespace: str, ids: Sequence[str], decode: Callable[[bytes | bytearray], Made]
+    ) -> dict[str, Made]:
+        """What `decode` makes of those that are vivid, from the bank's files in the order they lie there."""
         started = time.perf_counter()
-        found = self._store.get_kvs(namespace, ids)
-        with self._lock:
-            for payload in found.values():
+
+        def made(payload: bytes | bytearray) -> Made:
+            with self._lock:
                 self.disk.add(len(payload))
+            return decode(payload)
+
+        found = self._store.made_of_kvs(namespace, ids, made, torch.get_num_threads())
+        with self._lock:
             self.disk.ms += (time.perf_counter() - started) * 1e3
         return found
 

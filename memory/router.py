@@ -11,32 +11,45 @@ from dataclasses import dataclass
 from datetime import datetime, time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mnemos.attention.memory_codec import RouteKeys
 from mnemos.attention.models import LanguageModel
-from mnemos.attention.routing import RouteQuery, hidden_cosine, record_mass, span_mass, vector_similarity
+from mnemos.attention.routing import (
+    RouteQuery,
+    asked_of_keys,
+    hidden_cosine,
+    record_mass,
+    span_mass,
+    vector_similarity,
+)
 from mnemos.memory.records import RouterName
+from mnemos.memory.role_cues import ROLES, assistant_signal
 from mnemos.memory.route_index import RouteIndex
 from mnemos.memory.time_cues import Days, day_of, days_spoken_of, overlaps
+from mnemos.store.candidates import Candidates
 from mnemos.store.nearby import Place
 from mnemos.store.selectors import Condition, between
 from mnemos.store.store import Store
 
 if TYPE_CHECKING:
+    from mnemos.attention.gpu.resident_keys import ResidentKeys
     from mnemos.memory.vector_index import VectorIndex
 
 LEXICAL_CANDIDATES = 256
 RECENT_CANDIDATES = 768
 VECTOR_CANDIDATES = 128
 TIME_CANDIDATES = 64  # of each span of days that the query names
-TIME_BONUS = 2.0  # of a memory of those days, in deviations of the other signals
+TIME_BONUS = 3.0  # of a memory of those days, in deviations of the other signals
+ASSISTANT_COST = 1.0  # of what the assistant said, unless it is asked for, likewise
+PHRASE_BONUS = 5.0  # of one with the pairs of rare words of the query, likewise
 _READ_FOR_DAYS = 1000  # characters of a memory
 _NARROWED = 32  # times as many are looked at where a condition leaves some out
 _NEIGHBOURLY = 32  # best lexical candidates whose neighbours become candidates too
 _NEAR_BEST = 0.5  # share of the best score that a memory needs to be read beside it
 _WORD = re.compile(r"\w\w+")
-_ROLES = frozenset({"user", "assistant"})  # everybody's: to name them tells nothing apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +63,35 @@ class Scored:
     spans: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The memories to be scored for one query, and what there is to score them by."""
+
+    candidates: Candidates
+    records: dict[str, RouteKeys]
+    phrases: dict[str, float]  # by memory id: how telling the pairs of words it shares are
+    days: Sequence[Days]  # that the query names
+    asked: datetime
+    as_of: int  # what had been dropped of the keys on a device before the records were read
+
+
 class Router:
     """Scores the memories of a namespace for one query."""
 
     def __init__(
-        self, store: Store, routes: RouteIndex, model: LanguageModel, vectors: "VectorIndex | None" = None
+        self,
+        store: Store,
+        routes: RouteIndex,
+        model: LanguageModel,
+        vectors: "VectorIndex | None" = None,
+        resident: "ResidentKeys | None" = None,
     ) -> None:
-        """`vectors` are those of the trained router in the model's calibration, if it has one."""
+        """`vectors` are those of the calibration's trained router or sentence encoder; `resident` keeps
+        token keys where the model runs on a device.
+        """
+        self._resident = resident
         self._store = store
         self._vectors = vectors
-        trained = model.calibration.vectors
-        self._form = "" if trained is None else trained.form
         self._routes = routes
         self._calibration = model.calibration
         self._group = model.config.heads // model.config.kv_heads
@@ -75,10 +106,62 @@ class Router:
         router: RouterName = "full",
         where: Condition | None = None,
         now: datetime | None = None,
+        looked: Looked | None = None,
     ) -> list[Scored]:
         """The best `limit` memories of those that `where` allows, best first. `latent` leaves out words,
-        names and days. `now` is when the query is asked.
+        names and days. `now` is when the query is asked. `looked` is what `look` found for the same.
         """
+        looked = looked or self.look(namespace, query, states.vector, router=router, where=where, now=now)
+        asked, days, found = looked.asked, looked.days, looked.records
+        lexical, placed = looked.candidates.lexical, looked.candidates.places
+        ids = list(found)
+        if not ids:
+            return []
+        records = list(found.values())
+        spans = self._span_mass(namespace, states, looked)
+        signals = {"mass": record_mass(spans, records)}
+        if states.hidden is not None:
+            signals["hidden"] = hidden_cosine(states, records)
+        if states.vector is not None and self._vectors is not None:
+            signals["vector"] = vector_similarity(states, self._vectors_of(namespace, ids, records))
+        if router == "full":
+            signals["lexical"] = torch.tensor([lexical.get(memory_id, 0.0) for memory_id in ids])
+            signals["speaker"] = speaker_signal(query, ids, placed)
+        fused, signals["neighbours"] = fuse(signals, self._calibration.weights, *neighbours_of(ids, placed))
+        if router == "full" and (aside := assistant_signal(query, ids, placed)) is not None:
+            signals["assistant"] = aside
+            fused = fused - ASSISTANT_COST * aside
+        if looked.phrases:
+            signals["phrase"] = torch.tensor([looked.phrases.get(memory_id, 0.0) for memory_id in ids])
+            fused = fused + PHRASE_BONUS * signals["phrase"]
+        if days:
+            signals["time"] = self._time_signal(namespace, ids, days, asked)
+            fused = fused + TIME_BONUS * signals["time"]
+        order = fused.argsort(descending=True, stable=True)[:limit].tolist()
+        standing = standardised(signals["mass"])
+        ends = np.cumsum([len(record.span_tokens) for record in records]).tolist()
+        return [
+            Scored(
+                ids[i],
+                float(fused[i]),
+                {name: float(values[i]) for name, values in signals.items()},
+                float(standing[i]),
+                tuple(spans[ends[i] - len(records[i].span_tokens) : ends[i]].tolist()),
+            )
+            for i in order
+        ]
+
+    def look(
+        self,
+        namespace: str,
+        query: str,
+        vector: Tensor | None,
+        *,
+        router: RouterName = "full",
+        where: Condition | None = None,
+        now: datetime | None = None,
+    ) -> Looked:
+        """The memories to be scored for a query, with their routing records; `vector` is the query's."""
         asked = (now or datetime.now()).astimezone(None if now is None else now.tzinfo)
         days = days_spoken_of(query, asked) if router == "full" else []
         candidates = self._store.candidates(
@@ -88,49 +171,35 @@ class Router:
             recent=RECENT_CANDIDATES,
             beside=_NEIGHBOURLY,
             where=where,
-            more=[*self._alike(namespace, states, where), *self._then(namespace, days, asked, where)],
+            more=[*self._alike(namespace, vector, where), *self._then(namespace, days, asked, where)],
         )
-        lexical, placed = candidates.lexical, candidates.places
-        found = self._routes.records(namespace, list(placed))
-        ids = list(found)
-        if not ids:
-            return []
-        records = list(found.values())
-        spans = span_mass(states, records, self._calibration, self._group)
-        signals = {"mass": record_mass(spans, records)}
-        if states.hidden is not None:
-            signals["hidden"] = hidden_cosine(states, records)
-        if states.vector is not None:
-            signals["vector"] = vector_similarity(states, records, self._form)
-        if router == "full":
-            signals["lexical"] = torch.tensor([lexical.get(memory_id, 0.0) for memory_id in ids])
-            signals["speaker"] = speaker_signal(query, ids, placed)
-        fused, signals["neighbours"] = fuse(signals, self._calibration.weights, *neighbours_of(ids, placed))
-        if days:
-            signals["time"] = self._time_signal(namespace, ids, days, asked)
-            fused = fused + TIME_BONUS * signals["time"]
-        order = fused.argsort(descending=True, stable=True)[:limit].tolist()
-        standing = standardised(signals["mass"])
-        by_record = torch.split(spans, [len(record.span_tokens) for record in records])
-        return [
-            Scored(
-                ids[i],
-                float(fused[i]),
-                {name: float(values[i]) for name, values in signals.items()},
-                float(standing[i]),
-                tuple(by_record[i].tolist()),
-            )
-            for i in order
-        ]
+        as_of = 0 if self._resident is None else self._resident.drops
+        records = self._routes.records(namespace, list(candidates.places))
+        phrases = self._store.phrases(namespace, query) if router == "full" else {}
+        return Looked(candidates, records, phrases, days, asked, as_of)
 
-    def _alike(self, namespace: str, states: RouteQuery, where: Condition | None) -> list[str]:
+    def _alike(self, namespace: str, vector: Tensor | None, where: Condition | None) -> list[str]:
         """Those whose vectors are the nearest: old ones, too, that share no word with the query."""
-        if self._vectors is None or states.vector is None:
+        if self._vectors is None or vector is None:
             return []
         most = VECTOR_CANDIDATES if where is None else _NARROWED * VECTOR_CANDIDATES
-        near = self._vectors.nearest(namespace, states.vector.numpy(), most)
+        near = self._vectors.nearest(namespace, vector.numpy(), most)
         allowed = self._store.recent_ids(namespace, len(near), where=where, ids=[*near]) if near else []
         return sorted(allowed, key=lambda memory_id: -near[memory_id])[:VECTOR_CANDIDATES]
+
+    def _vectors_of(
+        self, namespace: str, ids: Sequence[str], records: Sequence[RouteKeys]
+    ) -> list[Tensor | None]:
+        """Of each memory: those beside its keys, or those the index holds, of a trace from before it."""
+        assert self._vectors is not None, "there are vectors to compare with"
+        form = self._vectors.form
+        found = [each.vectors if each.form == form else None for each in records]
+        lacking = [at for at, each in enumerate(found) if each is None]
+        held = self._vectors.held_of(namespace, [ids[at] for at in lacking]) if lacking else {}
+        for at in lacking:
+            if (codes := held.get(ids[at])) is not None:
+                found[at] = torch.from_numpy(codes)
+        return found
 
     def _then(
         self, namespace: str, days: Sequence[Days], asked: datetime, where: Condition | None
@@ -158,6 +227,16 @@ class Router:
                 spoken_of = days_spoken_of(record.text[:_READ_FOR_DAYS], made)
             signal[at[record.id]] = float(overlaps(meant, spoken_of))
         return signal
+
+    def _span_mass(self, namespace: str, states: RouteQuery, looked: Looked) -> Tensor:
+        """The mass on each span of each candidate, `[spans]`, of the keys on the device if they are there."""
+        if self._resident is not None:
+            rows = asked_of_keys(states, self._calibration, self._group)
+            scale = states.queries.shape[-1] ** -0.5
+            mass = self._resident.span_mass(namespace, looked.records, rows, scale, as_of=looked.as_of)
+            if mass is not None:
+                return mass
+        return span_mass(states, list(looked.records.values()), self._calibration, self._group)
 
     def worth_reading(self, ranked: Sequence[Scored]) -> list[Scored]:
         """Those that share a telling word with the query, and at most one that only the model's heads point
@@ -188,7 +267,8 @@ def fuse(
     fused = torch.zeros(before.shape)
     for name, values in signals.items():
         # The root of the mass: its logarithm spreads out memories that get next to none of it.
-        spread = (values / 2).exp() if name == "mass" else values
+        # In numpy, since PyTorch wakes threads for it.
+        spread = torch.from_numpy(np.exp(values.numpy() / 2)) if name == "mass" else values
         fused = fused + weights.get(name, 0.0) * standardised(spread)
     known = torch.nn.functional.pad(fused.clamp_min(0), (0, 1))  # a neighbour that isn't there scores 0
     beside = known[..., before] + known[..., after]
@@ -208,18 +288,20 @@ def neighbours_of(ids: Sequence[str], placed: Mapping[str, Place]) -> tuple[Tens
 def speaker_signal(query: str, ids: Sequence[str], placed: Mapping[str, Place]) -> Tensor:
     """1 where the query names who said the memory, `[memories]`."""
     named = frozenset(_words(query))
-    return torch.tensor([_is_named(placed.get(each), named) for each in ids])
+    speakers = {place.speaker for place in placed.values()}
+    meant = {speaker: _is_named(speaker, named) for speaker in speakers}
+    return torch.tensor([meant[placed[each].speaker] if each in placed else 0.0 for each in ids])
 
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def _is_named(place: Place | None, named: frozenset[str]) -> float:
-    """1.0 where the query names who said the memory."""
-    if place is None or place.speaker is None:
+def _is_named(speaker: str | None, named: frozenset[str]) -> float:
+    """1.0 where the query names that speaker."""
+    if speaker is None:
         return 0.0
-    return float(not named.isdisjoint(set(_words(place.speaker)) - _ROLES))
+    return float(not named.isdisjoint(set(_words(speaker)) - ROLES))
 
 
 def standardised(values: Tensor) -> Tensor:

@@ -194,14 +194,25 @@ def frame_digest(header: Header, data: bytes) -> bytes:
 
 def decode_frame(data: bytes, kind: FrameKind, owner: str, key: bytes | None) -> bytes:
     """The payload, or FrameError when anything at all is off: never other bytes than were written."""
+    return bytes(open_frame(data, kind, owner, key))
+
+
+def open_frame(
+    data: bytes, kind: FrameKind, owner: str, key: bytes | None, *, writable: bool = False
+) -> bytes | bytearray:
+    """As `decode_frame`. `writable` asks for bytes that can be overwritten, where that takes no copy."""
     header = check_frame(data, kind, owner)
     if (header.cipher == 1) != (key is not None):
         raise FrameError("undecryptable", "the frame and the bank disagree about encryption")
-    body = data[HEADER_BYTES:] if key is None else b""
+    body: bytes | bytearray = data[HEADER_BYTES:] if key is None else b""
     if key is not None:
         try:
             sealed = memoryview(data)[HEADER_BYTES:]
-            body = AESGCM(key).decrypt(header.nonce, sealed, data[:_ASSOCIATED_BYTES])
+            if writable and len(sealed) >= TAG_BYTES:
+                body = bytearray(len(sealed) - TAG_BYTES)
+                AESGCM(key).decrypt_into(header.nonce, sealed, data[:_ASSOCIATED_BYTES], body)
+            else:
+                body = AESGCM(key).decrypt(header.nonce, sealed, data[:_ASSOCIATED_BYTES])
         except InvalidTag:
             kind_of_damage = "undecryptable" if header.version == 1 else "corrupt-frame"
             raise FrameError(kind_of_damage, "the frame is damaged, or not under its memory's key") from None

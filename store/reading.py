@@ -1,8 +1,10 @@
 """Reading memories and their frames."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
@@ -10,13 +12,15 @@ from mnemos.errors import BankUnreadableError, NotFoundError
 from mnemos.store import catalog, lookups, words
 from mnemos.store.catalog import CatalogMemory, Placed
 from mnemos.store.core import Core, Namespace
-from mnemos.store.frames import FrameError, decode_frame
+from mnemos.store.frames import FrameError, decode_frame, open_frame
 from mnemos.store.ids import ID_CHARS
 from mnemos.store.keypages import PageRow
 from mnemos.store.owned_frames import owned_frames
 from mnemos.store.records import FrameKind, MemoryRecord
 from mnemos.store.words import Filter, Row, from_us
 from mnemos.store.writing import bank_key, keys_of
+
+Made = TypeVar("Made")
 
 _WHOLE_NAMESPACE = 2000  # rows; above it one scan of the catalog beats many look-ups
 
@@ -124,23 +128,47 @@ def read_frame(core: Core, namespace: Namespace, memory_id: str, kind: FrameKind
 
 def read_frames(core: Core, namespace: Namespace, ids: Sequence[str], kind: FrameKind) -> dict[str, bytes]:
     """The payloads of those that have such a frame. BankUnreadableError when one is damaged."""
+    return made_of_frames(core, namespace, ids, kind, bytes)
+
+
+def made_of_frames(
+    core: Core,
+    namespace: Namespace,
+    ids: Sequence[str],
+    kind: FrameKind,
+    make: Callable[[bytes | bytearray], Made],
+    *,
+    writable: bool = False,
+    threads: int = 1,
+) -> dict[str, Made]:
+    """What `make` makes of each payload, in as many threads; as `read_frames` and `open_frame`."""
     places, keys = _look_up(core, namespace, ids, kind)
-    found: dict[str, bytes] = {}
-    for place in places:
-        payload = _read_moving(core, namespace, place, keys[place.owner])
-        if payload is not None:
-            found[place.owner] = payload
-    return found
+    if len(places) > 1:
+        core.segments.expect((place.segment, place.start, place.length) for place in places)
+
+    def read(place: Placed) -> tuple[str, Made | None]:
+        payload = _read_moving(core, namespace, place, keys[place.owner], writable)
+        return place.owner, None if payload is None else make(payload)
+
+    if threads > 1 and len(places) > 1:
+        with ThreadPoolExecutor(min(threads, len(places)), thread_name_prefix="mnemos-read") as pool:
+            found = list(pool.map(read, places))
+    else:
+        found = [read(place) for place in places]
+    return {owner: made for owner, made in found if made is not None}
 
 
-def _read_moving(core: Core, namespace: Namespace, place: Placed, key: bytes | None) -> bytes | None:
+def _read_moving(
+    core: Core, namespace: Namespace, place: Placed, key: bytes | None, writable: bool
+) -> bytes | bytearray | None:
     """The payload of a frame that a compaction may be moving meanwhile; None when it was erased.
 
     What lies in a place that was given up is zeros, another frame, or no file at all: never taken for it.
     """
     while True:
         try:
-            return _decode(core, place, key)
+            data = core.segments.read(place.segment, place.start, place.length)
+            return open_frame(data, place.kind, place.owner, key, writable=writable)
         except (FrameError, BankUnreadableError) as error:
             again, keys = _look_up(core, namespace, [place.owner], place.kind)
             if not again:

@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
@@ -65,6 +65,14 @@ class Segments:
             return read_exactly(fd, length, offset)
         finally:
             os.close(fd)
+
+    def expect(self, pieces: Iterable[tuple[int, int, int]]) -> None:
+        """Has the system fetch pieces (segment, offset, length) that will be read, all at once."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        with self._lock, suppress(OSError, BankUnreadableError):  # reading tells what is wrong
+            for number, offset, length in pieces:
+                os.posix_fadvise(self._fd(number), offset, length, os.POSIX_FADV_WILLNEED)
 
     def write(self, number: int, offset: int, data: bytes | memoryview) -> None:
         with self._lock:

@@ -1,10 +1,11 @@
 """What the store does with traces: what a model keeps of memories."""
 
 import builtins
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mnemos.store import catalog, lookups, reading, shards, writing
 from mnemos.store.core import Core
+from mnemos.store.reading import Made
 from mnemos.store.records import TraceDraft
 from mnemos.store.recovery import settle
 from mnemos.store.shards import Shard
@@ -29,6 +30,20 @@ class TraceStore:
         with self._core.reading():
             found = self._core.find(namespace)
             return {} if found is None else reading.read_frames(self._core, found, ids, "kv")
+
+    def made_of_kvs(
+        self,
+        namespace: str,
+        ids: Sequence[str],
+        make: Callable[[bytes | bytearray], Made],
+        threads: int = 1,
+    ) -> dict[str, Made]:
+        """What `make` makes of the KV of those that have one, in as many threads. The bytes are its own."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            if found is None:
+                return {}
+            return reading.made_of_frames(self._core, found, ids, "kv", make, writable=True, threads=threads)
 
     def get_route(self, namespace: str, memory_id: str) -> bytes:
         with self._core.reading():

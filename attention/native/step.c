@@ -9,7 +9,7 @@
 #include "team.h"
 #include "vectors.h"
 
-enum { SILU = 0, GELU_TANH = 1, ROTARIES = 4, CHUNK = 4, ABI = 2 };
+enum { SILU = 0, GELU_TANH = 1, ROTARIES = 4, CHUNK = 4, ABI = 3 };
 
 typedef struct {
     Matrix qkv, o, gate, up, down;
@@ -42,6 +42,9 @@ typedef struct {
     const float *x;                /* [rows, hidden]: the embeddings */
     const Place *place;            /* of each row */
     float *logits;                 /* [logit_rows, vocab], of the last rows */
+    int32_t layers;                /* to run; of the last one its queries only, where they are asked for */
+    float *const *queries;         /* NULL, or by layer: NULL or [rows, heads dim], after the rotation */
+    float *const *hidden;          /* NULL, or by layer: NULL or [rows, hidden], what goes into it */
 } Call;
 
 typedef struct {
@@ -143,6 +146,11 @@ static void keep_kv(const Model *model, const Call *call, int index, int row, in
     }
 }
 
+/* Whether nothing but the queries of this layer is wanted. */
+INLINE int is_last_look(const Model *model, const Call *call, int index) {
+    return index == call->layers - 1 && call->layers < model->layers;
+}
+
 static void attend_head(const Model *model, const Call *call, int index, int row, int h, float *q, float *scores,
                         float *out) {
     const Layer *layer = &model->layer[index];
@@ -152,6 +160,9 @@ static void attend_head(const Model *model, const Call *call, int index, int row
     size_t at = ((size_t)index * model->kv_heads + kv_head) * place->capacity * dim * size;
     Head head = {(const char *)place->k + at, (const char *)place->v + at, dim, model->is_bf16};
     prepare_head(model, call, layer, row, h, q);
+    if (call->queries && call->queries[index])
+        memcpy(call->queries[index] + ((size_t)row * model->heads + h) * dim, q, (size_t)dim * sizeof(float));
+    if (is_last_look(model, call, index)) return;
     for (int d = 0; d < dim; d++) q[d] *= model->scale;
     attend(q, head, sight_of(model, place, layer), scores, out);
 }
@@ -182,8 +193,12 @@ static void run_layers(Team *team, int member, void *given) {
     float *scores = (float *)((uint8_t *)up + step->up_bytes);
     Row row[rows];
     memcpy(x, call->x, (size_t)rows * hidden * sizeof(float)); /* each member keeps the residual itself */
-    for (int index = 0; index < model->layers; index++) {
+    for (int index = 0; index < call->layers; index++) {
         const Layer *layer = &model->layer[index];
+        int is_last = is_last_look(model, call, index);
+        if (member == 0 && call->hidden && call->hidden[index])
+            memcpy(call->hidden[index], x, (size_t)rows * hidden * sizeof(float));
+        if (is_last && !(call->queries && call->queries[index])) return;
         for (int r = 0; r < rows; r++)
             normalize(x + (size_t)r * hidden, layer->attn_norm, model->eps, hidden, normed + (size_t)r * hidden);
         quantize_rows(normed, rows, hidden, codes, row);
@@ -201,6 +216,7 @@ static void run_layers(Team *team, int member, void *given) {
         }
         phase++;
         meet(team);
+        if (is_last) return;
         quantize_rows(step->attended, rows, heads * dim, codes, row);
         product(team, phase++, &layer->o, row, rows, step->added, hidden);
         meet(team);

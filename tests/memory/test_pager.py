@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mnemos.attention.kv import SpanKV
 from mnemos.attention.memory_codec import RouteKeys
 from mnemos.errors import NotFoundError
-from mnemos.memory.pager import Pager
+from mnemos.memory.pager import Decode, Pager
 from mnemos.memory.route_index import RouteIndex
 
 BLOCK_BYTES = 2 * 4 * 64
@@ -19,7 +19,7 @@ def pager_of(budget_bytes: int, reads: list[str]) -> Pager:
         reads.append(f"{namespace}/{memory_id}")
         return memory_id.encode()
 
-    def decode(payload: bytes) -> list[SpanKV]:
+    def decode(payload: bytes | bytearray) -> list[SpanKV]:
         value = float(payload.decode())
         return [SpanKV(torch.full((1, 1, 1, 64), value), torch.full((1, 1, 1, 64), value))]
 
@@ -94,9 +94,9 @@ def test_several_are_read_at_once_and_what_is_gone_is_left_out() -> None:
     reads: list[str] = []
     at_once: list[list[str]] = []
 
-    def read_many(namespace: str, ids: Sequence[str]) -> dict[str, bytes]:
+    def read_many(namespace: str, ids: Sequence[str], decode: Decode) -> dict[str, list[SpanKV]]:
         at_once.append(list(ids))
-        return {each: each.encode() for each in ids if each != "9"}
+        return {each: decode(each.encode()) for each in ids if each != "9"}
 
     def read(namespace: str, memory_id: str) -> bytes:
         reads.append(memory_id)
@@ -112,9 +112,9 @@ def test_several_are_read_at_once_and_what_is_gone_is_left_out() -> None:
 
 
 def test_what_was_read_with_others_before_a_drop_is_not_held() -> None:
-    def read_many(namespace: str, ids: Sequence[str]) -> dict[str, bytes]:
+    def read_many(namespace: str, ids: Sequence[str], decode: Decode) -> dict[str, list[SpanKV]]:
         pager.drop(namespace, "1")
-        return {each: each.encode() for each in ids}
+        return {each: decode(each.encode()) for each in ids}
 
     single = pager_of(0, [])
     pager = Pager(single._read, single._decode, read_many=read_many)

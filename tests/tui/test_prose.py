@@ -42,22 +42,30 @@ def reach(days):
 
 ---
 """
-PIECES = st.sampled_from(
-    (
-        "# A\n",
-        "words ",
-        "- item\n",
-        "  - in\n",
-        "\n",
-        "\n\n",
-        "```py\nx = 1\n",
-        "```\n",
-        "> q\n",
-        "1. n\n",
-        "**b**",
-    )
-    + ("| a | b |\n|---|---|\n", "| 1 | 2 |\n", "---\n", "<b>\n", "    code\n", "===\n", "\\\n", "漢字 ")
+_STARTS = (
+    "# A\n",
+    "- item\n",
+    "  - in\n",
+    "```py\nx = 1\n",
+    "```\n",
+    "> q\n",
+    "1. n\n",
+    "| a | b |\n|---|---|\n",
 )
+_MIDDLES = (
+    "words ",
+    "\n",
+    "\n\n",
+    "**b**",
+    "| 1 | 2 |\n",
+    "---\n",
+    "<b>\n",
+    "    code\n",
+    "===\n",
+    "\\\n",
+    "漢字 ",
+)
+PIECES = st.sampled_from((*_STARTS, *_MIDDLES))
 
 
 def plain(text: str, width: int = 40) -> list[str]:

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Mapping
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from mnemos.memory.bank import MemoryBank
     from mnemos.memory.records import ForgetPlan, Memory, Receipt
 
-_SWITCH_S = 0.001  # that a thread behind the screen keeps the interpreter when a key comes
 _TWICE_S = 2.0  # between two Ctrl+C that mean to leave
 
 
@@ -79,7 +77,6 @@ class MemoryApp(Pace, App[int]):
         self._opener = opener
         self._bank: MemoryBank | None = None
         self._interrupted_at = float("-inf")
-        self._switch_s = sys.getswitchinterval()
         self._notes = dress(self)
 
     # beginning and end
@@ -99,7 +96,6 @@ class MemoryApp(Pace, App[int]):
         return self._bank is not None
 
     def on_mount(self) -> None:
-        sys.setswitchinterval(_SWITCH_S)
         loop = asyncio.get_running_loop()
         for number, code in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 128 + signal.SIGHUP)):
             with suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, and tests in threads
@@ -116,7 +112,6 @@ class MemoryApp(Pace, App[int]):
 
     def on_unmount(self) -> None:
         gc.unfreeze()
-        sys.setswitchinterval(self._switch_s)
 
     def _keep_theme(self, theme: Theme) -> None:
         try:

@@ -61,6 +61,12 @@ class PackedSpan(SpanKV):
         self.write_to(k, v)
         return SpanKV(k, v)
 
+    def dense(self) -> SpanKV:
+        return self.expanded()
+
+    def to(self, device: torch.device) -> SpanKV:
+        return self.expanded().to(device)
+
     @property
     def k(self) -> Tensor:
         return self.expanded().k

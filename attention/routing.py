@@ -62,14 +62,21 @@ def span_mass(
     """
     if not records:
         return torch.empty(0)
+    heads, tokens, dim = query.queries.shape
+    rows = [queries * dim**-0.5 for queries in asked_of_keys(query, calibration, group)]
+    return span_sums(rows, records) / float(heads * tokens)
+
+
+def asked_of_keys(query: RouteQuery, calibration: Calibration, group: int) -> list[Tensor]:
+    """The queries of the retrieval heads behind each key head, `[queries, head_dim]`, in the order of
+    `key_pairs`.
+    """
     pairs = key_pairs(calibration, group)
     behind = [pairs.index((layer, head // group)) for layer, head in calibration.key_heads]
-    scaled = query.queries * query.queries.shape[-1] ** -0.5
-    rows = [  # the heads that read the same keys go together
-        torch.cat([scaled[head] for head, read in enumerate(behind) if read == pair])
+    return [  # the heads that read the same keys go together
+        torch.cat([query.queries[head] for head, read in enumerate(behind) if read == pair])
         for pair in range(len(pairs))
     ]
-    return span_sums(rows, records) / float(scaled.shape[0] * scaled.shape[1])
 
 
 def record_mass(mass: Tensor, records: Sequence[RouteKeys]) -> Tensor:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
 
+from mnemos.attention.admission import S3Fifo
 from mnemos.attention.kv import SpanKV
 from mnemos.errors import NotFoundError
-from mnemos.memory.admission import S3Fifo
 
 DEFAULT_BUDGET_BYTES = 512 * 1024 * 1024
 

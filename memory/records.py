@@ -143,7 +143,8 @@ class RecallCost(_Frozen):
     """What one recall took: how many blocks each tier gave, and the time."""
 
     memories: int
-    host: int = Field(description="blocks that were in host memory")
+    device: int = Field(default=0, description="blocks that were in the device's memory")
+    host: int = Field(description="blocks that were in host memory, or as pages for a device")
     disk: int = Field(description="blocks read from the bank's files")
     revived: int = Field(description="blocks of faint memories, made anew by the model")
     bytes: int = Field(description="as they are held in host memory")
@@ -165,7 +166,13 @@ class BankStats(_Frozen):
     vivid: int = Field(default=0, description="memories whose KV is on the disk")
     faint: int = Field(default=0, description="memories whose KV has faded")
     kv_bytes: int = Field(default=0, description="of the KV frames of vivid memories")
-    cache_bytes: int = Field(default=0, description="KV held in host memory")
+    device_bytes: int = Field(default=0, description="KV held in the memory of the model's device, as pages")
+    device_budget_bytes: int = 0
+    device_hits: int = 0
+    device_misses: int = 0
+    cache_bytes: int = Field(
+        default=0, description="KV held in host memory, or pages for a device there"
+    )
     cache_hits: int = 0
     cache_misses: int = 0
     keys_bytes: int = Field(default=0, description="routing keys held in host memory")

@@ -17,7 +17,14 @@ from torch import Tensor
 
 from mnemos.attention.memory_codec import RouteKeys
 from mnemos.attention.models import LanguageModel
-from mnemos.attention.routing import RouteQuery, hidden_cosine, record_mass, span_mass, vector_similarity
+from mnemos.attention.routing import (
+    RouteQuery,
+    asked_of_keys,
+    hidden_cosine,
+    record_mass,
+    span_mass,
+    vector_similarity,
+)
 from mnemos.memory.records import RouterName
 from mnemos.memory.route_index import RouteIndex
 from mnemos.memory.time_cues import Days, day_of, days_spoken_of, overlaps
@@ -27,6 +34,7 @@ from mnemos.store.selectors import Condition, between
 from mnemos.store.store import Store
 
 if TYPE_CHECKING:
+    from mnemos.attention.gpu.resident_keys import ResidentKeys
     from mnemos.memory.vector_index import VectorIndex
 
 LEXICAL_CANDIDATES = 256
@@ -61,15 +69,24 @@ class Looked:
     records: dict[str, RouteKeys]
     days: Sequence[Days]  # that the query names
     asked: datetime
+    as_of: int  # what had been dropped of the keys on a device before the records were read
 
 
 class Router:
     """Scores the memories of a namespace for one query."""
 
     def __init__(
-        self, store: Store, routes: RouteIndex, model: LanguageModel, vectors: "VectorIndex | None" = None
+        self,
+        store: Store,
+        routes: RouteIndex,
+        model: LanguageModel,
+        vectors: "VectorIndex | None" = None,
+        resident: "ResidentKeys | None" = None,
     ) -> None:
-        """`vectors` are those of the trained router in the model's calibration, if it has one."""
+        """`vectors` are those of the trained router in the model's calibration, if it has one; `resident`
+        keeps token keys where the model runs on a device.
+        """
+        self._resident = resident
         self._store = store
         self._vectors = vectors
         trained = model.calibration.vectors
@@ -100,7 +117,7 @@ class Router:
         if not ids:
             return []
         records = list(found.values())
-        spans = span_mass(states, records, self._calibration, self._group)
+        spans = self._span_mass(namespace, states, looked)
         signals = {"mass": record_mass(spans, records)}
         if states.hidden is not None:
             signals["hidden"] = hidden_cosine(states, records)
@@ -154,8 +171,9 @@ class Router:
             where=where,
             more=[*self._alike(namespace, states, where), *self._then(namespace, days, asked, where)],
         )
+        as_of = 0 if self._resident is None else self._resident.drops
         records = self._routes.records(namespace, list(candidates.places))
-        return Looked(candidates, records, days, asked)
+        return Looked(candidates, records, days, asked, as_of)
 
     def _alike(self, namespace: str, states: RouteQuery | None, where: Condition | None) -> list[str]:
         """Those whose vectors are the nearest: old ones, too, that share no word with the query."""
@@ -192,6 +210,16 @@ class Router:
                 spoken_of = days_spoken_of(record.text[:_READ_FOR_DAYS], made)
             signal[at[record.id]] = float(overlaps(meant, spoken_of))
         return signal
+
+    def _span_mass(self, namespace: str, states: RouteQuery, looked: Looked) -> Tensor:
+        """The mass on each span of each candidate, `[spans]`, of the keys on the device if they are there."""
+        if self._resident is not None:
+            rows = asked_of_keys(states, self._calibration, self._group)
+            scale = states.queries.shape[-1] ** -0.5
+            mass = self._resident.span_mass(namespace, looked.records, rows, scale, as_of=looked.as_of)
+            if mass is not None:
+                return mass
+        return span_mass(states, list(looked.records.values()), self._calibration, self._group)
 
     def worth_reading(self, ranked: Sequence[Scored]) -> list[Scored]:
         """Those that share a telling word with the query, and at most one that only the model's heads point

@@ -170,9 +170,7 @@ class BankStats(_Frozen):
     device_budget_bytes: int = 0
     device_hits: int = 0
     device_misses: int = 0
-    cache_bytes: int = Field(
-        default=0, description="KV held in host memory, or pages for a device there"
-    )
+    cache_bytes: int = Field(default=0, description="KV held in host memory, or pages for a device there")
     cache_hits: int = 0
     cache_misses: int = 0
     keys_bytes: int = Field(default=0, description="routing keys held in host memory")

@@ -64,6 +64,7 @@ def run(
         hidden_layer=routing.hidden_layer,
         hidden_centre=routing.hidden_centre,
         weights=routing.weights,
+        embedder=routing.embedder,
         recall_threshold=routing.recall_threshold,
         reading=reading,
         measured=Measured(

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from mnemos.errors import UsageError
 from mnemos.memory.bank import MemoryBank
-from mnemos.memory.evaluate_recall import percentile
 from mnemos.memory.needles import NeedleQuestion, hide, make_questions, placed
 from mnemos.memory.passages import passages
+from mnemos.memory.recall_measures import percentile
 from mnemos.memory.records import RouterName
 from mnemos.store.keys import KeyFile
 from mnemos.store.records import MemoryDraft

@@ -15,7 +15,7 @@ from mnemos.attention.config import ModelConfig
 from mnemos.attention.projection import Projection, Vectors
 from mnemos.errors import ModelError
 
-FORMAT_VERSION = 3  # 1 had no `measured`, 2 no `vectors`
+FORMAT_VERSION = 4  # 1 had no `measured`, 2 no `vectors`, 3 no `embedder`
 
 
 class ReadingTemperature(BaseModel):
@@ -78,6 +78,7 @@ class Calibration(BaseModel):
     notes: str = ""
     measured: Measured | None = None
     vectors: Vectors | None = Field(default=None, description="of a trained router")
+    embedder: str = Field(default="", description="sentence encoder whose vectors are a signal, if any")
 
     def reading_for(self, memories: int) -> ReadingTemperature:
         """The constants for that many memories: those of the nearest row that is no smaller, or the last."""

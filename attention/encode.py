@@ -17,6 +17,9 @@ from mnemos.errors import ContextOverflowError
 SPAN_TOKENS = 512  # a longer memory is encoded in spans of at most this many tokens, each alone
 
 
+MadeVectors = tuple[Tensor, str]  # [vectors, dims] in int8, and their form
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
     """What the model keeps of one memory, as bytes for the bank."""
@@ -48,8 +51,9 @@ class TraceEncoder:
                 f"short for memories behind a prefix of {prefix.tokens}; use a model with a longer window"
             )
 
-    def encode(self, parts: Sequence[Sequence[int]]) -> Trace:
-        """One memory's tokens to its trace: each part a span of its own, long ones several.
+    def encode(self, parts: Sequence[Sequence[int]], made: MadeVectors | None = None) -> Trace:
+        """One memory's tokens to its trace: each part a span of its own, long ones several. `made` are
+        vectors of the memory that are kept beside its keys.
 
         Raises ValueError when there are no tokens.
         """
@@ -64,11 +68,17 @@ class TraceEncoder:
             raise ValueError("a memory has at least one token")
         keys = [self.route_keys(span) for span in spans]
         count = sum(span.tokens for span in spans)
-        return Trace(count, encode_kv(spans, self._bits), self._route(keys, hidden, projected))
+        return Trace(count, encode_kv(spans, self._bits), self._route(keys, hidden, projected, made))
 
-    def _route(self, keys: Sequence[Tensor], hidden: Sequence[Tensor], projected: Sequence[Tensor]) -> bytes:
+    def _route(
+        self,
+        keys: Sequence[Tensor],
+        hidden: Sequence[Tensor],
+        projected: Sequence[Tensor],
+        made: MadeVectors | None,
+    ) -> bytes:
         """The routing payload, of what each span gave: keys, hidden states, and those that are projected."""
-        vectors, form = None, ""
+        vectors, form = made or (None, "")
         if self._projection is not None:
             vectors, form = self._projection.memory(projected), self._projection.form
         return encode_route(keys, self._centred(hidden), vectors, form)

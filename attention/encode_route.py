@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 
 from mnemos.attention.decoder import Collect
-from mnemos.attention.encode import Trace, TraceEncoder, key_pairs
+from mnemos.attention.encode import MadeVectors, Trace, TraceEncoder, key_pairs
 from mnemos.attention.scheduling import PIECE_TOKENS, pieces
 
 
 class RouteEncoder(TraceEncoder):
     """As `TraceEncoder`, but a trace has no KV: its memory is faint. Layers above the last head stay out."""
 
-    def encode(self, parts: Sequence[Sequence[int]]) -> Trace:
+    def encode(self, parts: Sequence[Sequence[int]], made: MadeVectors | None = None) -> Trace:
         """The routing payload is to the last bit that of a whole trace. Raises ValueError without tokens."""
         keys, hidden, projected = [], [], []
         for tokens in self.cut(parts):
@@ -24,7 +24,7 @@ class RouteEncoder(TraceEncoder):
         if not keys:
             raise ValueError("a memory has at least one token")
         count = sum(span.shape[1] for span in keys)
-        return Trace(count, b"", self._route(keys, hidden, projected))
+        return Trace(count, b"", self._route(keys, hidden, projected, made))
 
     def _look(self, tokens: Sequence[int]) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
         """Token keys `[key_heads, tokens, head_dim]` of one span behind the prefix, and the input of each

@@ -14,7 +14,7 @@ Routing payload:
     keys int8 [tokens, key_heads, head_dim] | key scales fp16 [key_heads, head_dim] | hidden mean fp16
     [hidden]
 
-With vectors of a trained router the magic is 'MRT2' and there follow
+With vectors of a trained router or a sentence encoder the magic is 'MRT2' and there follow
 
     form of the vectors, 8 bytes | vectors u16 | dims u16 | vectors int8 [vectors, dims]
 """
@@ -54,6 +54,7 @@ _KV_MAGIC = b"MKV1"
 _ROUTE_MAGIC = b"MRT1"
 _VECTOR_MAGIC = b"MRT2"
 _VECTOR_HEAD = struct.Struct("<8sHH")
+VECTOR_HEAD_BYTES = _VECTOR_HEAD.size
 _RAW = {16: torch.bfloat16, 32: torch.float32}
 
 

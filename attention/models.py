@@ -13,6 +13,7 @@ import torch
 from mnemos.attention.chat_template import Template
 from mnemos.attention.compiled import COMPILE_ENV, kernels
 from mnemos.attention.config import ModelConfig
+from mnemos.attention.embedder_files import fetch_if_wanted
 from mnemos.attention.linear import fast_dtype
 from mnemos.attention.registry import is_hub, is_path, resolve_name, weights_path
 from mnemos.attention.step_compiled import PackedFormat, fits
@@ -100,6 +101,8 @@ def load(
     decoder = make_decoder(config, weights, dtype, decode_weights, compile, device)
     weights_at = weights_path(resolve_name(name_or_path))
     chosen = calibration_of(config.name, weights_at, config, fingerprint, calibration)
+    if not is_path(named := resolve_name(name_or_path)) and not is_hub(named):
+        fetch_if_wanted(chosen.embedder, on_progress)
     return LanguageModel(config.name, fingerprint, config, decoder, tokenizer, template, chosen)
 
 

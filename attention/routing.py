@@ -24,7 +24,7 @@ class RouteQuery:
 
     queries: Tensor  # [retrieval heads, tokens, head_dim], fp32, for scores at head_dim ** -0.5
     hidden: Tensor | None  # [hidden], fp32, centred
-    vector: Tensor | None = None  # [dims], int8, of a trained router
+    vector: Tensor | None = None  # [dims], int8, of a trained router or a sentence encoder
 
 
 def route_query(
@@ -87,17 +87,21 @@ def record_mass(mass: Tensor, records: Sequence[RouteKeys]) -> Tensor:
     return torch.from_numpy(np.log(whole.clip(1e-12)).astype(np.float32))
 
 
-def vector_similarity(query: RouteQuery, records: Sequence[RouteKeys], form: str) -> Tensor:
-    """How near each record's nearest vector comes, `[memories]`; the mean of the others for one without
-    any.
+def vector_similarity(query: RouteQuery, vectors: Sequence[Tensor | None]) -> Tensor:
+    """How near each memory's nearest vector comes, `[memories]`; the mean of the others for one without
+    any. `vectors` are `[vectors, dims]` each, in int8.
     """
-    assert query.vector is not None, "a query of a trained router"
-    near = torch.full((len(records),), torch.nan)
-    for at, record in enumerate(records):
-        if record.vectors is not None and record.form == form:
-            near[at] = similarity(query.vector, record.vectors).max()
-    known = near[~near.isnan()]
-    return near.nan_to_num(nan=float(known.mean()) if len(known) else 0.0)
+    assert query.vector is not None, "a query with a vector"
+    known = [(at, each) for at, each in enumerate(vectors) if each is not None]
+    if not known:
+        return torch.zeros(len(vectors))
+    owner = torch.repeat_interleave(
+        torch.tensor([at for at, _ in known]), torch.tensor([len(each) for _, each in known])
+    )
+    products = similarity(query.vector, torch.cat([each for _, each in known]))
+    near = torch.full((len(vectors),), -torch.inf).scatter_reduce(0, owner, products, "amax")
+    is_known = near > -torch.inf
+    return torch.where(is_known, near, near[is_known].mean())
 
 
 def hidden_cosine(query: RouteQuery, records: Sequence[RouteKeys]) -> Tensor:

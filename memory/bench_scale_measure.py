@@ -15,9 +15,9 @@ from mnemos.attention.kv import KVCache, SpanKV
 from mnemos.attention.models import LanguageModel, load
 from mnemos.attention.routing import route_query
 from mnemos.memory.bank import MemoryBank
-from mnemos.memory.evaluate_recall import percentile
 from mnemos.memory.passages import question_about
 from mnemos.memory.recall import Recaller
+from mnemos.memory.recall_measures import percentile
 from mnemos.store.keys import KeyFile
 
 NAMESPACE = "bench"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mnemos.attention.encode import Trace
-from mnemos.attention.memory_codec import decode_route
+from mnemos.attention.memory_codec import VECTOR_HEAD_BYTES, decode_route
 from mnemos.store.records import TraceDraft
 
 
@@ -22,7 +22,7 @@ class _Source:
     tokens: int
     kv: bytes
     head: bytes  # of the routing payload, up to its keys
-    tail: bytes  # scales and hidden mean
+    tail: bytes  # scales, hidden mean, and vectors
 
 
 class TraceMaker:
@@ -37,7 +37,9 @@ class TraceMaker:
             record = decode_route(trace.route)
             heads, tokens, dim = record.keys.shape
             size = heads * tokens * dim  # one byte each
-            tail = 2 * heads * dim + 2 * record.hidden.shape[0]  # fp16: scales and hidden mean
+            kept = 0 if record.vectors is None else VECTOR_HEAD_BYTES + record.vectors.numel()
+            # fp16: scales and hidden mean; then vectors, one byte a number
+            tail = 2 * heads * dim + 2 * record.hidden.shape[0] + kept
             start = len(trace.route) - tail - size
             keys = np.frombuffer(trace.route, dtype=np.uint8, count=size, offset=start)
             rows.append(keys.reshape(tokens, heads * dim))

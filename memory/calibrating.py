@@ -31,6 +31,7 @@ class Routing:
     key_heads: tuple[tuple[int, int], ...]
     hidden_layer: int | None
     hidden_centre: tuple[float, ...]
+    embedder: str  # the sentence encoder, where its vectors add
     weights: dict[str, float]
     recall_threshold: float
     unrelated: dict[str, float]
@@ -84,6 +85,9 @@ def calibrate_routing(
         hidden_centre=()
         if ways.centre is None
         else tuple(float(f"{value:.4g}") for value in ways.centre.tolist()),
+        embedder=""
+        if capturer.embedder is None or not ways.weights.get("vector")
+        else capturer.embedder.name,
         weights=ways.weights,
         recall_threshold=threshold,
         unrelated=unrelated,
@@ -119,4 +123,6 @@ def ways_of(model: LanguageModel, heads: Sequence[tuple[int, int]]) -> Ways:
     """How the model scores with the calibration it has now; a hidden layer that isn't tried is left out."""
     calibration = model.calibration
     weights = {name: value for name, value in calibration.weights.items() if name != "hidden"}
+    if calibration.vectors is not None:  # a trained router's, which isn't tried either
+        weights.pop("vector", None)
     return Ways(tuple(heads.index(head) for head in calibration.key_heads), weights)

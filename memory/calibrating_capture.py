@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 
 from mnemos.attention.decoder import Collect
+from mnemos.attention.embedder import any_embedder
 from mnemos.attention.encode import SPAN_TOKENS, encode_prefix
 from mnemos.attention.memory_codec import decode_route, encode_route
 from mnemos.attention.models import LanguageModel
+from mnemos.attention.projection import similarity
 from mnemos.errors import ContextOverflowError
 from mnemos.memory.bank import MemoryBank
 from mnemos.memory.calibrating_data import Piece
 from mnemos.memory.conversations import Turn
 from mnemos.memory.evaluate_recall import draft_of
-from mnemos.memory.layout import MEMORY_HEADER, render_memory
+from mnemos.memory.layout import MEMORY_HEADER, render_memory, said_in
 from mnemos.memory.records import Memory
 from mnemos.memory.router import LEXICAL_CANDIDATES, neighbours_of, speaker_signal
 from mnemos.store.keys import KeyFile
@@ -51,6 +53,7 @@ class Probe:
     means: Tensor  # [hidden layers, all memories, hidden]: mean input of those layers; shared among probes
     visible: Tensor  # [memories], int64: which of all memories exist
     query: Tensor  # [hidden layers, hidden]
+    vector: Tensor | None = None  # [memories]: products with the sentence encoder's vectors, if it is here
 
 
 def heads_of(model: LanguageModel) -> list[tuple[int, int]]:
@@ -81,6 +84,7 @@ class Capturer:
         self.heads = heads_of(model)
         self._layers = tuple(dict.fromkeys(layer for layer, _ in self.heads))
         self._hidden = hidden_layers_of(model)
+        self.embedder = any_embedder()
         head, tail = model.template.parts("system", model.tokenizer)
         user_head, _ = model.template.parts("user", model.tokenizer)
         decoder = model.decoder
@@ -148,6 +152,7 @@ class Capturer:
             with MemoryBank.open(Path(folder) / "bank", keys=keys) as bank:
                 made = bank.remember_many([draft_of((turn,)) for turn in turns], namespace=_NAMESPACE)
                 ids = [memory.id for memory in made]
+                vectors = self._vectors(bank, ids)
                 for number in sorted(range(len(asked)), key=lambda index: asked[index][0]):
                     at, one = asked[number]
                     conversation = pieces[at].conversation
@@ -163,12 +168,22 @@ class Capturer:
                     probe.file, probe.fold = pieces[at].file, first + at
                     probe.gold = torch.tensor([place in gold for place in visible.tolist()])
                     probe.means, probe.visible, probe.query = means, visible, states[number][1]
+                    if vectors is not None and self.embedder is not None:
+                        asked_for = self.embedder.query(one.question)
+                        probe.vector = similarity(asked_for, vectors[visible])
                     others = owners[visible] != at
                     if int(others.sum()) > 1:
                         probe.unrelated = _mass(block[others])
                     for place in hidden:
                         bank.unhide(ids[place], namespace=_NAMESPACE)
                     yield probe
+
+    def _vectors(self, bank: MemoryBank, ids: Sequence[str]) -> Tensor | None:
+        """What the sentence encoder makes of memories, `[memories, dims]` in int8."""
+        if self.embedder is None:
+            return None
+        said = [said_in(bank.get(each, namespace=_NAMESPACE)) for each in ids]
+        return torch.cat([self.embedder.memory(each) for each in said])
 
     def _probe(self, bank: MemoryBank, query: str, ids: Sequence[str], block: Tensor) -> Probe:
         lexical = dict(bank.store.lexical(_NAMESPACE, query, LEXICAL_CANDIDATES))

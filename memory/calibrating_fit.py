@@ -25,6 +25,7 @@ _GRID = {
     "mass": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5),
     "speaker": (0.0, 0.25, 0.5, 0.75, 1.0),
     "neighbours": (0.0, 0.1, 0.2, 0.3),
+    "vector": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5),
 }
 _HIDDEN_WEIGHTS = (0.1, 0.2, 0.3, 0.5)
 _HEADS_TRIED = 32  # best single heads that are joined
@@ -95,6 +96,8 @@ def _fused(
     probe: Probe, mass: Tensor | None, weights: Mapping[str, float | Tensor], extra: dict[str, Tensor]
 ) -> Tensor:
     signals = {"lexical": probe.lexical, "speaker": probe.speaker, **extra}
+    if probe.vector is not None:
+        signals["vector"] = probe.vector
     if mass is not None:
         signals["mass"] = mass.clamp_min(1e-12).log()
     return fuse(signals, weights, probe.before, probe.after)[0]
@@ -170,6 +173,8 @@ def choose_weights(probes: Sequence[Probe], ways: Ways) -> dict[str, float]:
     while changed:
         changed = False
         for name, grid in _GRID.items():
+            if name == "vector" and probes[0].vector is None:
+                continue
             gained = _with_weights(probes, ways, weights, name, grid)
             best = int(gained.argmax())
             if float(gained[best]) >= reached + _WEIGHT_GAIN:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
 
-from mnemos.attention.encode import SPAN_TOKENS, TraceEncoder, encode_prefix
+from mnemos.attention.embedder import Embedder, embedder_of
+from mnemos.attention.encode import SPAN_TOKENS, MadeVectors, TraceEncoder, encode_prefix
 from mnemos.attention.encode_route import RouteEncoder
 from mnemos.attention.kv import SpanKV
 from mnemos.attention.memory_codec import TraceBits, decode_kv, decode_route, encode_kv
 from mnemos.attention.models import LanguageModel
 from mnemos.errors import BankLockedError, ModelMismatchError, NotFoundError
 from mnemos.memory.convert import to_memory
-from mnemos.memory.layout import LAYOUT_VERSION, MEMORY_HEADER, render_memory
+from mnemos.memory.layout import LAYOUT_VERSION, MEMORY_HEADER, render_memory, said_in
 from mnemos.memory.records import Memory
 from mnemos.store.records import TraceDraft
 from mnemos.store.store import Store
@@ -40,6 +41,7 @@ class MemoryEncoder:
         self._model = model
         self._locks: dict[str | None, Lock] = {}  # by namespace, of those whose traces are being made
         self._guard = Lock()
+        self._embedder: Embedder | None = None
         self._looked = -math.inf  # for turns that were cut off, by the monotonic clock
         self.fingerprint = trace_fingerprint(model)
         if not any_model:
@@ -48,6 +50,7 @@ class MemoryEncoder:
 
     def _prepare(self, model: LanguageModel, bits: TraceBits) -> None:
         """Get ready to encode: what differs between the read modes."""
+        self._embedder = embedder_of(model.calibration)
         head, _ = model.template.parts("system", model.tokenizer)
         self.prefix_tokens = [*head, *model.tokenizer.encode(MEMORY_HEADER)]
         self.prefix = self._load_prefix()
@@ -79,11 +82,17 @@ class MemoryEncoder:
         """Token ids of each span that a memory is encoded in, alone."""
         return self._traces.cut(self.lines_of(memory))
 
+    def _vectors_of(self, memory: Memory) -> MadeVectors | None:
+        """What the sentence encoder makes of a memory's words, where there is one."""
+        if self._embedder is None:
+            return None
+        return self._embedder.memory(said_in(memory)), self._embedder.form
+
     def encode(self, memories: Sequence[Memory]) -> list[TraceDraft]:
         """Traces of memories, each made alone; nothing is written."""
         drafts = []
         for memory in memories:
-            trace = self._traces.encode(self.lines_of(memory))
+            trace = self._traces.encode(self.lines_of(memory), self._vectors_of(memory))
             drafts.append(TraceDraft(memory.id, self.fingerprint, trace.tokens, trace.kv, trace.route))
         return drafts
 
@@ -96,7 +105,7 @@ class MemoryEncoder:
         encoder = RouteEncoder(self._model.decoder, self._model.calibration, self.prefix)
         drafts = []
         for memory in memories:
-            trace = encoder.encode(self.lines_of(memory))
+            trace = encoder.encode(self.lines_of(memory), self._vectors_of(memory))
             drafts.append(TraceDraft(memory.id, self.fingerprint, trace.tokens, trace.kv, trace.route))
         return drafts
 

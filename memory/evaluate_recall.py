@@ -5,13 +5,9 @@ Conversations become memories of a real bank in a temporary directory, and quest
 """
 
 import json
-import math
-import statistics
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,40 +15,23 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mnemos.errors import UsageError
 from mnemos.memory.bank import MemoryBank
-from mnemos.memory.conversations import Conversation, Question, Turn, fitting, read_conversations
+from mnemos.memory.conversations import Conversation, Turn, fitting, read_conversations
+from mnemos.memory.recall_measures import Asked, Ranked, by_category, exported, measured, percentile
 from mnemos.memory.records import RecalledMemory, RouterName
 from mnemos.memory.rounds import search_in_rounds
 from mnemos.store.keys import KeyFile
 from mnemos.store.records import MemoryDraft
 
 if TYPE_CHECKING:
+    from mnemos.attention.embedder import Embedder
     from mnemos.attention.models import LanguageModel
+    from mnemos.memory.rival_recall import Rivals
 
 Unit = Literal["turn", "pair"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 DEFAULT_KS = (1, 5, 10, 16, 20)
 _NAMESPACE = "eval"
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question that can be scored: its turns of evidence exist when it is asked."""
-
-    conversation: int
-    number: int  # within its conversation, from 0
-    question: Question
-    evidence: tuple[str, ...]  # turn ids
-    visible: int  # turns of the conversation that exist
-    asked_at: datetime  # when the latest of them was said
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """What a search made of a question: the rank of each turn of evidence, from 1, or None."""
-
-    asked: Asked
-    ranks: Mapping[str, int | None]
-    route_ms: float
+_GROUP = 64  # traces written together
 
 
 @dataclass(slots=True)
@@ -76,6 +55,7 @@ def run(
     merge: bool = False,
     questions: int | None = None,
     rounds: int = 1,
+    rival: str | None = None,
     export: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -84,9 +64,10 @@ def run(
     With `rounds` above 1, memories are recalled as an agent with so many rounds does, which share one `k`.
 
     `model` is needed unless the router is `lexical`. `conversations` takes the first ones, `questions` that
-    many of theirs, spread evenly. `merge` puts all conversations into one namespace. `export` becomes a
-    file of JSON lines with ranks by id, never words. Raises NotFoundError, and UsageError when the file
-    holds no question with evidence.
+    many of theirs, spread evenly. `merge` puts all conversations into one namespace. With the `rival` minilm
+    the same questions are put to `rival_recall.RIVALS` too. `export` becomes a file of JSON lines with ranks
+    by id, never words. `on_progress` is told of every memory and every question. Raises NotFoundError,
+    UsageError when the file holds no question with evidence, and ModelError without the rival's weights.
     """
     if rounds > 1 and (len(ks) > 1 or router != "full"):
         raise UsageError("Rounds of recall share one k and are made by the full router: give one --k.")
@@ -96,7 +77,13 @@ def run(
         raise UsageError(f"{path} has no question with evidence that exists when it is asked.")
     if export is not None:
         export.touch()  # a place that can't be written to is told before the work, not after it
+    embedder = None
+    if rival is not None:
+        from mnemos.memory.rival_recall import encoder
+
+        embedder = encoder()
     tally = Tally()
+    steps = _Steps(taken, asked, unit, merge, on_progress)
     groups = [range(len(taken))] if merge else [range(at, at + 1) for at in range(len(taken))]
     for group in groups:
         of_group = [each for each in asked if each.conversation in group]
@@ -105,20 +92,24 @@ def run(
         with TemporaryDirectory(prefix="mnemos-eval-") as folder:
             keys = KeyFile(Path(folder) / "bank.key")
             with MemoryBank.open(Path(folder) / "bank", keys=keys) as bank:
-                held = Held(bank, None if router == "lexical" else model, rounds)
+                held = Held(bank, None if router == "lexical" else model, rounds, embedder)
                 for at in group:
                     last = max((each.visible for each in of_group if each.conversation == at), default=0)
                     held.write(at, taken[at].memories if merge else taken[at].memories[:last], unit)
-                held.encode(tally)
+                held.encode(tally, steps.take)
                 for ranked in held.ask(of_group, max(ks), router):
                     tally.ranked.append(ranked)
-                    if on_progress is not None:
-                        on_progress(len(tally.ranked), len(asked))
+                    steps.take()
     if export is not None:
         with export.open("w", encoding="utf-8") as lines:
             lines.writelines(json.dumps(line) + "\n" for line in exported(taken, tally.ranked))
+    rivals = {
+        name: measured([replace(each, ranks=each.rivals[name]) for each in tally.ranked], ks)
+        for name in tally.ranked[0].rivals
+    }
     return {
         **measured(tally.ranked, ks),
+        **({"rivals": rivals} if rivals else {}),
         "by_category": by_category(tally.ranked, ks),
         "questions": len(tally.ranked),
         "memories": tally.memories,
@@ -133,6 +124,30 @@ def run(
         "file": path.name,
         "model": model.name if model is not None and router != "lexical" else None,
     }
+
+
+class _Steps:
+    """Counts memories and questions for whoever watches."""
+
+    def __init__(
+        self,
+        taken: Sequence[Conversation],
+        asked: Sequence[Asked],
+        unit: Unit,
+        merge: bool,
+        tell: Callable[[int, int], None] | None,
+    ) -> None:
+        self._done, self._tell = 0, tell
+        last: dict[int, int] = {}
+        for each in asked:
+            last[each.conversation] = max(last.get(each.conversation, 0), each.visible)
+        parts = [one.memories if merge else one.memories[: last.get(at, 0)] for at, one in enumerate(taken)]
+        self._total = len(asked) + sum(len(list(units(part, unit))) for part in parts)
+
+    def take(self) -> None:
+        self._done = min(self._done + 1, self._total)
+        if self._tell is not None:
+            self._tell(self._done, self._total)
 
 
 def askable(at: int, conversation: Conversation) -> Iterator[Asked]:
@@ -179,8 +194,20 @@ def draft_of(turns: Sequence[Turn]) -> MemoryDraft:
 class Held:
     """Conversations as the memories of one namespace."""
 
-    def __init__(self, bank: MemoryBank, model: "LanguageModel | None", rounds: int = 1) -> None:
+    def __init__(
+        self,
+        bank: MemoryBank,
+        model: "LanguageModel | None",
+        rounds: int = 1,
+        embedder: "Embedder | None" = None,
+    ) -> None:
+        """With an `embedder` the questions are put to the rivals too."""
         self._bank = bank
+        self._rivals: Rivals | None = None
+        if embedder is not None:
+            from mnemos.memory import rival_recall
+
+            self._rivals = rival_recall.Rivals(bank, _NAMESPACE, embedder)
         self._model = model
         self._rounds = rounds
         self._turns: dict[str, tuple[int, tuple[str, ...]]] = {}  # memory id -> conversation, turn ids
@@ -195,17 +222,37 @@ class Held:
             upto += len(part)
             self._turns[memory.id] = (at, tuple(turn.id for turn in part))
             self._made[at].append((memory.id, upto))
+        if self._rivals is not None:
+            self._rivals.add(made)
 
-    def encode(self, tally: Tally) -> None:
-        """Make the traces, and count what that took."""
+    def encode(self, tally: Tally, on_memory: Callable[[], None] = lambda: None) -> None:
+        """Make the traces, and count what that took. Of a single round routing keys are all that is read."""
         tally.memories += len(self._turns)
         if self._model is None:
+            for _ in self._turns:
+                on_memory()
             return
         self._bank.recaller(self._model)  # the frozen prefix is no memory's cost
-        started = time.perf_counter()
-        self._bank.encode_pending(self._model, namespace=_NAMESPACE)
-        tally.encode_s += time.perf_counter() - started
-        tally.tokens += self._bank.stats(_NAMESPACE).tokens
+        if self._rounds > 1 or self._model.config.msa is not None:
+            started = time.perf_counter()
+            self._bank.encode_pending(self._model, namespace=_NAMESPACE)
+            tally.encode_s += time.perf_counter() - started
+            tally.tokens += self._bank.stats(_NAMESPACE).tokens
+            return
+        encoder = self._bank.recaller(self._model).encoder
+        turns = list(self._turns)
+        for start in range(0, len(turns), _GROUP):
+            part = turns[start : start + _GROUP]
+            memories = [self._bank.get(each, namespace=_NAMESPACE) for each in part]
+            drafts = []
+            for memory in memories:
+                started = time.perf_counter()
+                drafts += encoder.encode_faint([memory])
+                tally.encode_s += time.perf_counter() - started
+                on_memory()
+            tally.tokens += sum(draft.tokens for draft in drafts)
+            self._bank.store.put_traces(_NAMESPACE, drafts)
+        encoder.adopt()
 
     def ask(self, asked: Sequence[Asked], limit: int, router: RouterName) -> Iterator[Ranked]:
         """The latest questions of a conversation first, so that each memory is hidden once."""
@@ -216,11 +263,11 @@ class Held:
                 while left and left[-1][1] > each.visible:
                     hidden.append(left.pop()[0])
                     self._bank.hide(hidden[-1], namespace=_NAMESPACE)
-                yield self._search(each, limit, router)
+                yield self._search(each, limit, router, hidden)
             for memory_id in hidden:
                 self._bank.unhide(memory_id, namespace=_NAMESPACE)
 
-    def _search(self, asked: Asked, limit: int, router: RouterName) -> Ranked:
+    def _search(self, asked: Asked, limit: int, router: RouterName, hidden: Sequence[str]) -> Ranked:
         question, started = asked.question.question, time.perf_counter()
         found: Sequence[RecalledMemory]
         if self._rounds > 1:
@@ -236,45 +283,18 @@ class Held:
                 now=asked.asked_at,
             )
         route_ms = (time.perf_counter() - started) * 1e3
+        ranks = self._ranks(asked, [each.memory.id for each in found])
+        if self._rivals is None:
+            return Ranked(asked, ranks, route_ms)
+        theirs = self._rivals.rankings(question, set(hidden))
+        rivals = {name: self._ranks(asked, ids[:limit]) for name, ids in theirs.items()}
+        return Ranked(asked, ranks, route_ms, rivals)
+
+    def _ranks(self, asked: Asked, ids: Sequence[str]) -> dict[str, int | None]:
+        """The rank of each turn of evidence among memories, best first."""
         ranks: dict[str, int | None] = dict.fromkeys(asked.evidence)
-        for each in found:
-            at, turns = self._turns[each.memory.id]
+        for rank, memory_id in enumerate(ids, 1):
+            at, turns = self._turns[memory_id]
             if at == asked.conversation:
-                ranks |= {turn: each.rank for turn in turns if turn in ranks}
-        return Ranked(asked, ranks, route_ms)
-
-
-def measured(ranked: Sequence[Ranked], ks: Sequence[int]) -> dict[str, dict[str, float]]:
-    """Mean share of a question's evidence in the first k, and share of questions with any of it there."""
-    recall, hit = {}, {}
-    for k in ks:
-        found = [[rank is not None and rank <= k for rank in each.ranks.values()] for each in ranked]
-        recall[str(k)] = round(statistics.fmean(sum(each) / len(each) for each in found), 4)
-        hit[str(k)] = round(statistics.fmean(any(each) for each in found), 4)
-    return {"recall": recall, "hit": hit}
-
-
-def by_category(ranked: Iterable[Ranked], ks: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """The same for the questions of each category, and how many those are."""
-    parts: defaultdict[str, list[Ranked]] = defaultdict(list)
-    for each in ranked:
-        parts[each.asked.question.category or "-"].append(each)
-    return {name: {**measured(part, ks), "questions": len(part)} for name, part in sorted(parts.items())}
-
-
-def exported(taken: Sequence[Conversation], ranked: Iterable[Ranked]) -> Iterator[dict[str, Any]]:
-    """Of each question, in the file's order: where it stands and the ranks of its evidence."""
-    for each in sorted(ranked, key=lambda one: (one.asked.conversation, one.asked.number)):
-        yield {
-            "conversation": taken[each.asked.conversation].id or str(each.asked.conversation),
-            "question": each.asked.number,
-            "category": each.asked.question.category,
-            "ranks": dict(each.ranks),
-            "route_ms": round(each.route_ms, 2),
-        }
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The nearest rank: the least value that `share` percent of them don't exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(len(ordered) * share / 100) - 1)]
+                ranks |= {turn: rank for turn in turns if turn in ranks}
+        return ranks

@@ -30,3 +30,9 @@ def render_memory(memory: Memory) -> list[str]:
     if memory.reply and memory.reply.strip():
         lines.append(f"{head}Assistant: {memory.reply.strip()}\n")
     return lines
+
+
+def said_in(memory: Memory) -> str:
+    """The words of a memory that its sentence vectors are made of: who said what."""
+    said = f"{memory.text}\n{memory.reply}" if memory.reply else memory.text
+    return f"{memory.speaker}: {said}" if memory.speaker else said

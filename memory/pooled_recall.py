@@ -48,6 +48,7 @@ class PooledRecaller(Recaller):
     """A bank as an MSA checkpoint reads it."""
 
     def _prepare(self, store: Store, model: LanguageModel) -> None:
+        self._embedder = None
         self._projection = None  # such a checkpoint brings a trained router
         config, dtype = model.config, model.decoder.dtype
         self.encoder = PooledEncoder(store, model)

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from itertools import chain
@@ -16,6 +16,7 @@ from weakref import WeakSet
 import torch
 
 from mnemos.attention.compiled import kernels
+from mnemos.attention.embedder import embedder_of
 from mnemos.attention.kv import KVCache, Span, SpanKV
 from mnemos.attention.memory_codec import decode_kv, decode_route
 from mnemos.attention.models import LanguageModel
@@ -30,7 +31,7 @@ from mnemos.memory.pager import Pager
 from mnemos.memory.records import LikeMatch, Memory, RecallCost, RecalledMemory, RouterName
 from mnemos.memory.reviving import KVSource
 from mnemos.memory.route_index import RouteIndex
-from mnemos.memory.router import Router, Scored
+from mnemos.memory.router import Looked, Router, Scored
 from mnemos.memory.settling import Statement, settled
 from mnemos.store.selectors import Condition
 from mnemos.store.store import Store
@@ -42,6 +43,8 @@ _SMALL_HIDDEN = 1024  # of a model that reads a question in the time that lookin
 _SPARE = 6  # memories scored beyond k, in place of those that repeat the message or another memory
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mnemos.attention.gpu.pool import DevicePool
     from mnemos.attention.gpu.resident_keys import ResidentKeys
     from mnemos.memory.device_pager import DevicePager
@@ -89,6 +92,10 @@ class Recaller:
             from mnemos.memory.vector_index import index_of  # faiss takes a while to load
 
             self.vectors = index_of(store, self._projection)
+        elif self._embedder is not None:
+            from mnemos.memory.word_index import WordIndex
+
+            self.vectors = WordIndex(store, self._embedder)
         self._router = Router(store, self.routes, model, self.vectors, self._resident)
         self.epoch = store.erase_epoch()
         self.last_recalls: deque[RecallCost] = deque(maxlen=_RECALLS_KEPT)
@@ -103,6 +110,7 @@ class Recaller:
         """Encoder and caches: what differs between the read modes."""
         trained = model.calibration.vectors
         self._projection = None if trained is None else Projection(trained, model.config.hidden_size)
+        self._embedder = embedder_of(model.calibration)
         config, dtype = model.config, model.decoder.dtype
         self.encoder = MemoryEncoder(store, model)
         self.kv_source = KVSource(store, self.encoder)
@@ -260,6 +268,13 @@ class Recaller:
             self.model.decoder, self.model.calibration, context, words, self._projection, threads
         )
 
+    def _looked(
+        self, query: str, look: "Callable[[Tensor | None], Looked]"
+    ) -> "tuple[Tensor | None, Looked]":
+        """The query's sentence vector, where there is an encoder, and the memories to be scored."""
+        vector = None if self._embedder is None else self._embedder.query(query)
+        return vector, look(vector)
+
     def _ranked(
         self,
         namespace: str,
@@ -275,13 +290,15 @@ class Recaller:
         """What the router makes of `words` (token ids of `query`) read behind `context`. While the model
         reads them, the memories to be scored are looked up.
         """
-        if not self._router.looks_ahead:
-            states, looked = self._read(context, words), None
+        look = partial(self._router.look, namespace, query, router=router, where=where, now=now)
+        if self._projection is not None:  # its vector comes of the same states
+            states = self._read(context, words)
+            looked = look(states.vector)
         else:
-            look = partial(self._router.look, namespace, query, None, router=router, where=where, now=now)
-            with Ahead(look) as ahead:
+            with Ahead(lambda: self._looked(query, look)) as ahead:
                 states = self._read(context, words, in_company=True)
-                looked = ahead.result()
+                vector, looked = ahead.result()
+            states = replace(states, vector=vector)
         return self._router.score(
             namespace, query, states, limit=limit, router=router, where=where, now=now, looked=looked
         )

@@ -26,6 +26,7 @@ from mnemos.attention.routing import (
     vector_similarity,
 )
 from mnemos.memory.records import RouterName
+from mnemos.memory.role_cues import ROLES, assistant_signal
 from mnemos.memory.route_index import RouteIndex
 from mnemos.memory.time_cues import Days, day_of, days_spoken_of, overlaps
 from mnemos.store.candidates import Candidates
@@ -41,13 +42,14 @@ LEXICAL_CANDIDATES = 256
 RECENT_CANDIDATES = 768
 VECTOR_CANDIDATES = 128
 TIME_CANDIDATES = 64  # of each span of days that the query names
-TIME_BONUS = 2.0  # of a memory of those days, in deviations of the other signals
+TIME_BONUS = 3.0  # of a memory of those days, in deviations of the other signals
+ASSISTANT_COST = 1.0  # of what the assistant said, unless it is asked for, likewise
+PHRASE_BONUS = 5.0  # of one with the pairs of rare words of the query, likewise
 _READ_FOR_DAYS = 1000  # characters of a memory
 _NARROWED = 32  # times as many are looked at where a condition leaves some out
 _NEIGHBOURLY = 32  # best lexical candidates whose neighbours become candidates too
 _NEAR_BEST = 0.5  # share of the best score that a memory needs to be read beside it
 _WORD = re.compile(r"\w\w+")
-_ROLES = frozenset({"user", "assistant"})  # everybody's: to name them tells nothing apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Looked:
 
     candidates: Candidates
     records: dict[str, RouteKeys]
+    phrases: dict[str, float]  # by memory id: how telling the pairs of words it shares are
     days: Sequence[Days]  # that the query names
     asked: datetime
     as_of: int  # what had been dropped of the keys on a device before the records were read
@@ -83,14 +86,12 @@ class Router:
         vectors: "VectorIndex | None" = None,
         resident: "ResidentKeys | None" = None,
     ) -> None:
-        """`vectors` are those of the trained router in the model's calibration, if it has one; `resident`
-        keeps token keys where the model runs on a device.
+        """`vectors` are those of the calibration's trained router or sentence encoder; `resident` keeps
+        token keys where the model runs on a device.
         """
         self._resident = resident
         self._store = store
         self._vectors = vectors
-        trained = model.calibration.vectors
-        self._form = "" if trained is None else trained.form
         self._routes = routes
         self._calibration = model.calibration
         self._group = model.config.heads // model.config.kv_heads
@@ -110,7 +111,7 @@ class Router:
         """The best `limit` memories of those that `where` allows, best first. `latent` leaves out words,
         names and days. `now` is when the query is asked. `looked` is what `look` found for the same.
         """
-        looked = looked or self.look(namespace, query, states, router=router, where=where, now=now)
+        looked = looked or self.look(namespace, query, states.vector, router=router, where=where, now=now)
         asked, days, found = looked.asked, looked.days, looked.records
         lexical, placed = looked.candidates.lexical, looked.candidates.places
         ids = list(found)
@@ -121,12 +122,18 @@ class Router:
         signals = {"mass": record_mass(spans, records)}
         if states.hidden is not None:
             signals["hidden"] = hidden_cosine(states, records)
-        if states.vector is not None:
-            signals["vector"] = vector_similarity(states, records, self._form)
+        if states.vector is not None and self._vectors is not None:
+            signals["vector"] = vector_similarity(states, self._vectors_of(namespace, ids, records))
         if router == "full":
             signals["lexical"] = torch.tensor([lexical.get(memory_id, 0.0) for memory_id in ids])
             signals["speaker"] = speaker_signal(query, ids, placed)
         fused, signals["neighbours"] = fuse(signals, self._calibration.weights, *neighbours_of(ids, placed))
+        if router == "full" and (aside := assistant_signal(query, ids, placed)) is not None:
+            signals["assistant"] = aside
+            fused = fused - ASSISTANT_COST * aside
+        if looked.phrases:
+            signals["phrase"] = torch.tensor([looked.phrases.get(memory_id, 0.0) for memory_id in ids])
+            fused = fused + PHRASE_BONUS * signals["phrase"]
         if days:
             signals["time"] = self._time_signal(namespace, ids, days, asked)
             fused = fused + TIME_BONUS * signals["time"]
@@ -144,22 +151,17 @@ class Router:
             for i in order
         ]
 
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether `look` can do without the query's states."""
-        return self._vectors is None
-
     def look(
         self,
         namespace: str,
         query: str,
-        states: RouteQuery | None,
+        vector: Tensor | None,
         *,
         router: RouterName = "full",
         where: Condition | None = None,
         now: datetime | None = None,
     ) -> Looked:
-        """The memories to be scored for a query, with their routing records."""
+        """The memories to be scored for a query, with their routing records; `vector` is the query's."""
         asked = (now or datetime.now()).astimezone(None if now is None else now.tzinfo)
         days = days_spoken_of(query, asked) if router == "full" else []
         candidates = self._store.candidates(
@@ -169,20 +171,35 @@ class Router:
             recent=RECENT_CANDIDATES,
             beside=_NEIGHBOURLY,
             where=where,
-            more=[*self._alike(namespace, states, where), *self._then(namespace, days, asked, where)],
+            more=[*self._alike(namespace, vector, where), *self._then(namespace, days, asked, where)],
         )
         as_of = 0 if self._resident is None else self._resident.drops
         records = self._routes.records(namespace, list(candidates.places))
-        return Looked(candidates, records, days, asked, as_of)
+        phrases = self._store.phrases(namespace, query) if router == "full" else {}
+        return Looked(candidates, records, phrases, days, asked, as_of)
 
-    def _alike(self, namespace: str, states: RouteQuery | None, where: Condition | None) -> list[str]:
+    def _alike(self, namespace: str, vector: Tensor | None, where: Condition | None) -> list[str]:
         """Those whose vectors are the nearest: old ones, too, that share no word with the query."""
-        if self._vectors is None or states is None or states.vector is None:
+        if self._vectors is None or vector is None:
             return []
         most = VECTOR_CANDIDATES if where is None else _NARROWED * VECTOR_CANDIDATES
-        near = self._vectors.nearest(namespace, states.vector.numpy(), most)
+        near = self._vectors.nearest(namespace, vector.numpy(), most)
         allowed = self._store.recent_ids(namespace, len(near), where=where, ids=[*near]) if near else []
         return sorted(allowed, key=lambda memory_id: -near[memory_id])[:VECTOR_CANDIDATES]
+
+    def _vectors_of(
+        self, namespace: str, ids: Sequence[str], records: Sequence[RouteKeys]
+    ) -> list[Tensor | None]:
+        """Of each memory: those beside its keys, or those the index holds, of a trace from before it."""
+        assert self._vectors is not None, "there are vectors to compare with"
+        form = self._vectors.form
+        found = [each.vectors if each.form == form else None for each in records]
+        lacking = [at for at, each in enumerate(found) if each is None]
+        held = self._vectors.held_of(namespace, [ids[at] for at in lacking]) if lacking else {}
+        for at in lacking:
+            if (codes := held.get(ids[at])) is not None:
+                found[at] = torch.from_numpy(codes)
+        return found
 
     def _then(
         self, namespace: str, days: Sequence[Days], asked: datetime, where: Condition | None
@@ -284,7 +301,7 @@ def _is_named(speaker: str | None, named: frozenset[str]) -> float:
     """1.0 where the query names that speaker."""
     if speaker is None:
         return 0.0
-    return float(not named.isdisjoint(set(_words(speaker)) - _ROLES))
+    return float(not named.isdisjoint(set(_words(speaker)) - ROLES))
 
 
 def standardised(values: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class Finder:
         near = self._near(query, memory)
         ways: dict[str, Callable[[Probe, Tensor], Tensor]] = {
             "lexical": lambda probe, _: probe.lexical,
-            "untrained": lambda probe, _: self._fused(probe, None, 0.0),
+            "untrained": lambda probe, _: fused(probe, self._heads, self._weights, probe.vector),
             "trained": lambda probe, each: self._fused(probe, each, weight),
             "vector": lambda _, each: each,
         }

@@ -175,6 +175,7 @@ def train_on(
             "fingerprint": model.fingerprint,
             "weights": {**weights, "vector": weight},
             "vectors": vectors,
+            "embedder": "",  # one kind of vector at a time
         }
     )
     tester = Finder(testing, centres, spread, heads, weights)

@@ -47,7 +47,7 @@ class VectorIndex:
     def __init__(self, store: VectorStore, read: VectorReader, form: str, centroids: Codes) -> None:
         self._store = store
         self._read = read
-        self._form = form
+        self.form = form
         self._centroids = centroids
         self._held: dict[str, HeldVectors] = {}
         self._lock = RLock()
@@ -56,6 +56,12 @@ class VectorIndex:
         """As `HeldVectors.nearest`, of what the bank holds now."""
         with self._lock:
             return self.catch_up(namespace).nearest(query, count)
+
+    def held_of(self, namespace: str, ids: Sequence[str]) -> dict[str, Codes]:
+        """Vectors of memories as far as they are held."""
+        with self._lock:
+            held = self._held.get(namespace)
+            return {} if held is None else held.codes_of(ids)
 
     def catch_up(self, namespace: str) -> HeldVectors:
         """What the bank holds of a namespace now; what is new is read, and kept in shards when it is much."""
@@ -103,7 +109,7 @@ class VectorIndex:
             return held
         held = HeldVectors(self._centroids)
         dims = self._centroids.shape[1]
-        for shard in self._store.vector_shards(namespace, self._form, dims):
+        for shard in self._store.vector_shards(namespace, self.form, dims):
             codes = np.frombuffer(shard.vectors, dtype=np.int8).reshape(-1, dims)
             rows: dict[str, list[int]] = {}
             for row, memory_id in enumerate(shard.ids):
@@ -119,7 +125,7 @@ class VectorIndex:
         vectors = held.vectors_of(held.unsaved)
         # A writer in the way, a full disk, or the namespace gone: the frames still have it all.
         with suppress(BankLockedError, BankFullError, NotFoundError):
-            self._store.put_vectors(namespace, self._form, self._centroids.shape[1], vectors)
+            self._store.put_vectors(namespace, self.form, self._centroids.shape[1], vectors)
             held.unsaved.clear()
 
 

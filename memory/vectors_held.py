@@ -80,7 +80,11 @@ class HeldVectors:
 
     def vectors_of(self, ids: Iterable[str]) -> dict[str, bytes]:
         """The bytes of memories' vectors."""
-        return {each: self._codes[self._rows[each]].tobytes() for each in ids if each in self._rows}
+        return {each: codes.tobytes() for each, codes in self.codes_of(ids).items()}
+
+    def codes_of(self, ids: Iterable[str]) -> dict[str, Codes]:
+        """Memories' vectors, as copies."""
+        return {each: self._codes[self._rows[each]] for each in ids if each in self._rows}
 
     def nearest(self, query: Codes, count: int) -> dict[str, float]:
         """The memories with the nearest vectors to a query's `[dims]`, and their products.

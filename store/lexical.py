@@ -102,14 +102,11 @@ def telling_terms(connection: Connection, terms: list[str]) -> list[str]:
     In a large namespace the rarest go first, as far as scoring what holds them stays cheap.
     """
     telling = [term for term in terms if term not in STOP_WORDS]
-    total = _rows(connection)
+    total = rows_in(connection)
     if total <= _FEW_MEMORIES:
         return telling or terms
     most = max(int(total * _COMMON_SHARE), _FEW_MEMORIES)
-    found = {
-        term: connection.execute(_COUNT, {"query": _quoted(term), "limit": most + 1}).scalar_one()
-        for term in telling
-    }
+    found = {term: count_of(connection, term, most + 1) for term in telling}
     kept: list[str] = []
     scored = 0
     for term in sorted((term for term in telling if found[term] <= most), key=lambda term: found[term]):
@@ -120,11 +117,16 @@ def telling_terms(connection: Connection, terms: list[str]) -> list[str]:
     return [term for term in telling if term in kept] or telling or terms
 
 
-def _rows(connection: Connection) -> int:
+def rows_in(connection: Connection) -> int:
     """How many rows the index holds, as it says itself: counting them takes as long as they are many."""
     query = text("SELECT block FROM words_data WHERE id = :id")
     block = connection.execute(query, {"id": _AVERAGES}).scalar_one_or_none()
     return varints(block[:10])[0] if block else 0
+
+
+def count_of(connection: Connection, term: str, most: int) -> int:
+    """How many rows hold a term, counted as far as `most`."""
+    return int(connection.execute(_COUNT, {"query": _quoted(term), "limit": most}).scalar_one())
 
 
 def _quoted(term: str) -> str:

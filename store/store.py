@@ -15,6 +15,7 @@ from mnemos.store import (
     lexical,
     lookups,
     nearby,
+    phrases,
     reading,
     rekeying,
     restating,
@@ -377,6 +378,15 @@ class Store(TraceStore, FadingStore, ErasingStore, SessionStore, CareStore, Brow
             with found.database.read() as connection:
                 allowed = None if where is None else resolved(connection, where)
                 return lexical.search(connection, query, limit, allowed)
+
+    def phrases(self, namespace: str, query: str) -> dict[str, float]:
+        """As `phrases.phrases`; hidden and expired memories are among them."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            if found is None:
+                return {}
+            with found.database.read() as connection:
+                return phrases.phrases(connection, query)
 
     def candidates(
         self,

@@ -23,6 +23,12 @@ class Unit(StrEnum):
     PAIR = "pair"
 
 
+class Rival(StrEnum):
+    """What recall is measured beside."""
+
+    MINILM = "minilm"
+
+
 def recall(
     file: Data,
     unit: Annotated[Unit, typer.Option("--unit", help="A memory of each turn, or of two.")] = Unit.TURN,
@@ -45,6 +51,9 @@ def recall(
         int,
         typer.Option("--rounds", min=1, metavar="N", help="Of recall; each asks with what the last found."),
     ] = 1,
+    rival: Annotated[
+        Rival | None, typer.Option("--rival", help="Put the questions to BM25 and MiniLM too.")
+    ] = None,
     export: Annotated[
         Path | None,
         typer.Option("--export", metavar="PATH", help="Write each question's ranks there, JSON lines."),
@@ -73,6 +82,7 @@ def recall(
             merge=merge,
             questions=questions,
             rounds=rounds,
+            rival=None if rival is None else rival.value,
             export=export,
             on_progress=on_progress,
         )

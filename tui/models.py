@@ -62,7 +62,7 @@ def pull(
     namespace: UnusedNamespace = "default",
     json: Json = False,
 ) -> None:
-    """Fetch a model's weights, if they aren't here yet."""
+    """Fetch a model's weights, and its sentence encoder's, if they aren't here yet."""
     from mnemos.attention import registry
     from mnemos.attention.pull import pull as fetch
 
@@ -78,6 +78,11 @@ def pull(
     known = registry.known_model(named)
     with console.progress(f"fetching {known.name}", in_bytes=True) as on_progress:
         path = fetch(known.name, on_progress)
+    if known.name in registry.calibrated_names():
+        from mnemos.attention.embedder_files import MINILM, fetch_embedder
+
+        with console.progress(f"fetching {MINILM.name}", in_bytes=True) as on_progress:
+            fetch_embedder(MINILM, on_progress)
     if json:
         output.document({"model": known.name, "path": str(path)})
     else:

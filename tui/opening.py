@@ -71,10 +71,16 @@ def load_model(name: str | None, *, calibration: str | None = None) -> "Language
     `calibration` as in `load`. One that isn't calibrated says so, unless that was asked for.
     """
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton warns where it is unset
+    from mnemos.attention.embedder_files import lacks_embedder
     from mnemos.attention.models import load
 
     with progress("fetching the model", in_bytes=True) as on_progress:
         model = load(name, calibration=calibration, on_progress=on_progress)
+    if model.calibration.embedder and lacks_embedder(model.calibration.embedder):
+        say(
+            f"memories are found without {model.calibration.embedder}, which isn't here: `mnemos model pull` "
+            "fetches it"
+        )
     if not model.calibration.calibrated and calibration is None and model.config.msa is None:
         say(
             f"{model.name} is not calibrated; its memories are found and read with safe defaults "

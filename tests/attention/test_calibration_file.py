@@ -107,7 +107,7 @@ def test_what_ships_can_be_read(tmp_path: Path) -> None:
         ("[]", "no version"),
         ('{"version": "2"}', "no version"),
         ('{"version": true}', "no version"),
-        ('{"version": 99, "heads": 3}', "newer Mnemos .version 99; this one reads up to 3.; update"),
+        ('{"version": 99, "heads": 3}', "newer Mnemos .version 99; this one reads up to 4.; update"),
         ('{"version": 2}', "damaged .key_heads: Field required."),
         ('{"version": 2, "key_heads": [], "weights": {}, "reading": []}', "damaged .key_heads"),
         (

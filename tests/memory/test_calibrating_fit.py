@@ -162,3 +162,20 @@ def test_all_of_it_beats_words_alone_where_heads_see() -> None:
     ways = choose_ways(some, [(0, owner) for owner in OWNERS])
     assert {6, 7} & set(ways.heads)
     assert fit.score(some, ways) > fit.score(some, Ways((), {"lexical": 1.0})) + 0.1
+
+
+def test_the_vectors_count_where_they_tell_the_gold_and_not_where_they_are_noise() -> None:
+    generator = torch.Generator().manual_seed(8)
+    told, noise = probes(seeing={2: 1.5}), probes(seeing={2: 1.5})
+    for each in told:
+        each.vector = torch.randn(len(each.gold), generator=generator) + 3.0 * each.gold
+    for each in noise:
+        each.vector = torch.randn(len(each.gold), generator=generator)
+    plain = fit.choose_weights(probes(seeing={2: 1.5}), Ways((2,), fit.START_WEIGHTS))
+    assert "vector" not in plain
+    weights = fit.choose_weights(told, Ways((2,), fit.START_WEIGHTS))
+    assert weights["vector"] >= 0.5 * max(weights["lexical"], weights["mass"])
+    assert (
+        fit.score(told, Ways((2,), weights)) > fit.score(told, Ways((2,), {**weights, "vector": 0.0})) + 0.1
+    )
+    assert fit.choose_weights(noise, Ways((2,), fit.START_WEIGHTS)).get("vector", 0.0) <= 0.25

@@ -116,7 +116,29 @@ def test_the_model_finds_what_the_words_find(
 
 
 @pytest.mark.model
-def test_a_second_round_finds_the_second_link(tmp_path: Path, language_model: LanguageModel) -> None:
+def test_rivals_are_asked_the_same(data: Path, language_model: LanguageModel) -> None:
+    told: list[tuple[int, int]] = []
+    measured = evaluate_recall.run(
+        data,
+        model=language_model,
+        rival="minilm",
+        ks=[1, 5],
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    rivals = measured["rivals"]
+    assert list(rivals) == ["bm25", "minilm", "bm25+minilm"]
+    assert rivals["bm25"] == {name: lexical(data, ks=[1, 5])[name] for name in ("recall", "hit")}
+    # Nothing but what exists can be found: `early` has four memories, and both of its rivals find it.
+    assert rivals["minilm"]["recall"]["5"] == rivals["bm25+minilm"]["recall"]["5"] == 1.0
+    assert rivals["minilm"]["hit"]["1"] > 0.5
+    assert told[-1] == (15, 15) and [done for done, _ in told] == list(range(1, 16))
+
+
+@pytest.mark.model
+def test_a_second_round_finds_the_second_link(
+    tmp_path: Path, language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNEMOS_EMBEDDER", "none")  # which finds it in the first round
     texts = [
         "My dentist is Dr. Novak.",
         "Novak has moved to 14 Elm Street.",

@@ -9,6 +9,7 @@ import torch
 from mnemos import MemoryBank
 from mnemos.attention.models import LanguageModel
 from mnemos.memory.records import RecalledMemory
+from mnemos.memory.role_cues import assistant_signal
 from mnemos.memory.router import fuse, neighbours_of, standardised
 from mnemos.store.nearby import Place
 from mnemos.store.records import MemoryDraft
@@ -106,3 +107,54 @@ def test_neighbours_of_words_far_back_are_candidates(
     monkeypatch.setattr("mnemos.memory.router.RECENT_CANDIDATES", 1)
     found = by_text(list(bank.search("quince", model=tiny_model)))
     assert set(found) == {TALK[0][1], TALK[1][1], TALK[2][1], TALK[5][1]}
+
+
+def test_what_the_assistant_said_stands_behind_unless_it_is_asked_for(
+    tmp_path: Path, tiny_model: LanguageModel
+) -> None:
+    said = "Oats need an hour to soak."
+    with MemoryBank.open(tmp_path / "chat") as chat:
+        chat.remember_many([MemoryDraft(said, speaker=speaker) for speaker in ("Assistant", "User")])
+        found = chat.search("How long do oats soak?", model=tiny_model)
+        assert [each.signals.get("assistant") for each in found] == [0.0, 1.0]
+        asked = chat.search("How long did you say that oats soak?", model=tiny_model)
+        assert all("assistant" not in each.signals for each in asked)
+        assert all(
+            "assistant" not in each.signals for each in chat.search("oats", model=tiny_model, router="latent")
+        )
+
+
+@pytest.mark.parametrize(
+    ("query", "is_put_aside"),
+    [
+        ("Where do I work?", True),
+        ("Do you know where I work?", True),
+        ("What did you recommend for my back?", False),
+        ("Which plan had you suggested?", False),
+        ("the book you\u2019ve mentioned", False),
+        ("your packing list", False),
+        ("YOUR ADVICE", False),
+    ],
+)
+def test_which_queries_ask_for_what_was_said(query: str, is_put_aside: bool) -> None:
+    places = {"a": Place("a", "ASSISTANT", None, None), "b": Place("b", None, None, None)}
+    found = assistant_signal(query, ["a", "b", "gone"], places)
+    assert (found is not None) == is_put_aside
+    if found is not None:
+        assert found.tolist() == [1.0, 0.0, 0.0]
+    assert assistant_signal(query, ["b"], places) is None
+
+
+def test_a_pair_of_rare_words_outweighs_the_same_words_apart(
+    bank: MemoryBank, tiny_model: LanguageModel
+) -> None:
+    bank.remember_many(
+        [
+            MemoryDraft("Copper is dear and the market is shut, copper and market both."),
+            MemoryDraft("Somewhere in a long note about nothing much at all is the copper market named."),
+            *(MemoryDraft(f"Filler number {number} about the weather.") for number in range(40)),
+        ]
+    )
+    found = bank.search("Where is the copper market?", model=tiny_model)
+    assert "named" in found[0].memory.text and found[0].signals["phrase"] > 0.5
+    assert all(each.signals["phrase"] == 0 for each in found[1:])

@@ -1,0 +1,186 @@
+"""Sentence vectors: one text, read alone by a small BERT, to the mean of its last states.
+
+The encoder is all-MiniLM-L6-v2 (arXiv 2002.10957, trained as in arXiv 1908.10084). Every text goes through by
+itself, so that its vector is that of its own words whatever else is read. Vectors lie in int8 at the scale of
+`projection.to_int8`.
+"""
+
+import hashlib
+from functools import cached_property, lru_cache
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mnemos.attention.compiled import kernels
+from mnemos.attention.embedder_files import MINILM, EmbedderFiles, usable
+from mnemos.attention.projection import to_int8
+from mnemos.attention.step_compiled import PackedWeights
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from mnemos.attention.calibration import Calibration
+
+DIMS = 384
+MAX_TOKENS = 254  # of one vector, beside the two that open and close every text
+_LAYERS, _HEADS = 6, 12
+_EPSILON = 1e-12
+_OPEN, _CLOSE = 101, 102  # [CLS], [SEP]
+_READING = "1"  # how texts are cut and pooled: a part of the form
+_PARTS = 4  # of a long text
+
+Pair = tuple[Tensor, Tensor]  # weight, bias
+
+
+class _Dense:
+    """`y = x W^T + b`, from eight bits where compiled kernels multiply them."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        library = kernels()
+        self._packed = None if library is None else PackedWeights(library, weight, "int8")
+        self._weight = weight if library is None else None
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._packed is not None:
+            return self._packed(x).add_(self._bias)
+        assert self._weight is not None
+        return functional.linear(x, self._weight, self._bias)
+
+
+class _Layer(NamedTuple):
+    qkv: _Dense
+    out: _Dense
+    attn_norm: Pair
+    up: _Dense
+    down: _Dense
+    mlp_norm: Pair
+
+
+class _Bert:
+    """The encoder's weights."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        def pair(name: str) -> Pair:
+            return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+        self._words = weights["embeddings.word_embeddings.weight"]
+        # A text has one part: the vector of its type is the same at every place.
+        self._places = (
+            weights["embeddings.position_embeddings.weight"]
+            + weights["embeddings.token_type_embeddings.weight"][0]
+        )
+        self._norm = pair("embeddings.LayerNorm")
+        self._layers = []
+        for index in range(_LAYERS):
+            name = f"encoder.layer.{index}."
+            parts = [pair(f"{name}attention.self.{part}") for part in ("query", "key", "value")]
+            self._layers.append(
+                _Layer(
+                    _Dense(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])),
+                    _Dense(*pair(f"{name}attention.output.dense")),
+                    pair(f"{name}attention.output.LayerNorm"),
+                    _Dense(*pair(f"{name}intermediate.dense")),
+                    _Dense(*pair(f"{name}output.dense")),
+                    pair(f"{name}output.LayerNorm"),
+                )
+            )
+
+    @torch.inference_mode()
+    def vector(self, tokens: list[int]) -> Tensor:
+        """The vector `[DIMS]`, of length one, of one text's tokens."""
+        count = len(tokens)
+        states = _normed(self._words[tokens] + self._places[:count], self._norm)  # [tokens, DIMS]
+        for layer in self._layers:
+            split = layer.qkv(states).view(count, 3, _HEADS, -1).permute(1, 2, 0, 3)
+            q, k, v = split  # [heads, tokens, dim] each
+            seen = functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+            joined = seen.transpose(0, 1).reshape(count, DIMS)
+            states = _normed(states + layer.out(joined), layer.attn_norm)
+            wide = functional.gelu(layer.up(states))
+            states = _normed(states + layer.down(wide), layer.mlp_norm)
+        return functional.normalize(states.mean(dim=0), dim=0)
+
+
+def _normed(states: Tensor, norm: Pair) -> Tensor:
+    return functional.layer_norm(states, (DIMS,), *norm, _EPSILON)
+
+
+class Embedder:
+    """Texts to vectors. The weights are read when the first text comes."""
+
+    dims = DIMS
+
+    def __init__(self, known: EmbedderFiles) -> None:
+        self._known = known
+        self._guard = Lock()
+        self.name = known.name
+        self.form = hashlib.sha256(
+            "\0".join([known.weights[2], known.tokenizer[2], _READING]).encode()
+        ).hexdigest()[:16]
+
+    def query(self, text: str) -> Tensor:
+        """A query's vector `[dims]` in int8, of its last tokens: a question often comes at the end."""
+        return to_int8(self._vector(self._tokens(text)[-MAX_TOKENS:]))
+
+    def opening(self, text: str) -> Tensor:
+        """The vector `[dims]` in int8 of a text's first tokens, as the encoder is mostly used."""
+        return to_int8(self._vector(self._tokens(text)[:MAX_TOKENS]))
+
+    def memory(self, text: str) -> Tensor:
+        """A text's vector `[1, dims]` in int8: of a long one the mean of at most four of its parts."""
+        tokens = self._tokens(text)
+        parts = max(1, min(_PARTS, -(-len(tokens) // MAX_TOKENS)))
+        starts = [len(tokens) * part // parts for part in range(parts)]
+        mean = torch.stack([self._vector(tokens[at : at + MAX_TOKENS]) for at in starts]).mean(dim=0)
+        return to_int8(functional.normalize(mean, dim=0))[None]
+
+    def _tokens(self, text: str) -> list[int]:
+        # A long text is cut before the tokenizer takes seconds over it: a token has few characters.
+        return list(self._tokenizer.encode(text[: 64 * MAX_TOKENS], add_special_tokens=False).ids)
+
+    def _vector(self, tokens: list[int]) -> Tensor:
+        return self._bert.vector([_OPEN, *tokens, _CLOSE])
+
+    @cached_property
+    def _tokenizer(self) -> "Tokenizer":
+        from tokenizers import Tokenizer
+
+        made = Tokenizer.from_file(str(self._known.folder / self._known.tokenizer[0]))
+        made.no_padding()
+        made.no_truncation()
+        return made
+
+    @cached_property
+    def _weights(self) -> _Bert:
+        from safetensors.torch import load_file
+
+        return _Bert(load_file(self._known.folder / self._known.weights[0]))
+
+    @property
+    def _bert(self) -> _Bert:
+        with self._guard:  # once, whoever asks first
+            return self._weights
+
+
+@lru_cache
+def _shared(name: str, _folder: str) -> Embedder | None:
+    known = usable(name)
+    return None if known is None else Embedder(known)
+
+
+def any_embedder() -> Embedder | None:
+    """The sentence encoder that is here, whichever calibration names it."""
+    known = usable(MINILM.name)
+    return None if known is None else _shared(known.name, str(known.folder))
+
+
+def embedder_of(calibration: "Calibration") -> Embedder | None:
+    """The sentence encoder that a calibration names, where it is here; a trained router takes its place."""
+    if not calibration.embedder or calibration.vectors is not None:
+        return None
+    known = usable(calibration.embedder)
+    return None if known is None else _shared(known.name, str(known.folder))

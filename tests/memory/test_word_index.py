@@ -1,0 +1,113 @@
+"""Vectors made of memories' words, in a bank: kept with each memory, made when missing, gone when it is."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mnemos import MemoryBank
+from mnemos.attention.embedder_files import EMBEDDER_ENV, MINILM, fetch_embedder
+from mnemos.attention.memory_codec import decode_route
+from mnemos.attention.models import LanguageModel
+from mnemos.memory import router, word_index
+from mnemos.memory.word_index import WordIndex
+from mnemos.store.records import MemoryDraft
+
+pytestmark = pytest.mark.model
+TALK = [
+    ("Ann", "I drink a cup of tea each morning."),
+    ("Ben", "The van broke down near the harbour."),
+    ("Ann", "My sister is a nurse in Leeds."),
+    ("Ben", "We painted the kitchen yellow."),
+    ("Ann", "The dog chewed my left shoe."),
+]
+QUESTION = "Which beverage?"  # shares no word with any of them
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: LanguageModel) -> LanguageModel:
+    """A tiny model that knows nothing, calibrated to use the sentence encoder."""
+    fetch_embedder()
+    weights = {"lexical": 1.0, "mass": 0.0, "speaker": 0.5, "vector": 1.0}
+    calibration = tiny_model.calibration.model_copy(update={"embedder": MINILM.name, "weights": weights})
+    return replace(tiny_model, calibration=calibration)
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Iterator[MemoryBank]:
+    with MemoryBank.open(tmp_path / "bank") as opened:
+        yield opened
+
+
+def talk(bank: MemoryBank) -> list[str]:
+    made = bank.remember_many([MemoryDraft(text, speaker=speaker) for speaker, text in TALK])
+    return [memory.id for memory in made]
+
+
+def vectors_kept(bank: MemoryBank, ids: list[str]) -> list[bool]:
+    routes = bank.store.get_routes("default", ids)
+    return [decode_route(routes[each]).vectors is not None for each in ids]
+
+
+def test_a_memory_is_found_by_what_it_means(bank: MemoryBank, model: LanguageModel) -> None:
+    ids = talk(bank)
+    found = bank.search(QUESTION, model=model, limit=5)
+    assert found[0].memory.id == ids[0] and found[0].signals["lexical"] == 0
+    assert found[0].signals["vector"] > found[1].signals["vector"]
+    assert vectors_kept(bank, ids) == [True] * 5
+
+
+def test_an_old_one_becomes_a_candidate(
+    bank: MemoryBank, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router, "RECENT_CANDIDATES", 2)
+    monkeypatch.setattr(router, "VECTOR_CANDIDATES", 1)
+    ids = talk(bank)
+    assert bank.search(QUESTION, model=model, limit=5)[0].memory.id == ids[0]
+    monkeypatch.setattr(word_index, "SEARCHED_MEMORIES", 4)
+    with MemoryBank.open(bank.path) as again:
+        found = again.search(QUESTION, model=model, limit=5)
+        assert ids[0] not in {each.memory.id for each in found}, "too many to be searched by their vectors"
+        assert found[0].signals["vector"] != found[1].signals["vector"], "which are a signal all the same"
+
+
+def test_a_bank_from_before_gets_its_vectors_when_it_is_searched(
+    tmp_path: Path, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(EMBEDDER_ENV, "none")
+    path = tmp_path / "bank"
+    with MemoryBank.open(path) as bank:
+        ids = talk(bank)
+        assert "vector" not in bank.search(QUESTION, model=model)[0].signals
+        assert vectors_kept(bank, ids) == [False] * 5 and not list(path.rglob("*.shard"))
+    monkeypatch.delenv(EMBEDDER_ENV)
+    with MemoryBank.open(path) as bank:
+        assert bank.search(QUESTION, model=model, limit=5)[0].memory.id == ids[0]
+        assert vectors_kept(bank, ids) == [False] * 5 and len(list(path.rglob("*.shard"))) == 1
+    with MemoryBank.open(path) as bank:
+        recaller = bank.recaller(model)
+        assert isinstance(recaller.vectors, WordIndex)
+        assert len(recaller.vectors.catch_up("default")) == 5 and recaller.vectors._reader.made == 0
+        bank.forget(bank.plan_forget(ids=[ids[0]]))
+        found = bank.search(QUESTION, model=model, limit=5)
+        assert ids[0] not in {each.memory.id for each in found} and len(found) == 4
+        assert bank.verify(deep=True).ok
+    data = b"".join(file.read_bytes() for file in path.rglob("*.shard"))
+    assert b"tea" not in data
+
+
+def test_after_an_erase_it_ranks_as_if_there_had_never_been_one(tmp_path: Path, model: LanguageModel) -> None:
+    with MemoryBank.open(tmp_path / "one") as bank, MemoryBank.open(tmp_path / "two") as never:
+        ids = talk(bank)
+        bank.search(QUESTION, model=model)
+        bank.forget(bank.plan_forget(ids=[ids[3]]))
+        never.remember_many([MemoryDraft(text, speaker=speaker) for speaker, text in TALK[:3] + TALK[4:]])
+        looks = [
+            [
+                (each.memory.text, each.score, each.signals)
+                for each in one.search(QUESTION, model=model, limit=9)
+            ]
+            for one in (bank, never)
+        ]
+    assert looks[0] == looks[1] and len(looks[0]) == 4

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnemos.attention.kv import KVCache, SpanKV
+from mnemos.attention.kv import KVCache, Span
 from mnemos.attention.models import LanguageModel, load
 from mnemos.attention.routing import route_query
 from mnemos.memory.bank import MemoryBank
@@ -145,9 +145,9 @@ def _paging(recaller: Recaller, places: Sequence[Sequence[str]]) -> tuple[list[f
     return times, cpu_times
 
 
-def _fitting(cache: KVCache, spans: Iterable[SpanKV]) -> list[SpanKV]:
+def _fitting(cache: KVCache, spans: Iterable[Span]) -> list[Span]:
     """As many as there is room for: all of them, unless the model's window is a very small one."""
-    room, found = cache.capacity - cache.length, list[SpanKV]()
+    room, found = cache.capacity - cache.length, list[Span]()
     for span in spans:
         if span.tokens <= room:
             room -= span.tokens

@@ -232,9 +232,10 @@ def _weighs(library: ctypes.CDLL, random: np.random.Generator) -> bool:
 
 def _expands(library: ctypes.CDLL) -> bool:
     """Whether the keys and values of one token are what they are by hand."""
-    codes, scales = np.arange(32, dtype=np.uint8), np.repeat(np.float16([0.5, -1]), 32)
-    of_value, found = np.float16([0.5, -1]), np.zeros((2, 32), np.float32)
-    at = [each.ctypes.data for each in (codes, scales, codes, of_value, found[0], found[1])]
-    packed = Packed(*at, 8, 1, 1, 32, 32, 32, 0, None, 1)
+    codes, of_value = np.arange(32, dtype=np.uint8), np.array([0.5, -1], np.float16)
+    scales, found = np.repeat(of_value, 32), np.zeros((2, 32), np.float32)
+    of_codes, of_keys = codes.ctypes.data, scales.ctypes.data
+    to = (found[0].ctypes.data, found[1].ctypes.data)
+    packed = Packed(of_codes, of_keys, of_codes, of_value.ctypes.data, *to, 8, 1, 1, 32, 32, 32, 0, None, 1)
     failed = library.mnemos_expand_kv(ctypes.byref(packed), 1)
     return not failed and bool((found == codes * np.float32(0.5) - 1).all())

@@ -241,5 +241,5 @@ class Reader:
         logits = decoder.forward(prompt, cache)[None]  # [1, vocab]
         if len(answer) > 1:
             logits = torch.cat([logits, decoder.forward_all(answer[:-1], cache)])  # [answer, vocab]
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(answer))
+        loss = torch.nn.functional.cross_entropy(logits.cpu(), torch.tensor(answer))
         return math.inf if loss.isnan() else float(loss)

@@ -101,7 +101,7 @@ def run(
     decoders = {"same_dtype": Decoder(config, loaded, dtype=bf16, decode_dtype=bf16)}
     for name in {picked: None} | dict.fromkeys(_formats(compile)):
         form = "auto" if name == "compiled" else name.removeprefix("compiled_")
-        decoders[name] = make_decoder(config, loaded, "auto", form, name.startswith("compiled"))
+        decoders[name] = make_decoder(config, loaded, "auto", form, name.startswith("compiled"), "cpu")
     text = Tokenizer(source, vocab_size=config.vocab_size).encode(DRIFT_TEXT)[:drift_tokens]
     exact = _exact_loss(Decoder(config, loaded, dtype=torch.float32), text)
     drift = {name: _loss(decoder, text) - exact for name, decoder in decoders.items()}

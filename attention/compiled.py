@@ -165,8 +165,9 @@ def _load(path: Path) -> ctypes.CDLL:
     library.mnemos_pack.argtypes = [pointer, integer, integer, integer, real, pointer, integer]
     library.mnemos_pack.restype = real
     library.mnemos_expand_kv.argtypes = [pointer, integer]
-    masses = [pointer, integer, pointer, integer, integer, pointer, pointer, integer]
-    library.mnemos_route_mass.argtypes = masses
+    library.mnemos_turn_keys.argtypes = [pointer, ctypes.c_int64, integer, integer, integer, integer, pointer]
+    weighing = library.mnemos_route_mass
+    weighing.argtypes = [pointer, integer, pointer, integer, integer, pointer, pointer, integer]
     if library.mnemos_abi() != ABI:
         raise ValueError("the compiled kernels are of another version")
     return library

@@ -14,7 +14,7 @@ from torch import Tensor
 from mnemos.attention.quantize import value_group
 
 _LANES = 8
-_LONG_TOKENS = 128
+_LONG_TOKENS = 64
 _MOST_DIM = 512
 _EXPANDED = (torch.float32, torch.bfloat16)
 
@@ -36,6 +36,8 @@ class Packed(ctypes.Structure):
         ("stride", ctypes.c_int64),
         ("value_group", ctypes.c_int32),
         ("is_bf16", ctypes.c_int32),
+        ("turns", ctypes.c_void_p),
+        ("kv_heads", ctypes.c_int32),
     )
 
 
@@ -54,12 +56,16 @@ def can_weigh(dim: int) -> bool:
     return dim <= _MOST_DIM
 
 
-def expand_kv(library: ctypes.CDLL, at: Sequence[int], bits: int, k: Tensor, v: Tensor) -> None:
-    """Fills `k` and `v [layers, kv_heads, tokens, head_dim]`, or such parts of a cache. `at` are the addresses of the codes and scales
-    of K, then of V; the caller keeps what lies there, and has checked its length.
+def expand_kv(
+    library: ctypes.CDLL, at: Sequence[int], bits: int, k: Tensor, v: Tensor, turns: Tensor | None = None
+) -> None:
+    """Fills `k` and `v [layers, kv_heads, tokens, head_dim]`, or such parts of a cache. `at` are the
+    addresses of the codes and scales of K, then of V; the caller keeps what lies there, and has checked its
+    length. `turns [layers, head_dim]`, cosine and sine of each pair, turn keys in fp32 on.
     """
     layers, kv_heads, tokens, dim = k.shape
-    assert k.stride() == v.stride() == (kv_heads * k.stride(1), k.stride(1), dim, 1), "slots of a cache"
+    of_cache = (kv_heads * k.stride(1), k.stride(1), dim, 1)
+    assert k.stride() == v.stride() == of_cache, "slots of a cache"
     packed = Packed(
         *at,
         k.data_ptr(),
@@ -71,6 +77,8 @@ def expand_kv(library: ctypes.CDLL, at: Sequence[int], bits: int, k: Tensor, v: 
         k.stride(1),
         value_group(dim),
         k.dtype == torch.bfloat16,
+        None if turns is None else turns.data_ptr(),
+        kv_heads,
     )
     threads = torch.get_num_threads() if tokens > _LONG_TOKENS else 1  # to start one takes as long
     if library.mnemos_expand_kv(ctypes.byref(packed), threads):

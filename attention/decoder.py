@@ -45,6 +45,7 @@ class Collect:
     hidden_layers: tuple[int, ...] = ()
     memory_mass: bool = False
     few_bits: bool = False  # a probe may multiply the packed weights of steps
+    threads: int | None = None  # of such a probe; all of PyTorch's without it
     queries: dict[int, Tensor] = field(default_factory=dict)  # layer -> [heads, tokens, head_dim], after RoPE
     hidden: dict[int, Tensor] = field(default_factory=dict)  # layer -> [tokens, hidden], input of that layer
     mass: Tensor | None = None  # [memory slots], attention summed over layers, heads and tokens
@@ -161,6 +162,8 @@ class Decoder:
     compiled code over `packed` weights, and takes a few tokens at once; `step_format` is then of no account.
     """
 
+    reads_pages = False  # whether memories are read quantised, where a pool of pages holds them
+
     def __init__(
         self,
         config: ModelConfig,
@@ -177,6 +180,7 @@ class Decoder:
             decode_dtype, step_format = dtype, "plain"
         self.config = config
         self.dtype = dtype
+        self.device = torch.device("cpu")  # where the weights are
         self.embed = weights.embed.to(dtype)
         self.norm = weights.norm.to(dtype)
         tied = weights.lm_head is weights.embed
@@ -278,11 +282,12 @@ class Decoder:
         rotated, eps = (heads + kv_heads) * dim, config.rms_norm_eps
         first = cache.next_position
         cis = [rotary.span(first, count)[:, None] for rotary in self.rotaries]  # of [tokens, 1, dim/2]
-        mask = _causal_mask(count, slots.start, self.dtype) if count > 1 else None  # [tokens, slots]
+        # [tokens, slots]
+        mask = _causal_mask(count, slots.start, self.dtype, self.device) if count > 1 else None
         local_mask = (
             mask if self.window is None else _window_mask(mask, cache, count, self.window, self.dtype)
         )
-        x = functional.embedding(torch.tensor(tokens), self.embed)  # [tokens, hidden]
+        x = functional.embedding(torch.tensor(tokens, device=self.device), self.embed)  # [tokens, hidden]
         if self.embedding_scale is not None:
             x = x * self.embedding_scale
         pooled = cache if isinstance(cache, PooledCache) else None
@@ -301,8 +306,8 @@ class Decoder:
                 qk = _rms_norm(qk.float(), layer.qk_norm, eps)
             qk = _rotate(qk, cis[layer.rotary], self.dtype)
             q = qk[:, :heads].transpose(0, 1)  # [heads, tokens, dim]
-            cache.k[index, :, slots] = qk[:, heads:].transpose(0, 1)
-            cache.v[index, :, slots] = qkv[:, rotated:].view(count, kv_heads, dim).transpose(0, 1)
+            values = qkv[:, rotated:].view(count, kv_heads, dim)
+            cache.write(index, slots, qk[:, heads:].transpose(0, 1), values.transpose(0, 1))
             if collect is not None and index in collect.query_layers:
                 collect.queries[index] = q.float()
                 if index == layers - 1 and layers < len(self.layers):
@@ -346,7 +351,7 @@ class Decoder:
         """`q [heads, tokens, dim]` over slots `[0, end)`; `[tokens, heads * dim]`."""
         heads, count, dim = q.shape
         first = cache.first_slot(layer) if isinstance(cache, PooledCache) else 0
-        k, v = cache.k[layer, :, first:end], cache.v[layer, :, first:end]  # [kv_heads, slots, dim]
+        k, v = cache.seen(layer, first, end)  # [kv_heads, slots, dim]
         if first and mask is not None:
             mask = mask[:, first:]
         kv_heads = k.shape[0]
@@ -416,10 +421,10 @@ def _rotate(x: Tensor, cis: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.view_as_real(pairs * cis).flatten(-2).to(dtype)
 
 
-def _causal_mask(count: int, start: int, dtype: torch.dtype) -> Tensor:
+def _causal_mask(count: int, start: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """`[count, start + count]`: zero where a token may look, -inf at later tokens."""
-    mask = torch.zeros(count, start + count, dtype=dtype)
-    mask[:, start:] = torch.full((count, count), float("-inf"), dtype=dtype).triu_(1)
+    mask = torch.zeros(count, start + count, dtype=dtype, device=device)
+    mask[:, start:] = torch.full((count, count), float("-inf"), dtype=dtype, device=device).triu_(1)
     return mask
 
 
@@ -432,10 +437,12 @@ def _window_mask(
     """
     if cache.next_position + count <= window:
         return mask
-    rows, slots = torch.arange(count)[:, None], torch.arange(cache.length + count)
+    device = cache.k.device
+    rows = torch.arange(count, device=device)[:, None]
+    slots = torch.arange(cache.length + count, device=device)
     first_position = rows + (cache.next_position + 1 - window)  # what the window begins with, [count, 1]
     first_slot = rows + (cache.length + 1 - window)  # the same as a slot of working memory
     too_old = (slots < cache.memory_start) & (slots < first_position)  # [count, slots]
     too_old |= (slots >= cache.memory_end) & (slots < first_slot)
-    base = torch.zeros(too_old.shape, dtype=dtype) if mask is None else mask
+    base = torch.zeros(too_old.shape, dtype=dtype, device=device) if mask is None else mask
     return base.masked_fill(too_old, float("-inf"))

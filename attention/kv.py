@@ -12,6 +12,7 @@ length behind the one before ("staggered"); the working memory goes on after the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +20,19 @@ from torch import Tensor
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.rope import KeyRotation
 from mnemos.errors import ContextOverflowError
+
+
+class Span(Protocol):
+    """One span of a memory, wherever its keys and values are."""
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def dense(self) -> "SpanKV":
+        """Its keys and values as tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +50,21 @@ class SpanKV:
     def nbytes(self) -> int:
         return self.k.nbytes + self.v.nbytes
 
-    def write_to(self, k: Tensor, v: Tensor) -> None:
-        """Copies both into tensors of their shape, which may be a part of a cache."""
+    def dense(self) -> "SpanKV":
+        return self
+
+    def to(self, device: torch.device) -> "SpanKV":
+        """The same on a device."""
+        return SpanKV(self.k.to(device), self.v.to(device))
+
+    def write_to(self, k: Tensor, v: Tensor, rotation: KeyRotation | None = None, positions: int = 0) -> None:
+        """Copies both into tensors of their shape, which may be a part of a cache, keys as they are so many
+        positions further on.
+        """
         k.copy_(self.k)
         v.copy_(self.v)
+        if rotation is not None:
+            rotation.turn_(k, positions)
 
     def zero_(self) -> None:
         """Overwrite both tensors, so that erased content does not linger in freed memory."""
@@ -110,7 +135,7 @@ class KVCache:
 
     def page_in(
         self,
-        spans: Sequence[SpanKV],
+        spans: Sequence[Span],
         *,
         temperature: float = 1.0,
         mass_scale: float = 1.0,
@@ -122,6 +147,19 @@ class KVCache:
         2502.05431): attention to the memory part is taken at `temperature`, and that part's log-sum-exp is
         multiplied by `mass_scale`. Each span starts `stride` times the length of the one before behind that
         one's start: 0 is parallel, 1 one after another. Raises `ContextOverflowError` when they don't fit.
+        """
+        offsets, taken = self._places(spans, stride)
+        start = self.next_position
+        self.memory_start = self.length
+        for offset, span in zip(offsets, spans, strict=True):
+            self._place(span.dense(), offset)
+        self.memory_end = self.length
+        self.next_position = start + taken
+        self.temperature, self.mass_scale = temperature, mass_scale
+
+    def _places(self, spans: Sequence[Span], stride: float) -> tuple[list[int], int]:
+        """How far behind the first span each one starts, and how many places all take. Raises where they
+        don't fit.
         """
         if self.length != self.next_position:
             raise ValueError("memories are paged in before the working memory")
@@ -139,12 +177,16 @@ class KVCache:
                 f"{total} memory tokens do not fit: {self.length} of {self.capacity} slots are taken; "
                 "recall fewer memories"
             )
-        self.memory_start = self.length
-        for offset, span in zip(offsets, spans, strict=True):
-            self._place(span, offset)
-        self.memory_end = self.length
-        self.next_position = start + taken
-        self.temperature, self.mass_scale = temperature, mass_scale
+        return offsets, taken
+
+    def write(self, layer: int, slots: slice, k: Tensor, v: Tensor) -> None:
+        """Keys and values `[kv_heads, tokens, head_dim]` of one layer into reserved slots."""
+        self.k[layer, :, slots] = k
+        self.v[layer, :, slots] = v
+
+    def seen(self, layer: int, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the slots `[start, end)` of one layer, `[kv_heads, slots, head_dim]` each."""
+        return self.k[layer, :, start:end], self.v[layer, :, start:end]
 
     def truncate(self, length: int, next_position: int) -> None:
         """Go back to an earlier point of the working memory; both values as read from the cache at that
@@ -171,20 +213,15 @@ class KVCache:
                 f"{span.tokens} memory tokens do not fit: {self.length} of {self.capacity} slots are taken; "
                 "recall fewer memories"
             )
-        k = self.k[:, :, self.length : end]
-        span.write_to(k, self.v[:, :, self.length : end])
-        if offset:
-            k.copy_(self._moved(k, offset))
+        if offset and self._rotation is None:
+            raise ValueError("a cache without a rotation holds parallel memories only")
+        k, v = self.k[:, :, self.length : end], self.v[:, :, self.length : end]
+        span.write_to(k, v, self._rotation if offset else None, offset)
         self.length = end
         self.used = max(self.used, end)
 
-    def _moved(self, keys: Tensor, offset: int) -> Tensor:
-        if self._rotation is None:
-            raise ValueError("a cache without a rotation holds parallel memories only")
-        return self._rotation(keys, offset)
 
-
-def _offsets(spans: Sequence[SpanKV], stride: float) -> list[int]:
+def _offsets(spans: Sequence[Span], stride: float) -> list[int]:
     """How many places behind the first span's start each one starts."""
     starts = [0.0]
     for span in spans:

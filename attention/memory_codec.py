@@ -103,6 +103,12 @@ def encode_kv(spans: Sequence[SpanKV], bits: TraceBits) -> bytes:
             parts += [_bytes(t.to(_RAW[bits])) for t in (span.k, span.v)]
             continue
         width: Literal[4, 8] = 4 if bits == 4 else 8
+        if span.k.is_cuda:
+            from mnemos.attention.kernels.dispatch import quantize_pack  # which reads this module's format
+
+            packed = quantize_pack(span.k.contiguous(), span.v.contiguous(), width)
+            parts += [_bytes(part) for part in packed]
+            continue
         for codes, scales in (quantize_keys(span.k, width), quantize_values(span.v, width)):
             parts += [_bytes(pack_nibbles(codes) if width == 4 else codes), _bytes(scales)]
     return b"".join(parts)
@@ -255,7 +261,7 @@ class _Reader:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _malformed(what: str) -> BankUnreadableError:

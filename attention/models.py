@@ -62,6 +62,7 @@ def load(
     compile: bool | None = None,
     threads: int | None = None,
     calibration: str | os.PathLike[str] | None = None,
+    device: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """Loads a model: a known name (fetched on first use), a .gguf file, a Hugging Face directory, or
@@ -74,12 +75,19 @@ def load(
     compiler (or as `MNEMOS_COMPILE` says), True or UsageError, False never. `threads` sets
     torch's thread count for the whole process. `calibration` is a calibration file, or `none` for safe
     defaults; without it, `MNEMOS_CALIBRATION`, the file beside the weights, or the one that ships.
+    `device` is auto, cpu, cuda or cuda:N (None means `MNEMOS_DEVICE`, or auto: a GPU where there is one that
+    the model fits); on a GPU weights are in `dtype`, bf16 for auto, and `decode_weights` and `compile` are of
+    no account.
     `on_progress(done_bytes, total_bytes)` is called while weights are fetched. Raises a ModelError that says
     what is wrong and what to do.
     """
     from mnemos.attention.calibration_file import calibration_of
 
     _check_formats(dtype, decode_weights, compile)
+    if (device or os.environ.get("MNEMOS_DEVICE") or "auto") != "auto":
+        from mnemos.attention.gpu.devices import check_device
+
+        check_device(device)
     if threads is not None:
         if threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}")
@@ -90,7 +98,7 @@ def load(
         _control_text(tokenizer, token) for token in (source.bos_id, next(iter(source.eos_ids), None))
     )
     template = Template(source.chat_template, name=config.name, bos=bos, eos=eos)
-    decoder = make_decoder(config, weights, dtype, decode_weights, compile)
+    decoder = make_decoder(config, weights, dtype, decode_weights, compile, device)
     weights_at = weights_path(resolve_name(name_or_path))
     chosen = calibration_of(config.name, weights_at, config, fingerprint, calibration)
     if not is_path(named := resolve_name(name_or_path)) and not is_hub(named):
@@ -100,7 +108,7 @@ def load(
 
 def load_shared(name_or_path: str | os.PathLike[str] | None = None) -> LanguageModel:
     """As `load` with its defaults; the same model as before for as long as somebody uses it."""
-    variables = ("MNEMOS_DECODE_WEIGHTS", COMPILE_ENV, "MNEMOS_CALIBRATION")
+    variables = ("MNEMOS_DECODE_WEIGHTS", COMPILE_ENV, "MNEMOS_CALIBRATION", "MNEMOS_DEVICE")
     key = (resolve_name(name_or_path), *(os.environ.get(each) for each in variables))
     with _sharing:
         model = _shared.get(key)
@@ -163,18 +171,46 @@ def make_decoder(
     dtype: str = "auto",
     decode_weights: str | None = None,
     compile: bool | None = None,
+    device: str | None = None,
 ) -> "Decoder":
     """The decoder that `load` makes: conversations may share it."""
     from mnemos.attention.shared_decoder import SharedDecoder
 
     name = decode_name(dtype, decode_weights)
     prefill_dtype, _ = pick_dtypes(dtype)
+    if torch.cuda.is_available():
+        found = _on_gpu(config, weights, dtype, device)
+        if found is not None:
+            return found
     if name in PACKED and fits(config, prefill_dtype) and (library := kernels(compile)) is not None:
         return SharedDecoder(config, weights, dtype=prefill_dtype, library=library, packed=PACKED[name])
     prefill_dtype, decode_dtype, step_format = pick_formats(dtype, decode_weights)
     return SharedDecoder(
         config, weights, dtype=prefill_dtype, decode_dtype=decode_dtype, step_format=step_format
     )
+
+
+def _on_gpu(config: ModelConfig, weights: Weights, dtype: str, device: str | None) -> "Decoder | None":
+    """The model on a GPU; None where it is to run on the CPU: a GPU that nobody named may run out of
+    memory.
+    """
+    from mnemos.attention.gpu.devices import device_name, gpu_dtype, pick_device
+
+    chosen = gpu_dtype(dtype, pick_dtypes(dtype)[0], torch.device("cuda"))
+    picked = pick_device(device, config, weights, chosen)
+    if picked.type == "cpu":
+        return None
+    from mnemos.attention.gpu.decoder import DeviceDecoder
+
+    try:
+        return DeviceDecoder(config, weights, dtype=chosen, device=picked)
+    except torch.OutOfMemoryError:
+        if device_name(device) == "auto":
+            return None
+        raise ModelError(
+            f"model {config.name} does not fit the memory of {picked}; use a smaller one, or set "
+            "MNEMOS_DEVICE=cpu"
+        ) from None
 
 
 def pick_formats(

@@ -11,12 +11,19 @@ from torch import Tensor
 
 from mnemos.attention.compiled_read import expand_kv
 from mnemos.attention.kv import SpanKV
+from mnemos.attention.rope import KeyRotation
 
 
 class PackedSpan(SpanKV):
     """A span whose keys and values are made when they are asked for."""
 
     __slots__ = ("_at", "_bits", "_data", "_dtype", "_library", "_shape")
+    _library: ctypes.CDLL
+    _data: np.ndarray
+    _at: list[int]
+    _shape: tuple[int, int, int, int]
+    _bits: int
+    _dtype: torch.dtype
 
     def __init__(
         self,
@@ -39,9 +46,14 @@ class PackedSpan(SpanKV):
         object.__setattr__(self, "_bits", bits)
         object.__setattr__(self, "_dtype", dtype)
 
-    def write_to(self, k: Tensor, v: Tensor) -> None:
-        """As `SpanKV.write_to`."""
-        expand_kv(self._library, self._at, self._bits, k, v)
+    def write_to(self, k: Tensor, v: Tensor, rotation: KeyRotation | None = None, positions: int = 0) -> None:
+        """As `SpanKV.write_to`, each number once."""
+        if rotation is None or k.dtype != torch.float32:
+            expand_kv(self._library, self._at, self._bits, k, v)
+            if rotation is not None:
+                rotation.turn_(k, positions)
+            return
+        expand_kv(self._library, self._at, self._bits, k, v, rotation.turns(positions))
 
     def expanded(self) -> SpanKV:
         """The same numbers in the compute dtype."""
@@ -49,12 +61,18 @@ class PackedSpan(SpanKV):
         self.write_to(k, v)
         return SpanKV(k, v)
 
+    def dense(self) -> SpanKV:
+        return self.expanded()
+
+    def to(self, device: torch.device) -> SpanKV:
+        return self.expanded().to(device)
+
     @property
-    def k(self) -> Tensor:  # type: ignore[override]
+    def k(self) -> Tensor:
         return self.expanded().k
 
     @property
-    def v(self) -> Tensor:  # type: ignore[override]
+    def v(self) -> Tensor:
         return self.expanded().v
 
     @property

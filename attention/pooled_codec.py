@@ -37,7 +37,7 @@ def encode_pooled_kv(span: SpanKV, msa: MsaConfig, bits: PooledBits) -> bytes:
     return _encode(_KV_MAGIC, (span.k, span.v), msa, bits)
 
 
-def decode_pooled_kv(payload: bytes, config: ModelConfig, dtype: torch.dtype) -> list[SpanKV]:
+def decode_pooled_kv(payload: bytes | bytearray, config: ModelConfig, dtype: torch.dtype) -> list[SpanKV]:
     """A KV payload to its one span, in `dtype`.
 
     Raises `ModelMismatchError` when it has another model's shape, `BankUnreadableError` when it is malformed.
@@ -66,7 +66,7 @@ def _encode(magic: bytes, tensors: tuple[Tensor, ...], msa: MsaConfig, bits: Poo
     return b"".join([head, *raw])
 
 
-def _decode(payload: bytes, magic: bytes, count: int, config: ModelConfig) -> tuple[Tensor, ...]:
+def _decode(payload: bytes | bytearray, magic: bytes, count: int, config: ModelConfig) -> tuple[Tensor, ...]:
     msa = config.msa
     if msa is None:
         raise InvalidWeightsError(f"model {config.name} has no msa_config: it can't read pooled memories")

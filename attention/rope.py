@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mnemos.attention.compiled import kernels
 from mnemos.attention.config import ModelConfig, RopeScaling
 
 _FIRST_POSITIONS = 2048  # rows of a new table
@@ -54,11 +55,33 @@ class KeyRotation:
         """`keys [layers, kv_heads, tokens, head_dim]` as they were encoded `positions` further on."""
         if positions == 0:
             return keys
-        kinds = [rotary.at(positions) for rotary in self._rotaries]
-        # A magnitude other than 1 is in the keys already.
-        phases = torch.stack([kinds[kind] / kinds[kind].abs() for kind in self._use])[:, None, None]
+        phases = self._phases(positions)[:, None, None]
         pairs = torch.view_as_complex(torch.unflatten(keys.float(), -1, (-1, 2)))
         return torch.view_as_real(pairs * phases).flatten(-2).to(keys.dtype)
+
+    def turn_(self, keys: Tensor, positions: int) -> None:
+        """As `__call__`, in place: keys of a cache, `[layers, kv_heads, tokens, head_dim]`."""
+        layers, kv_heads, tokens, dim = keys.shape
+        stride = keys.stride(1)
+        is_plain = keys.dtype == torch.float32 and keys.stride() == (kv_heads * stride, stride, dim, 1)
+        library = kernels() if is_plain and positions else None
+        if library is None:
+            keys.copy_(self(keys, positions))
+            return
+        turns = self.turns(positions)
+        at, to = keys.data_ptr(), turns.data_ptr()
+        if library.mnemos_turn_keys(at, stride, layers, kv_heads, tokens, dim, to):
+            keys.copy_(self(keys, positions))
+
+    def turns(self, positions: int) -> Tensor:
+        """Cosine and sine of each pair, `[layers, head_dim]`, fp32."""
+        return torch.view_as_real(self._phases(positions)).flatten(1).contiguous()
+
+    def _phases(self, positions: int) -> Tensor:
+        """Factors of each layer, `[layers, head_dim / 2]`, complex64."""
+        kinds = [rotary.at(positions) for rotary in self._rotaries]
+        # A magnitude other than 1 is in the keys already.
+        return torch.stack([kinds[kind] / kinds[kind].abs() for kind in self._use])
 
 
 def rotaries(config: ModelConfig) -> tuple[list[Rotary], list[int]]:

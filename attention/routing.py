@@ -5,6 +5,7 @@ look at.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,12 +33,15 @@ def route_query(
     cache: KVCache,
     tokens: Sequence[int],
     projection: Projection | None = None,
+    threads: int | None = None,
 ) -> RouteQuery:
-    """Run `tokens` behind the cache as far as routing needs; the cache is left as it was."""
+    """Run `tokens` behind the cache as far as routing needs; the cache is left as it was. `threads` are of
+    compiled code, all of PyTorch's without a number.
+    """
     layers = tuple(dict.fromkeys(layer for layer, _ in calibration.key_heads))
     hidden_layers = () if calibration.hidden_layer is None else (calibration.hidden_layer,)
     projected = () if projection is None else (projection.layer,)
-    collect = Collect(query_layers=layers, hidden_layers=(*hidden_layers, *projected), few_bits=True)
+    collect = Collect(layers, (*hidden_layers, *projected), few_bits=True, threads=threads)
     decoder.probe(tokens, cache, collect)
     queries = torch.stack([collect.queries[layer][head] for layer, head in calibration.key_heads])
     # Scores are taken at head_dim ** -0.5; the queries carry what a family's own scale differs by.
@@ -58,21 +62,29 @@ def span_mass(
     """
     if not records:
         return torch.empty(0)
+    heads, tokens, dim = query.queries.shape
+    rows = [queries * dim**-0.5 for queries in asked_of_keys(query, calibration, group)]
+    return span_sums(rows, records) / float(heads * tokens)
+
+
+def asked_of_keys(query: RouteQuery, calibration: Calibration, group: int) -> list[Tensor]:
+    """The queries of the retrieval heads behind each key head, `[queries, head_dim]`, in the order of
+    `key_pairs`.
+    """
     pairs = key_pairs(calibration, group)
     behind = [pairs.index((layer, head // group)) for layer, head in calibration.key_heads]
-    scaled = query.queries * query.queries.shape[-1] ** -0.5
-    rows = [  # the heads that read the same keys go together
-        torch.cat([scaled[head] for head, read in enumerate(behind) if read == pair])
+    return [  # the heads that read the same keys go together
+        torch.cat([query.queries[head] for head, read in enumerate(behind) if read == pair])
         for pair in range(len(pairs))
     ]
-    return span_sums(rows, records) / float(scaled.shape[0] * scaled.shape[1])
 
 
 def record_mass(mass: Tensor, records: Sequence[RouteKeys]) -> Tensor:
     """Log of the mass of each record, `[records]`, from that of its spans."""
-    counts = torch.tensor([len(record.span_tokens) for record in records])
-    owner = torch.repeat_interleave(torch.arange(len(records)), counts)
-    return torch.zeros(len(records)).index_add_(0, owner, mass).clamp_min(1e-12).log()
+    # In numpy: for so few numbers PyTorch's logarithm wakes threads, which takes longer than all of it.
+    owner = np.repeat(np.arange(len(records)), [len(record.span_tokens) for record in records])
+    whole = np.bincount(owner, mass.numpy(), len(records))
+    return torch.from_numpy(np.log(whole.clip(1e-12)).astype(np.float32))
 
 
 def vector_similarity(query: RouteQuery, vectors: Sequence[Tensor | None]) -> Tensor:

@@ -64,15 +64,16 @@ class Sampler:
         `allowed [vocab]` are the tokens to draw from, all of them when absent. Raises ModelError when none of
         their logits is finite or one is NaN.
         """
+        if logits.is_cuda and allowed is None and self.sampling.is_greedy:
+            penalty = self.sampling.repetition_penalty
+            if penalty == 1.0 or not history:
+                return best_token(logits)
         # In numpy: PyTorch takes all its threads for as little as this, which then spin beside the step's.
         scores = self._penalised(logits.float().cpu().numpy(), history)
         if allowed is not None:
             scores = np.where(allowed.cpu().numpy(), scores, -math.inf)
         best = int(scores.argmax())  # NaN counts as the largest
-        if not math.isfinite(scores[best]):
-            raise ModelError(
-                "the model's logits are not finite; its weights are damaged, or bf16/fp16 overflowed"
-            )
+        _check_finite(float(scores[best]))
         if self.sampling.is_greedy:
             return best
         kept, ids = self._kept(torch.from_numpy(scores) / self.sampling.temperature)
@@ -99,3 +100,21 @@ class Sampler:
         if sampling.min_p > 0:
             kept = kept[: int((kept >= kept[0] + math.log(sampling.min_p)).sum())]
         return kept, ids[: kept.numel()]
+
+
+def best_token(logits: Tensor) -> int:
+    """The id of the largest of `logits [vocab]`, found where they are: two numbers come to the host.
+
+    Raises ModelError when it is not finite.
+    """
+    value, index = logits.max(dim=-1)  # NaN counts as the largest
+    found = torch.stack([value.double(), index.double()]).tolist()
+    _check_finite(found[0])
+    return int(found[1])
+
+
+def _check_finite(best: float) -> None:
+    if not math.isfinite(best):
+        raise ModelError(
+            "the model's logits are not finite; its weights are damaged, or bf16/fp16 overflowed"
+        )

@@ -150,7 +150,11 @@ def _like(collect: Collect | None) -> Collect | None:
     if collect is None:
         return None
     return Collect(
-        collect.query_layers, collect.hidden_layers, collect.memory_mass, few_bits=collect.few_bits
+        collect.query_layers,
+        collect.hidden_layers,
+        collect.memory_mass,
+        few_bits=collect.few_bits,
+        threads=collect.threads,
     )
 
 

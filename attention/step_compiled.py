@@ -168,7 +168,7 @@ class CompiledStep:
                 for layer in collect.query_layers
             }
             hidden = {layer: torch.empty(len(piece), config.hidden_size) for layer in collect.hidden_layers}
-            self._run(decoder, [(piece, cache)], 0, queries, hidden)
+            self._run(decoder, [(piece, cache)], 0, queries, hidden, collect.threads)
             for layer, found in queries.items():
                 _join(collect.queries, layer, found.transpose(0, 1), 1)
             for layer, found in hidden.items():
@@ -181,9 +181,10 @@ class CompiledStep:
         logit_rows: int,
         queries: Mapping[int, Tensor] = MappingProxyType({}),
         hidden: Mapping[int, Tensor] = MappingProxyType({}),
+        threads: int | None = None,
     ) -> Tensor:
-        """With `queries [rows, heads, head_dim]` and `hidden [rows, hidden]` by layer, those are filled and no
-        layer above them is run.
+        """With `queries [rows, heads, head_dim]` and `hidden [rows, hidden]` by layer, those are filled and
+        no layer above them is run.
         """
         model = self._model or self._pack(decoder)
         for tokens, cache in rows:
@@ -201,7 +202,7 @@ class CompiledStep:
             turns.append(spans[0] if len(spans) == 1 else torch.cat(spans))
         places = (_Place * len(flat))(*(place for tokens, cache in rows for place in _places(cache, tokens)))
         logits = torch.empty(logit_rows, model.vocab)
-        call = _Call(len(flat), torch.get_num_threads(), logit_rows)
+        call = _Call(len(flat), threads or torch.get_num_threads(), logit_rows)
         for index, turn in enumerate(turns):
             call.rotary[index] = turn.data_ptr()
         call.x, call.place, call.logits = x.data_ptr(), ctypes.addressof(places), logits.data_ptr()

@@ -37,6 +37,7 @@ class CareBank:
         found = self.store.stats(namespace)
         recaller = self._recaller
         pager = None if recaller is None else recaller.pager
+        device = None if recaller is None else recaller.device_pool
         source = None if recaller is None else recaller.kv_source
         return BankStats(
             memories=found.memories,
@@ -47,6 +48,10 @@ class CareBank:
             trace_bytes=found.trace_bytes,
             disk_bytes=found.disk_bytes,
             namespaces=found.namespaces,
+            device_bytes=device.bytes if device else 0,
+            device_budget_bytes=device.budget_bytes if device else 0,
+            device_hits=device.hits if device else 0,
+            device_misses=device.misses if device else 0,
             cache_bytes=pager.bytes if pager else 0,
             cache_hits=pager.hits if pager else 0,
             cache_misses=pager.misses if pager else 0,

@@ -14,9 +14,11 @@ import torch
 
 from mnemos.attention.models import LanguageModel, load
 from mnemos.memory.bank import DEFAULT_NAMESPACE, MemoryBank
+from mnemos.memory.bench_encode import encoding
 from mnemos.memory.recall import Recaller
 from mnemos.store.keys import KeyFile
 
+_ENCODED = 8  # memories whose encoding is measured
 QUESTION = "What did I tell you about the garden?"
 _WORDS = [
     "garden",
@@ -65,11 +67,13 @@ def run(
                 paged.append(_paged_s(recaller, loaded, memories))
                 text.append(_text_s(recaller, loaded, memories))
             stats = bank.stats()
+            written = encoding(bank.store, recaller, bank.list(limit=_ENCODED), repeats)
     paged_s, text_s = statistics.median(paged[1:]), statistics.median(text[1:])
     return {
         "ttft_text_s": round(text_s, 4),
         "ttft_paged_s": round(paged_s, 4),
         "ratio": round(text_s / paged_s, 2),
+        **written,
         "memories": memories,
         "tokens_per_memory": tokens,
         "memory_tokens": stats.tokens,

@@ -40,8 +40,9 @@ def measure(place: Path, model: str | None, queries: int, threads: int | None) -
 
     Cold is the first question after opening, with the bank's files out of the system's page cache. Warm are
     further questions, each another one, with the bank's databases in that cache, as after a while of use, and
-    its segments as they come. `query_ms` is the model's part of a route: its pass over the
-    question. `remember_ms` and `forget_ms` are until the disk has it, the model left out.
+    its segments as they come. Cached are the same questions and memories once more, nothing of them being
+    held, with what they need in the system's cache. `query_ms` is the model's part of a route: its pass over
+    the question. `remember_ms` and `forget_ms` are until the disk has it, the model left out.
     """
     loaded = load(model, threads=threads)
     model_mb = _rss_mb()
@@ -63,8 +64,13 @@ def measure(place: Path, model: str | None, queries: int, threads: int | None) -
         asked = questions(bank, queries + _WARMING, chance)
         routed = [_route(recaller, question) for question in asked][_WARMING:]
         route_ms, query_ms = [each[0] for each in routed], [each[1] for each in routed]
+        vivid = sorted(bank.store.kv_sizes(NAMESPACE))
         route_cpu_ms, query_cpu_ms = [each[2] for each in routed], [each[3] for each in routed]
-        page_ms, page_cpu_ms = _paging(bank, recaller, chance)
+        places = [chance.sample(vivid, min(PAGED, len(vivid))) for _ in range(_PAGINGS)]
+        page_ms, page_cpu_ms = _paging(recaller, places)
+        recaller.routes.drop()
+        cached_ms = [_route(recaller, question)[0] for question in asked][_WARMING:]
+        cached_page_ms, _ = _paging(recaller, places)
         rss_mb = _rss_mb()
         remember_ms, ids = _remembering(bank, recaller)
         forget_ms = _forgetting(bank, ids)
@@ -84,6 +90,9 @@ def measure(place: Path, model: str | None, queries: int, threads: int | None) -
         "query_cpu_ms": round(statistics.median(query_cpu_ms), 1),
         "page_cpu_ms": round(statistics.median(page_cpu_ms), 1),
         "turn_ms_p50": round(statistics.median(route_ms) + statistics.median(page_ms), 1),
+        "route_cached_ms_p50": round(statistics.median(cached_ms), 1),
+        "page_cached_ms": round(statistics.median(cached_page_ms), 1),
+        "turn_cached_ms_p50": round(statistics.median(cached_ms) + statistics.median(cached_page_ms), 1),
         "remember_ms": round(statistics.median(remember_ms), 1),
         "forget_ms": round(statistics.median(forget_ms), 1),
         "encrypted": encrypted,
@@ -116,17 +125,20 @@ def _route(recaller: Recaller, question: str) -> tuple[float, float, float, floa
     return recall.route_ms, query_ms, (time.process_time() - cpu) * 1e3, query_cpu_ms
 
 
-def _paging(bank: MemoryBank, recaller: Recaller, chance: random.Random) -> tuple[list[float], list[float]]:
-    """Milliseconds of bringing 8 vivid memories in from the bank's files, none of them decoded yet; by the
-    clock on the wall, and of the processor.
+def _paging(recaller: Recaller, places: Sequence[Sequence[str]]) -> tuple[list[float], list[float]]:
+    """Milliseconds of bringing each group of vivid memories from the bank's files into a cache where the
+    model attends to them, none of them held before; by the clock on the wall, and of the processor.
     """
-    vivid = sorted(bank.store.kv_sizes(NAMESPACE))
+    reading = recaller.model.calibration.reading_for(PAGED)
+    cache = recaller.new_context(recaller.model.config.max_positions // 2)
     times, cpu_times = [], []
-    for _ in range(_PAGINGS):
+    for chosen in places:
         recaller.pager.drop()
-        chosen = chance.sample(vivid, min(PAGED, len(vivid)))
+        cache.zero_()
+        cache.load_prefix(recaller.encoder.prefix)
         started, cpu = time.perf_counter(), time.process_time()
-        recaller.pager.page(NAMESPACE, chosen)
+        found = recaller.pager.page(NAMESPACE, chosen)
+        cache.page_in([span for spans in found for span in spans], stride=reading.stride)
         times.append((time.perf_counter() - started) * 1e3)
         cpu_times.append((time.process_time() - cpu) * 1e3)
     return times, cpu_times

@@ -223,7 +223,7 @@ class MemoryEncoder:
         config, decoder = self._model.config, self._model.decoder
         stored = self._store.get_prefix(self.fingerprint)
         if stored is not None:
-            return decode_kv(stored, config, decoder.dtype)[0]
+            return decode_kv(stored, config, decoder.dtype)[0].to(decoder.device)
         prefix = encode_prefix(decoder, self.prefix_tokens)
         if not self._store.read_only:
             self._store.put_prefix(self.fingerprint, encode_kv([prefix], 32))

@@ -1,12 +1,12 @@
-"""Brings KV blocks from the bank to where attention reads them, and keeps some of them decoded."""
+"""Brings KV blocks from the bank to host memory, and keeps some of them there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
 
+from mnemos.attention.admission import S3Fifo
 from mnemos.attention.kv import SpanKV
 from mnemos.errors import NotFoundError
-from mnemos.memory.admission import S3Fifo
 
 DEFAULT_BUDGET_BYTES = 512 * 1024 * 1024
 
@@ -16,7 +16,7 @@ ReadMany = Callable[[str, Sequence[str], Decode], Mapping[str, list[SpanKV]]]
 
 
 class Pager:
-    """Decoded KV blocks in host memory, bounded in bytes; `admission.py` says which.
+    """KV blocks in host memory, bounded in bytes; `admission.py` says which.
 
     `read(namespace, id)` gives a block's payload and `decode(payload)` its spans; `read_many(namespace, ids,
     decode)` the spans of several at once, as far as they are there. What was erased is zeroed here too.

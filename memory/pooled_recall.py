@@ -186,7 +186,7 @@ class PooledRecaller(Recaller):
 
         def read(index: int) -> SpanKV:
             with torch.inference_mode(False):  # what the pager holds is overwritten when it is erased
-                return self.pager.page(namespace, [ids[index]])[0][0]
+                return self.pager.page(namespace, [ids[index]])[0][0].dense()
 
         return Documents(ids, PooledKeys(keys, chunks, read))
 

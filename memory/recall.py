@@ -8,13 +8,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
+import torch
+
 from mnemos.attention.compiled import kernels
 from mnemos.attention.embedder import embedder_of
-from mnemos.attention.kv import KVCache, SpanKV
+from mnemos.attention.kv import KVCache, Span, SpanKV
 from mnemos.attention.memory_codec import decode_kv, decode_route
 from mnemos.attention.models import LanguageModel
 from mnemos.attention.projection import Projection
@@ -36,11 +39,15 @@ from mnemos.store.store import Store
 DEFAULT_K = 4
 PAGED_TOKENS = 2048  # most memory tokens brought in for one reply
 _RECALLS_KEPT = 16  # whose cost is told
+_SMALL_HIDDEN = 1024  # of a model that reads a question in the time that looking memories up takes
 _SPARE = 6  # memories scored beyond k, in place of those that repeat the message or another memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mnemos.attention.gpu.pool import DevicePool
+    from mnemos.attention.gpu.resident_keys import ResidentKeys
+    from mnemos.memory.device_pager import DevicePager
     from mnemos.memory.vector_index import VectorIndex
 
 _WORD = re.compile(r"\w+")
@@ -52,7 +59,7 @@ class Recall:
     """What a query brought back: memories best first, their KV spans, and what it cost."""
 
     memories: tuple[RecalledMemory, ...]
-    spans: tuple[SpanKV, ...]
+    spans: tuple[Span, ...]
     owners: tuple[int, ...]  # of each span: index into `memories`
     route_ms: float
     page_ms: float
@@ -78,6 +85,7 @@ class Recaller:
     def __init__(self, store: Store, model: LanguageModel) -> None:
         self.model = model
         self._store = store
+        self._resident: ResidentKeys | None = None
         self._prepare(store, model)
         self.vectors: VectorIndex | None = None
         if self._projection is not None:
@@ -88,7 +96,7 @@ class Recaller:
             from mnemos.memory.word_index import WordIndex
 
             self.vectors = WordIndex(store, self._embedder)
-        self._router = Router(store, self.routes, model, self.vectors)
+        self._router = Router(store, self.routes, model, self.vectors, self._resident)
         self.epoch = store.erase_epoch()
         self.last_recalls: deque[RecallCost] = deque(maxlen=_RECALLS_KEPT)
         self._watchers: WeakSet[Watcher] = WeakSet()
@@ -106,18 +114,26 @@ class Recaller:
         config, dtype = model.config, model.decoder.dtype
         self.encoder = MemoryEncoder(store, model)
         self.kv_source = KVSource(store, self.encoder)
-        self.pager = Pager(
-            self.kv_source.read,
-            lambda payload: decode_kv(payload, config, dtype, packed=True),
-            read_many=self.kv_source.read_many,
-        )
-        coded = kernels() is not None  # they weigh keys as they lie in the bank, in a quarter of the bytes
+        # As the bank has them, keys have a quarter of the bytes, and kernels weigh them so.
+        coded = model.decoder.reads_pages or kernels() is not None
         self.routes = RouteIndex(store.get_routes, partial(decode_route, coded=coded))
+        self.pager: Pager | DevicePager
+        if model.decoder.reads_pages:
+            from mnemos.memory.on_device import pager_for, resident_keys_for
+
+            self.pager = pager_for(model, self.kv_source)
+            self._resident = resident_keys_for(model)
+        else:
+            self.pager = Pager(
+                self.kv_source.read,
+                lambda payload: decode_kv(payload, config, dtype, packed=True),
+                read_many=self.kv_source.read_many,
+            )
 
     def close(self) -> None:
         """Overwrite and let go of everything held."""
-        self.pager.drop()
-        self.routes.drop()
+        for held in self._held():
+            held.drop()
         if self.vectors is not None:
             self.vectors.drop()
         self._tell_watchers()
@@ -128,8 +144,8 @@ class Recaller:
         """
         with self._guard:
             for memory_id in ids:
-                self.pager.drop(namespace, memory_id)
-                self.routes.drop(namespace, memory_id)
+                for held in self._held():
+                    held.drop(namespace, memory_id)
             if self.vectors is not None:
                 self.vectors.drop(namespace, ids)
             self.epoch = self._store.erase_epoch()
@@ -145,13 +161,18 @@ class Recaller:
             epoch = self._store.erase_epoch()
             if epoch == self.epoch:
                 return
-            for namespace, memory_id in {*self.pager.keys(), *self.routes.keys()}:
+            for namespace, memory_id in set(chain.from_iterable(held.keys() for held in self._held())):
                 try:
                     self._store.get(namespace, memory_id)
                 except NotFoundError:
-                    self.pager.drop(namespace, memory_id)
-                    self.routes.drop(namespace, memory_id)
+                    for held in self._held():
+                        held.drop(namespace, memory_id)
             self.epoch = epoch
+
+    def _held(self) -> "list[Pager | DevicePager | RouteIndex | ResidentKeys]":
+        """What keeps parts of memories here."""
+        held: list[Pager | DevicePager | RouteIndex | ResidentKeys] = [self.pager, self.routes]
+        return held if self._resident is None else [*held, self._resident]
 
     def watch(self, watcher: Watcher) -> None:
         """Tell it of every erase from now on, for as long as somebody else holds it."""
@@ -236,8 +257,16 @@ class Recaller:
             self.encode_pending(namespace)
         return self.question(query)
 
-    def _read(self, context: KVCache, words: Sequence[int]) -> RouteQuery:
-        return route_query(self.model.decoder, self.model.calibration, context, words, self._projection)
+    def _read(self, context: KVCache, words: Sequence[int], *, in_company: bool = False) -> RouteQuery:
+        """`in_company` leaves a processor to what runs beside it, which takes as long as a small model does:
+        threads that wait for each other lose more where one of them is held up than a thread brings.
+        """
+        threads = None
+        if in_company and self.model.config.hidden_size <= _SMALL_HIDDEN:
+            threads = max(torch.get_num_threads() - 1, 1)
+        return route_query(
+            self.model.decoder, self.model.calibration, context, words, self._projection, threads
+        )
 
     def _looked(
         self, query: str, look: "Callable[[Tensor | None], Looked]"
@@ -267,7 +296,7 @@ class Recaller:
             looked = look(states.vector)
         else:
             with Ahead(lambda: self._looked(query, look)) as ahead:
-                states = self._read(context, words)
+                states = self._read(context, words, in_company=True)
                 vector, looked = ahead.result()
             states = replace(states, vector=vector)
         return self._router.score(
@@ -326,13 +355,13 @@ class Recaller:
         if as_text:
             return Recall(_readable(described), (), (), (routed - started) * 1e3, 0.0)
         memories: list[RecalledMemory] = []
-        spans: list[SpanKV] = []
+        spans: list[Span] = []
         owners: list[int] = []
         tokens = 0
         mass = {found.id: found.spans for found in scored}
         before = self._reads()
         certain = _fitting(described)
-        read = self.pager.page_present(namespace, certain)
+        read: dict[str, Sequence[Span]] = {**self.pager.page_present(namespace, certain)}
         for recalled in described:
             if recalled.memory.id not in certain:
                 read |= self.pager.page_present(namespace, [recalled.memory.id])
@@ -350,10 +379,11 @@ class Recaller:
         recall = Recall(
             tuple(memories), tuple(spans), tuple(owners), (routed - started) * 1e3, (paged - routed) * 1e3
         )
-        held, disk, revived = (now - then for now, then in zip(self._reads(), before, strict=True))
+        device, held, disk, revived = (now - then for now, then in zip(self._reads(), before, strict=True))
         self.last_recalls.append(
             RecallCost(
                 memories=len(memories),
+                device=device,
                 host=held,
                 disk=disk,
                 revived=revived,
@@ -364,9 +394,16 @@ class Recaller:
         )
         return recall
 
-    def _reads(self) -> tuple[int, int, int]:
-        """Blocks that each tier gave so far: host memory, disk, the model."""
-        return self.pager.hits, self.kv_source.disk.reads, self.kv_source.revived.reads
+    @property
+    def device_pool(self) -> "DevicePool | None":
+        """Pages on the device that the model runs on; None on a CPU."""
+        return None if isinstance(self.pager, Pager) else self.pager.pool
+
+    def _reads(self) -> tuple[int, int, int, int]:
+        """Blocks that each tier gave so far: the device, host memory, disk, the model."""
+        pool = self.device_pool
+        device = 0 if pool is None else pool.hits
+        return device, self.pager.hits, self.kv_source.disk.reads, self.kv_source.revived.reads
 
     def _settled(
         self, namespace: str, scored: Sequence[Scored], query: str
@@ -420,7 +457,7 @@ def _repeats(found: Iterable[Memory], query: str) -> set[str]:
     return {each.id for each in found if _WORD.findall(each.text.casefold()) == words}
 
 
-def _telling_spans(spans: Sequence[SpanKV], mass: Sequence[float], room_tokens: int) -> list[SpanKV]:
+def _telling_spans(spans: Sequence[Span], mass: Sequence[float], room_tokens: int) -> list[Span]:
     """The spans of one memory that the query points at, in their order, as far as there is room.
 
     Those are the spans with half the mass of its best one, or more; the best ones go first where not all fit.

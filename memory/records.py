@@ -143,10 +143,11 @@ class RecallCost(_Frozen):
     """What one recall took: how many blocks each tier gave, and the time."""
 
     memories: int
-    host: int = Field(description="blocks that were in host memory, decoded")
+    device: int = Field(default=0, description="blocks that were in the device's memory")
+    host: int = Field(description="blocks that were in host memory, or as pages for a device")
     disk: int = Field(description="blocks read from the bank's files")
     revived: int = Field(description="blocks of faint memories, made anew by the model")
-    bytes: int = Field(description="decoded")
+    bytes: int = Field(description="as they are held in host memory")
     route_ms: float
     page_ms: float
 
@@ -165,10 +166,14 @@ class BankStats(_Frozen):
     vivid: int = Field(default=0, description="memories whose KV is on the disk")
     faint: int = Field(default=0, description="memories whose KV has faded")
     kv_bytes: int = Field(default=0, description="of the KV frames of vivid memories")
-    cache_bytes: int = Field(default=0, description="decoded KV held in host memory")
+    device_bytes: int = Field(default=0, description="KV held in the memory of the model's device, as pages")
+    device_budget_bytes: int = 0
+    device_hits: int = 0
+    device_misses: int = 0
+    cache_bytes: int = Field(default=0, description="KV held in host memory, or pages for a device there")
     cache_hits: int = 0
     cache_misses: int = 0
-    keys_bytes: int = Field(default=0, description="decoded routing keys held in host memory")
+    keys_bytes: int = Field(default=0, description="routing keys held in host memory")
     disk_reads: int = Field(default=0, description="KV blocks read from the bank's files by this process")
     disk_read_bytes: int = 0
     disk_read_ms: float = 0.0

@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
+from typing import TypeVar
 
 import torch
 
-from mnemos.attention.kv import SpanKV
 from mnemos.errors import BankFullError, BankLockedError, BankReadOnlyError, NotFoundError
 from mnemos.memory.convert import to_memory
 from mnemos.memory.encoder import MemoryEncoder
 from mnemos.store.records import TraceDraft
 from mnemos.store.store import Store
 
+Made = TypeVar("Made")
 _SPARED = 64  # memories revived last: their use is provenance only once the reply is kept
 
 
@@ -67,12 +68,12 @@ class KVSource:
         return draft.kv
 
     def read_many(
-        self, namespace: str, ids: Sequence[str], decode: Callable[[bytes | bytearray], list[SpanKV]]
-    ) -> dict[str, list[SpanKV]]:
+        self, namespace: str, ids: Sequence[str], decode: Callable[[bytes | bytearray], Made]
+    ) -> dict[str, Made]:
         """What `decode` makes of those that are vivid, from the bank's files in the order they lie there."""
         started = time.perf_counter()
 
-        def made(payload: bytes | bytearray) -> list[SpanKV]:
+        def made(payload: bytes | bytearray) -> Made:
             with self._lock:
                 self.disk.add(len(payload))
             return decode(payload)

@@ -17,7 +17,14 @@ from torch import Tensor
 
 from mnemos.attention.memory_codec import RouteKeys
 from mnemos.attention.models import LanguageModel
-from mnemos.attention.routing import RouteQuery, hidden_cosine, record_mass, span_mass, vector_similarity
+from mnemos.attention.routing import (
+    RouteQuery,
+    asked_of_keys,
+    hidden_cosine,
+    record_mass,
+    span_mass,
+    vector_similarity,
+)
 from mnemos.memory.records import RouterName
 from mnemos.memory.role_cues import ROLES, assistant_signal
 from mnemos.memory.route_index import RouteIndex
@@ -28,6 +35,7 @@ from mnemos.store.selectors import Condition, between
 from mnemos.store.store import Store
 
 if TYPE_CHECKING:
+    from mnemos.attention.gpu.resident_keys import ResidentKeys
     from mnemos.memory.vector_index import VectorIndex
 
 LEXICAL_CANDIDATES = 256
@@ -64,15 +72,24 @@ class Looked:
     phrases: dict[str, float]  # by memory id: how telling the pairs of words it shares are
     days: Sequence[Days]  # that the query names
     asked: datetime
+    as_of: int  # what had been dropped of the keys on a device before the records were read
 
 
 class Router:
     """Scores the memories of a namespace for one query."""
 
     def __init__(
-        self, store: Store, routes: RouteIndex, model: LanguageModel, vectors: "VectorIndex | None" = None
+        self,
+        store: Store,
+        routes: RouteIndex,
+        model: LanguageModel,
+        vectors: "VectorIndex | None" = None,
+        resident: "ResidentKeys | None" = None,
     ) -> None:
-        """`vectors` are those of the calibration's trained router or sentence encoder."""
+        """`vectors` are those of the calibration's trained router or sentence encoder; `resident` keeps
+        token keys where the model runs on a device.
+        """
+        self._resident = resident
         self._store = store
         self._vectors = vectors
         self._routes = routes
@@ -101,7 +118,7 @@ class Router:
         if not ids:
             return []
         records = list(found.values())
-        spans = span_mass(states, records, self._calibration, self._group)
+        spans = self._span_mass(namespace, states, looked)
         signals = {"mass": record_mass(spans, records)}
         if states.hidden is not None:
             signals["hidden"] = hidden_cosine(states, records)
@@ -156,9 +173,10 @@ class Router:
             where=where,
             more=[*self._alike(namespace, vector, where), *self._then(namespace, days, asked, where)],
         )
+        as_of = 0 if self._resident is None else self._resident.drops
         records = self._routes.records(namespace, list(candidates.places))
         phrases = self._store.phrases(namespace, query) if router == "full" else {}
-        return Looked(candidates, records, phrases, days, asked)
+        return Looked(candidates, records, phrases, days, asked, as_of)
 
     def _alike(self, namespace: str, vector: Tensor | None, where: Condition | None) -> list[str]:
         """Those whose vectors are the nearest: old ones, too, that share no word with the query."""
@@ -210,6 +228,16 @@ class Router:
             signal[at[record.id]] = float(overlaps(meant, spoken_of))
         return signal
 
+    def _span_mass(self, namespace: str, states: RouteQuery, looked: Looked) -> Tensor:
+        """The mass on each span of each candidate, `[spans]`, of the keys on the device if they are there."""
+        if self._resident is not None:
+            rows = asked_of_keys(states, self._calibration, self._group)
+            scale = states.queries.shape[-1] ** -0.5
+            mass = self._resident.span_mass(namespace, looked.records, rows, scale, as_of=looked.as_of)
+            if mass is not None:
+                return mass
+        return span_mass(states, list(looked.records.values()), self._calibration, self._group)
+
     def worth_reading(self, ranked: Sequence[Scored]) -> list[Scored]:
         """Those that share a telling word with the query, and at most one that only the model's heads point
         at.
@@ -239,7 +267,8 @@ def fuse(
     fused = torch.zeros(before.shape)
     for name, values in signals.items():
         # The root of the mass: its logarithm spreads out memories that get next to none of it.
-        spread = (values / 2).exp() if name == "mass" else values
+        # In numpy, since PyTorch wakes threads for it.
+        spread = torch.from_numpy(np.exp(values.numpy() / 2)) if name == "mass" else values
         fused = fused + weights.get(name, 0.0) * standardised(spread)
     known = torch.nn.functional.pad(fused.clamp_min(0), (0, 1))  # a neighbour that isn't there scores 0
     beside = known[..., before] + known[..., after]

@@ -92,20 +92,21 @@ def _is_restated(newer: frozenset[str], older: frozenset[str]) -> bool:
 def _spread(ranked: Sequence[Scored], words: Mapping[str, tuple[str, ...]]) -> list[Scored]:
     """Where two score the same as far as that can be told, one that says something new goes first."""
     left = list(ranked)
+    own = {each.id: frozenset(words[each.id]) for each in left}
     found: list[Scored] = []
     margin = _NEAR_TIE * abs(left[0].score) if left else 0.0
     while left:
         tied = [each for each in left if left[0].score - each.score <= margin]
-        best = next((each for each in tied if not _is_said(each, found, words)), left[0])
+        best = next((each for each in tied if not _is_said(each, found, own)), left[0])
         left.remove(best)
         found.append(best)
     return found
 
 
-def _is_said(one: Scored, found: Sequence[Scored], words: Mapping[str, tuple[str, ...]]) -> bool:
-    own = set(words[one.id])
+def _is_said(one: Scored, found: Sequence[Scored], words: Mapping[str, frozenset[str]]) -> bool:
+    own = words[one.id]
     return any(
-        len(own & set(words[other.id])) >= _SAME * max(len(own | set(words[other.id])), 1)
+        len(own & words[other.id]) >= _SAME * max(len(own | words[other.id]), 1)
         for other in found
         if NEWER not in other.signals
     )

@@ -43,9 +43,7 @@ class TraceStore:
             found = self._core.find(namespace)
             if found is None:
                 return {}
-            return reading.made_of_frames(
-                self._core, found, ids, "kv", make, writable=True, threads=threads
-            )
+            return reading.made_of_frames(self._core, found, ids, "kv", make, writable=True, threads=threads)
 
     def get_route(self, namespace: str, memory_id: str) -> bytes:
         with self._core.reading():

@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     decode_weights: Literal["auto", "bf16", "int8", "int4"] | None = Field(
         None, description="what one token at a time is decoded from"
     )
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] | None = Field(
+        None, description="where the model runs: auto, cpu, cuda or cuda:N"
+    )
     theme: str | None = Field(None, description="the chat's theme")
     keys: Annotated[dict[str, str], BeforeValidator(_flat)] = Field(
         {}, description="keys by action: keys.app.inspect = f8"

@@ -37,6 +37,7 @@ class Variant:
     warps: int = 4
     stages: int = 3
     must_load_wide: bool = True
+    small_copies: int = 0  # asynchronous ones of 4 bytes that it may have: of a number a row
 
     @property
     def name(self) -> str:
@@ -56,15 +57,16 @@ class Compiled:
     narrow_copies: int  # asynchronous copies to shared memory of 4 or 8 bytes a thread
     ptx: str = field(repr=False)
 
-    @property
-    def loads_wide(self) -> bool:
+    def loads_wide(self, small_copies: int = 0) -> bool:
         """Whether what goes through shared memory comes 16 bytes at a time, and something does."""
-        return self.wide_loads > 0 and not self.narrow_copies
+        return self.wide_loads > 0 and self.narrow_copies <= small_copies
 
 
 def variants() -> list[Variant]:
     """Every kernel in the dtypes and shapes that it has constants for."""
-    return [*_split_variants(), *_merge_variants(), *_route_variants(), *_page_variants()]
+    return [
+        *_split_variants(), *_merge_variants(), *_route_variants(), *_page_variants(), *_training_variants()
+    ]  # fmt: skip
 
 
 def ones(variant: Variant) -> Variant:
@@ -133,7 +135,7 @@ def _assemble(ptx: str, ptxas: str) -> tuple[int, int]:
 def _split_variants() -> list[Variant]:
     from mnemos.attention.kernels.split_kv_attention import shape_constants, warps_of
 
-    types = "*{q} *u8 *{halves} *i64 *i32 *fp32 *fp32 *fp32 i32 i32 i32 fp32"
+    types = "*{q} *u8 *{halves} *i32 *i32 *fp32 *fp32 *fp32 i32 fp32"
     found = []
     for bits, dim, group in _SPLIT_SHAPES:
         for q in ("fp16", "bf16"):
@@ -161,7 +163,37 @@ def _merge_variants() -> list[Variant]:
             {"DIM": 128, "PADDED": 128, "BLOCK": 4},
         )
         for working in ("fp16", "bf16")
-    ]  # fmt: skip
+    ] + _working_variants()  # fmt: skip
+
+
+def _working_variants() -> list[Variant]:
+    from mnemos.attention.kernels.working_attention import block_of
+
+    found = []
+    for kind, dim, group in (
+        ("bf16", 64, 3),
+        ("bf16", 128, 4),
+        ("fp16", 128, 4),
+        ("bf16", 256, 8),
+        ("fp32", 64, 3),
+        ("fp32", 128, 4),
+    ):
+        padded = _power_of_two(dim)
+        block = block_of(padded, 4 if kind == "fp32" else 2)
+        shared = {"GROUP": group, "DIM": dim, "PADDED": padded, "SPLITS": 32}
+        types = f"*{kind} *i64 *fp32 *fp32 i32 i32 i32 fp32"
+        for is_local in (False, True) if kind == "bf16" else (True,):
+            constants = shared | {"IS_LOCAL": is_local, "BLOCK": block}
+            found.append(Variant("working_attention", "attend_working", types, constants, stages=2))
+        if kind != "bf16":
+            continue
+        types = f"*fp32 *fp32 *fp32 *fp32 *fp32 *{kind} i32 i32"
+        constants = {"DIM": dim, "PADDED": padded, "SPLITS": 32, "HAS_MEMORY": True}
+        found.append(Variant("working_attention", "join_working", types, constants))
+        types = f"*{kind} *fp32 *i32 *fp32 *i64 *{kind} i32 i32 i32 i32 fp32"
+        constants = {"DIM": dim, "HALF": _power_of_two(dim // 2), "HAS_NORM": True}
+        found.append(Variant("place_rows", "place_heads", types, constants, 1, must_load_wide=False))
+    return found
 
 
 def _route_variants() -> list[Variant]:
@@ -196,6 +228,50 @@ def _page_variants() -> list[Variant]:
     return found
 
 
+def _training_variants() -> list[Variant]:
+    """Blocks of 8 keys: documents of 512 tokens pooled by 64."""
+    import torch
+
+    from mnemos.attention.kernels.block_sparse import chunk_of, tiling
+
+    lists = "*{x} *{x} *{x} *u8 *{x} *{x} *u8 *i32 *i32"
+    found = []
+    for dim in (64, 80, 96, 128, 256):
+        for kind, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
+            tiles = tiling(dtype, dim)
+            shared = {"GROUP": 4, "DIM": dim, "PADDED": _power_of_two(dim)}
+            listed = {"ROWS": tiles.rows, "KEYS": tiles.keys, "CHUNK": chunk_of(8, tiles.keys)}
+            listed |= {"HAS_BLOCKS": True, "PRECISION": "ieee"}
+            sizes = " i32 i32 i32 i32 i32 i32"
+            # Small copies are of the log-sum-exps and sums of a row, or of a list.
+            parts = (
+                ("block_sparse", "attend_blocks", f"{lists} *{{x}} *fp32{sizes} fp32", listed, tiles.warps),
+                (
+                    "block_sparse_backward", "grad_queries",
+                    f"{lists} *{{x}} *{{x}} *fp32 *fp32 *{{x}}{sizes} fp32 fp32", listed, tiles.warps,
+                ),
+                (
+                    "block_sparse_backward", "grad_own",
+                    "*{x} *{x} *{x} *u8 *{x} *fp32 *fp32 *{x} *{x} i32 i32 i32 fp32 fp32",
+                    {"ROWS": tiles.own_rows, "KEYS": tiles.own_keys, "PRECISION": "ieee"}, tiles.own_warps,
+                ),
+                (
+                    "block_sparse_backward", "grad_blocks",
+                    "*{x} *{x} *{x} *i64 *u8 *i64 *i64 *{x} *fp32 *fp32 *{x} *{x} "
+                    "i32 i32 i32 i32 i32 fp32 fp32",
+                    {"ROWS": tiles.rows, "KEYS": 16, "PRECISION": "ieee"}, 4,
+                ),
+            )  # fmt: skip
+            found += [
+                Variant(
+                    module, kernel, types.format(x=kind), shared | sizes_of, warps, tiles.stages,
+                    small_copies=4 if kernel in ("grad_own", "grad_blocks") else 2,
+                )
+                for module, kernel, types, sizes_of, warps in parts
+            ]  # fmt: skip
+    return found
+
+
 def _power_of_two(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
@@ -209,7 +285,9 @@ def main() -> int:
     for variant in variants():
         for capability in CAPABILITIES:
             made = compile_variant(variant, capability)
-            bad = made.spilled_bytes > 0 or (variant.must_load_wide and not made.loads_wide)
+            bad = made.spilled_bytes > 0 or (
+                variant.must_load_wide and not made.loads_wide(variant.small_copies)
+            )
             failed = failed or bad
             print(
                 f"{variant.name:<58} {capability:>3} {made.registers:>9} {made.spilled_bytes:>7} "

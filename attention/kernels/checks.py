@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+HEAD_DIMS = (64, 80, 96, 128, 256)
+MAX_GROUP = 16
 
 
 def check_tensors(kernel: str, **tensors: Tensor) -> None:

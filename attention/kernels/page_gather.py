@@ -23,7 +23,14 @@ def copy_pages(source_ptr, pages_ptr, out_ptr, BLOCK: tl.constexpr):
 
 def page_gather(source: Tensor, pages: Tensor, out: Tensor) -> None:
     """As `mnemos.attention.kernels.dispatch.page_gather`."""
-    longest = max(1, int(pages[:, 2].max()) // 4)  # a grid has no side of zero
-    copy_pages[(len(pages), triton.cdiv(longest, BLOCK))](
-        source.view(torch.int32), pages.to(out.device), out.view(torch.int32), BLOCK=BLOCK, num_warps=WARPS
+    gather_listed(source, pages.to(out.device), int(pages[:, 2].max()), out)
+
+
+def gather_listed(source: Tensor, pages: Tensor, longest: int, out: Tensor) -> None:
+    """As `page_gather`, of pages that were checked and whose list is on the device already; the largest has
+    `longest` bytes. Nothing waits for the host.
+    """
+    words = max(1, longest // 4)  # a grid has no side of zero
+    copy_pages[(len(pages), triton.cdiv(words, BLOCK))](
+        source.view(torch.int32), pages, out.view(torch.int32), BLOCK=BLOCK, num_warps=WARPS
     )

@@ -26,51 +26,53 @@ def _small_to_half(codes):
 
 @triton.jit
 def _value_tile(
-    codes, halves_ptr, at, token, live, spacing, channel, GROUPS: tl.constexpr, V_GROUP: tl.constexpr,
+    codes, halves_ptr, at, token, live, channel, GROUPS: tl.constexpr, V_GROUP: tl.constexpr,
     WIDTH: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """Codes `[32, PARTS * WIDTH]` from `channel` on, with their scales and minima: fp16 of that shape."""
     group = (channel + tl.arange(0, PARTS) * WIDTH) // V_GROUP  # [PARTS]
-    where = at + token[:, None].to(tl.int64) * GROUPS + group[None, :]
+    where = at + token[:, None] * GROUPS + group[None, :]
     mask = live[:, None] & (group < GROUPS)[None, :]
     scale = tl.load(halves_ptr + where, mask=mask, other=0.0)  # [32, PARTS]
-    low = tl.load(halves_ptr + where + spacing * GROUPS, mask=mask, other=0.0)
+    low = tl.load(halves_ptr + where + 32 * GROUPS, mask=mask, other=0.0)
     wide = tl.reshape(_small_to_half(codes), (32, PARTS, WIDTH))
     return tl.reshape(wide * scale[:, :, None] + low[:, :, None], (32, PARTS * WIDTH))
 
 
 @triton.jit
 def attend_splits(
-    q_ptr, bytes_ptr, halves_ptr, table_ptr, work_ptr, bias_ptr, out_ptr, lse_ptr,
-    layer, layers, kv_heads, score_scale,
+    q_ptr, bytes_ptr, halves_ptr, pages_ptr, work_ptr, bias_ptr, out_ptr, lse_ptr, kv_heads, score_scale,
     GROUP: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr, BITS: tl.constexpr,
     V_GROUP: tl.constexpr, WIDTH: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
     """One split of one KV head: unscaled partial output `[GROUP, DIM]` and its log2-sum-exp2 `[GROUP]`.
 
-    `halves_ptr` is the pool as fp16, or as the raw dtype when there are no codes.
+    `bytes_ptr` is one layer of the pool, `halves_ptr` the same as fp16, or as the raw dtype when there are no
+    codes; places in a head are those of `PageLayout`.
     """
     LOG2E: tl.constexpr = 1.4426950408889634
     SPAN: tl.constexpr = DIM // 2 if BITS == 4 else DIM  # channels that one load covers
     GROUPS: tl.constexpr = DIM // V_GROUP
+    ROW: tl.constexpr = DIM * BITS // 8
+    K_SCALES: tl.constexpr = 32 * ROW
+    V_CODES: tl.constexpr = K_SCALES + (0 if BITS == 16 else 4 * DIM)
+    V_SCALES: tl.constexpr = V_CODES + 32 * ROW
+    HEAD: tl.constexpr = V_SCALES + (0 if BITS == 16 else 128 * GROUPS)
     split = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1).to(tl.int64)
-    batch = tl.load(work_ptr + split * 4).to(tl.int64)
-    span = tl.load(work_ptr + split * 4 + 1).to(tl.int64)
-    first = tl.load(work_ptr + split * 4 + 2)
-    count = tl.load(work_ptr + split * 4 + 3)
-    tokens = tl.load(table_ptr + span * 6)
-    groups = tl.load(table_ptr + span * 6 + 1)
-    k_codes = tl.multiple_of(tl.load(table_ptr + span * 6 + 2), 16)
-    k_scales = tl.multiple_of(tl.load(table_ptr + span * 6 + 3), 16) // 2
-    v_codes = tl.multiple_of(tl.load(table_ptr + span * 6 + 4), 16)
-    v_scales = tl.multiple_of(tl.load(table_ptr + span * 6 + 5), 16) // 2
+    asked = tl.load(work_ptr + split * 5).to(tl.int64)  # row of q
+    span = tl.load(work_ptr + split * 5 + 1).to(tl.int64)
+    first = tl.load(work_ptr + split * 5 + 2)
+    count = tl.load(work_ptr + split * 5 + 3)
+    tokens = tl.load(work_ptr + split * 5 + 4)
+    if count == 0:
+        return
 
     row = tl.arange(0, 16)
     channel = tl.arange(0, PADDED)
     token = tl.arange(0, 32)
     in_row = channel < SPAN
-    head = (batch * kv_heads + kv_head) * GROUP + row  # [16]
+    head = (asked * kv_heads + kv_head) * GROUP + row  # [16]
     q_at = q_ptr + head[:, None] * DIM + channel[None, :]
     q_mask = (row < GROUP)[:, None] & in_row[None, :]
     q_low = tl.load(q_at, mask=q_mask, other=0.0).to(tl.float32) * score_scale  # [16, PADDED]
@@ -83,23 +85,24 @@ def attend_splits(
         shift = tl.load(bias_ptr + span) * LOG2E
     top = tl.full((16,), float("-inf"), tl.float32)
     total = tl.zeros((16,), tl.float32)
-    plane = layer * kv_heads + kv_head  # of [layers, kv_heads]
-    planes = tl.num_programs(1).to(tl.int64) * layers  # an argument of 1 is a constant, without `to`
+    in_tile = token[:, None] * (DIM if BITS == 16 else ROW) + channel[None, :]  # [32, PADDED]
 
-    for tile in range(first, first + count):
-        t = tile * 32 + token
-        live = t < tokens
-        at = (plane * tokens + t)[:, None] * (DIM // 2 if BITS == 4 else DIM) + channel[None, :]
+    page = tl.load(pages_ptr + first)
+    for tile in range(0, count):
+        block = page.to(tl.int64) * kv_heads + kv_head
+        # A tile ahead: a page that is known only now would cost the loads a stage of their pipeline.
+        page = tl.load(pages_ptr + first + tl.minimum(tile + 1, count - 1))
+        live = tile * 32 + token < tokens
         mask = live[:, None] & in_row[None, :]
         if BITS == 16:
-            k = tl.load(halves_ptr + k_codes // 2 + at, mask=mask, other=0.0)  # [32, PADDED]
-            v = tl.load(halves_ptr + v_codes // 2 + at, mask=mask, other=0.0)
+            k = tl.load(halves_ptr + block * (HEAD // 2) + in_tile, mask=mask, other=0.0)  # [32, PADDED]
+            v = tl.load(halves_ptr + block * (HEAD // 2) + V_CODES // 2 + in_tile, mask=mask, other=0.0)
             scores = tl.dot(q_low.to(k.dtype), tl.trans(k)) + shift  # [16, 32]
         else:
-            k_bytes = tl.load(bytes_ptr + k_codes + at, mask=mask, other=0)  # [32, PADDED]
-            v_bytes = tl.load(bytes_ptr + v_codes + at, mask=mask, other=0)
-            scale_at = halves_ptr + k_scales + (plane * groups + tl.minimum(tile, groups - 1)) * DIM + channel
-            low_at = scale_at + planes * groups * DIM
+            k_bytes = tl.load(bytes_ptr + block * HEAD + in_tile, mask=mask, other=0)  # [32, PADDED]
+            v_bytes = tl.load(bytes_ptr + block * HEAD + V_CODES + in_tile, mask=mask, other=0)
+            scale_at = halves_ptr + block * (HEAD // 2) + K_SCALES // 2 + channel
+            low_at = scale_at + DIM
             scale = tl.load(scale_at, mask=in_row, other=0.0).to(tl.float32)  # [PADDED]
             low = tl.load(low_at, mask=in_row, other=0.0).to(tl.float32)
             constant = tl.sum(q_low * low[None, :], axis=1)  # [16]
@@ -124,20 +127,17 @@ def attend_splits(
         if BITS == 16:
             acc_low = tl.dot(weight.to(v.dtype), v, acc_low * fade[:, None])
         else:
-            v_at = v_scales + plane * tokens * GROUPS
+            v_at = block * (HEAD // 2) + V_SCALES // 2
             p = weight.to(tl.float16)
-            spacing = planes * tokens
             PARTS: tl.constexpr = PADDED // WIDTH
             if BITS == 8:
-                v = _value_tile(v_bytes, halves_ptr, v_at, t, live, spacing, 0, GROUPS, V_GROUP, WIDTH, PARTS)
+                v = _value_tile(v_bytes, halves_ptr, v_at, token, live, 0, GROUPS, V_GROUP, WIDTH, PARTS)
                 acc_low = tl.dot(p, v, acc_low * fade[:, None])
             else:
-                v = _value_tile(
-                    v_bytes & 15, halves_ptr, v_at, t, live, spacing, 0, GROUPS, V_GROUP, WIDTH, PARTS
-                )
+                v = _value_tile(v_bytes & 15, halves_ptr, v_at, token, live, 0, GROUPS, V_GROUP, WIDTH, PARTS)
                 acc_low = tl.dot(p, v, acc_low * fade[:, None])
                 v = _value_tile(
-                    v_bytes >> 4, halves_ptr, v_at, t, live, spacing, SPAN, GROUPS, V_GROUP, WIDTH, PARTS
+                    v_bytes >> 4, halves_ptr, v_at, token, live, SPAN, GROUPS, V_GROUP, WIDTH, PARTS
                 )
                 acc_high = tl.dot(p, v, acc_high * fade[:, None])
 
@@ -178,6 +178,7 @@ def join_splits(
         acc = acc * fade + tl.sum(part * weight[:, None], axis=0)
         top = higher
     at = batch * heads + head
+    total = tl.where(total > 0, total, 1.0)  # no split, nothing read: zeros, and -inf, which is `top`
     tl.store(out_ptr + at * DIM + channel, acc / total, mask=channel < DIM)
     tl.store(lse_ptr + at + tl.arange(0, 1), (top + tl.log2(total)) * LN2)
 
@@ -200,20 +201,22 @@ def split_kv_attention(
     q: Tensor, table: MemoryTable, plan: SplitPlan, layer: int, score_scale: float, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """As `mnemos.attention.kernels.dispatch.split_kv_attention`."""
-    batch, heads, dim = q.shape
-    splits = plan.work.shape[0]
+    heads, dim = q.shape[1:]
+    batch, splits = plan.batch, plan.work.shape[0]
     part = torch.empty(splits, heads, dim, dtype=torch.float32, device=q.device)
     part_lse = torch.empty(splits, heads, dtype=torch.float32, device=q.device)
     out = torch.empty(batch, heads, dim, dtype=torch.float32, device=q.device)
     lse = torch.empty(batch, heads, dtype=torch.float32, device=q.device)
     constants = shape_constants(table.bits, dim)
-    halves = table.pool.view(table.raw_dtype if table.bits == 16 else torch.float16)
-    attend_splits[(splits, table.kv_heads)](
-        q, table.pool, halves, table.rows, plan.work, q if bias is None else bias, part, part_lse,
-        layer, table.layers, table.kv_heads, score_scale * _LOG2E,
-        GROUP=heads // table.kv_heads, HAS_BIAS=bias is not None, **constants,
-        num_warps=warps_of(table.bits, constants["PADDED"]), num_stages=3,
-    )  # fmt: skip
+    pages = table.pool[layer]
+    halves = pages.view(table.raw_dtype if table.bits == 16 else torch.float16)
+    if splits:
+        attend_splits[(splits, table.kv_heads)](
+            q, pages, halves, table.pages, plan.work, q if bias is None else bias, part, part_lse,
+            table.kv_heads, score_scale * _LOG2E,
+            GROUP=heads // table.kv_heads, HAS_BIAS=bias is not None, **constants,
+            num_warps=warps_of(table.bits, constants["PADDED"]), num_stages=3,
+        )  # fmt: skip
     join_splits[(batch, heads)](
         part, part_lse, plan.starts, out, lse, heads,
         DIM=dim, PADDED=triton.next_power_of_2(dim), BLOCK=_BLOCK_SPLITS, num_warps=4,

@@ -22,6 +22,9 @@ class Row:
     rival: str = ""
     rival_ms: float | None = None
     note: str = ""
+    operations: int = 0  # of the matrix units, a multiplication and an addition as two; 0 where few
+    product_ceiling: float | None = None  # operations a second of a large product in the same run
+    other_rivals: tuple[tuple[str, float], ...] = ()  # with their milliseconds
 
     @property
     def bandwidth(self) -> float:
@@ -29,8 +32,23 @@ class Row:
         return self.bytes_moved / (self.median_ms * 1e-3)
 
     @property
+    def rate(self) -> float:
+        """Operations a second."""
+        return self.operations / (self.median_ms * 1e-3)
+
+    @property
+    def bound_by(self) -> str:
+        """The ceiling that these bytes and operations come to first."""
+        if self.product_ceiling is None:
+            return "copy"
+        is_more = self.operations / self.product_ceiling > self.bytes_moved / self.ceiling
+        return "product" if is_more else "copy"
+
+    @property
     def share(self) -> float:
-        """Of the ceiling."""
+        """Of the ceiling that it is bound by."""
+        if self.bound_by == "product" and self.product_ceiling is not None:
+            return self.rate / self.product_ceiling
         return self.bandwidth / self.ceiling
 
     def as_json(self) -> dict[str, object]:
@@ -41,9 +59,14 @@ class Row:
             "bytes_moved": self.bytes_moved,
             "bandwidth_bytes_per_s": self.bandwidth,
             "ceiling_bytes_per_s": self.ceiling,
+            "operations": self.operations or None,
+            "operations_per_s": self.rate if self.operations else None,
+            "ceiling_operations_per_s": self.product_ceiling,
+            "bound_by": self.bound_by,
             "share_of_ceiling": self.share,
             "rival": self.rival or None,
             "rival_median_ms": self.rival_ms,
+            "other_rivals_median_ms": dict(self.other_rivals),
             "note": self.note or None,
         }
 
@@ -93,8 +116,10 @@ def _event_ms(run: Callable[[], object], device: torch.device) -> float:
 
 
 def table_lines(rows: Sequence[Row]) -> list[str]:
-    """The table as people read it."""
-    head = ["kernel", "shape", "ms", "MB moved", "GB/s", "of copy", "rival", "rival ms", "note"]
+    """The table as people read it: an operation is a flop here."""
+    head = [
+        "kernel", "shape", "ms", "MB moved", "GB/s", "TFLOP/s", "share", "of", "rival", "rival ms", "note"
+    ]  # fmt: skip
     cells = [
         [
             row.kernel,
@@ -102,10 +127,12 @@ def table_lines(rows: Sequence[Row]) -> list[str]:
             f"{row.median_ms:.4f}",
             f"{row.bytes_moved / 1e6:.1f}",
             f"{row.bandwidth / 1e9:.0f}",
+            f"{row.rate / 1e12:.1f}" if row.operations else "-",
             f"{row.share:.0%}",
+            row.bound_by,
             row.rival or "-",
             "-" if row.rival_ms is None else f"{row.rival_ms:.4f}",
-            row.note,
+            "; ".join([*(f"{name} {ms:.4f} ms" for name, ms in row.other_rivals), *filter(None, [row.note])]),
         ]
         for row in rows
     ]

@@ -5,7 +5,13 @@
 #include "team.h"
 #include "vectors.h"
 
-enum { WIDE = 4, FEW = 3, MOST_DIM = 512 };
+#ifdef __clang__
+#define SWAP_PAIRS(v) __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6)
+#else
+#define SWAP_PAIRS(v) __builtin_shuffle(v, (i8x){1, 0, 3, 2, 5, 4, 7, 6})
+#endif
+
+enum { WIDE = 4, FEW = 6, MOST_DIM = 512 }; /* vectors of rows, tokens and channels at once, at most */
 
 /* One span of a memory's routing keys. */
 typedef struct {
@@ -43,15 +49,16 @@ INLINE void scores_of(const float *queries, const float (*key)[MOST_DIM], int di
 INLINE void span_mass(const Keys *keys, const float *queries, int dim, int vectors, float *scores, float *sums,
                       float *tops) {
     float key[FEW][MOST_DIM];
-    for (int first = 0; first < keys->tokens; first += FEW) {
-        int count = keys->tokens - first < FEW ? keys->tokens - first : FEW;
+    const int few = vectors <= 2 ? FEW : FEW / 2; /* sums that fit the registers, and hide how long each takes */
+    for (int first = 0; first < keys->tokens; first += few) {
+        int count = keys->tokens - first < few ? keys->tokens - first : few;
         for (int t = 0; t < count; t++) {
             const int8_t *codes = keys->codes + (size_t)(first + t) * keys->stride;
             for (int d = 0; d < dim; d++) key[t][d] = codes[d];
         }
         float *to = scores + (size_t)first * 8 * WIDE;
-        if (count == FEW)
-            scores_of(queries, key, dim, FEW, vectors, to);
+        if (count == few)
+            scores_of(queries, key, dim, few, vectors, to);
         else
             for (int t = 0; t < count; t++) scores_of(queries, key + t, dim, 1, vectors, to + t * 8 * WIDE);
     }
@@ -112,6 +119,8 @@ typedef struct {
     int32_t bits, heads, tokens, dim;
     int64_t stride; /* numbers from one head to the next */
     int32_t value_group, is_bf16;
+    const float *turns; /* NULL, or [layers, dim]: cosine and sine of what each pair of K is turned on by */
+    int32_t kv_heads;
 } Packed;
 
 static float half_of(const uint8_t *from) {
@@ -168,10 +177,53 @@ static int groups_of_tokens(int tokens) {
     return full + (rest && !(full && rest < 16));
 }
 
+/* What the numbers of a head are multiplied by, and what their neighbours are. */
+typedef struct {
+    float along[MOST_DIM], across[MOST_DIM];
+} Turn;
+
+static Turn turn_of(const float *turns, int dim) {
+    Turn turn;
+    for (int d = 0; d < dim; d += 2) {
+        turn.along[d] = turn.along[d + 1] = turns[d];
+        turn.across[d] = -turns[d + 1];
+        turn.across[d + 1] = turns[d + 1];
+    }
+    return turn;
+}
+
+static void turn_on(float *x, const Turn *turn, int dim) {
+    int d = 0;
+    for (; d + 8 <= dim; d += 8) {
+        f8 own = load8(x + d), other = SWAP_PAIRS(own);
+        store8(x + d, own * load8(turn->along + d) + other * load8(turn->across + d));
+    }
+    for (; d < dim; d += 2) {
+        float own = x[d];
+        x[d] = own * turn->along[d] + x[d + 1] * turn->across[d];
+        x[d + 1] = x[d + 1] * turn->along[d + 1] + own * turn->across[d + 1];
+    }
+}
+
+/* Keys `[layers, kv_heads, tokens, dim]`, `stride` numbers from one head to the next, turned on by `turns
+   [layers, dim]`: cosine and sine of each pair. 0, or -1 for heads too wide. */
+int mnemos_turn_keys(float *keys, int64_t stride, int layers, int kv_heads, int tokens, int dim,
+                     const float *turns) {
+    if (dim > MOST_DIM) return -1;
+    for (int head = 0; head < layers * kv_heads; head++) {
+        Turn turn = turn_of(turns + (size_t)(head / kv_heads) * dim, dim);
+        for (int t = 0; t < tokens; t++) turn_on(keys + (size_t)head * stride + (size_t)t * dim, &turn, dim);
+    }
+    return 0;
+}
+
 static void expand_keys(const Packed *kv, int head) {
     int dim = kv->dim, tokens = kv->tokens, groups = groups_of_tokens(tokens);
     size_t row = (size_t)dim * kv->bits / 8, lows = (size_t)kv->heads * groups * dim * 2;
     float scale[MOST_DIM], low[MOST_DIM];
+    int is_turned = kv->turns && !kv->is_bf16;
+    Turn turn;
+    if (is_turned) turn = turn_of(kv->turns + (size_t)(head / kv->kv_heads) * dim, dim);
     for (int g = 0; g < groups; g++) {
         const uint8_t *from = kv->k_scales + ((size_t)head * groups + g) * dim * 2;
         for (int d = 0; d < dim; d++) {
@@ -181,7 +233,9 @@ static void expand_keys(const Packed *kv, int head) {
         int end = g == groups - 1 ? tokens : 32 * (g + 1);
         for (int t = 32 * g; t < end; t++) {
             size_t at = (size_t)head * tokens + t;
-            expand_to(kv->k_codes + at * row, scale, low, kv, kv->k, (size_t)head * kv->stride + (size_t)t * dim);
+            size_t to = (size_t)head * kv->stride + (size_t)t * dim;
+            expand_to(kv->k_codes + at * row, scale, low, kv, kv->k, to);
+            if (is_turned) turn_on((float *)kv->k + to, &turn, dim);
         }
     }
 }

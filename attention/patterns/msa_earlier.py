@@ -6,8 +6,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mnemos.attention.patterns.documents import Blocks, Documents
 from mnemos.attention.patterns.msa_layer import MsaProjections, look_up
+from mnemos.attention.patterns.msa_reading import attend_reading
 from mnemos.attention.patterns.pooled_bank import PooledBank
-from mnemos.attention.patterns.projections import attend
 
 
 def read_earlier(
@@ -56,14 +56,11 @@ def _read(
 ) -> Tensor:
     """One group; `number [documents]` is each one's own in the bank, and it reads those below."""
     q, k, v = projections.split(x, local)
-    tokens, most = x.shape[1], int(number.amax())
-    order = torch.arange(tokens, device=x.device)
-    visible = (order[:, None] >= order).expand(len(x), -1, -1)
+    memory, most = None, int(number.amax())
     if most:
         below = PooledBank(*(part[:, :most] for part in bank))
         used = below.used[rows] * (torch.arange(most, device=x.device) < number[:, None])
         nothing = torch.full(used.shape, -torch.inf, dtype=x.dtype, device=x.device)
-        memory = look_up(projections, x, rows, below, used, nothing, there)
-        k, v = torch.cat((k, memory.k), dim=2), torch.cat((v, memory.v), dim=2)
-        visible = torch.cat((visible, memory.visible), dim=2)
-    return attend(q, k, v, projections.scale, visible).transpose(1, 2).flatten(2)
+        # Of the whole bank: a slice would be copied.
+        memory = look_up(projections, x, rows, below, used, nothing, there)._replace(bank=bank)
+    return attend_reading(q, k, v, there, projections.scale, memory).transpose(1, 2).flatten(2)

@@ -9,6 +9,7 @@ from torch.nn import functional
 from mnemos.attention.patterns import pooled_bank
 from mnemos.attention.patterns.documents import Blocks
 from mnemos.attention.patterns.mixer import MixerConfig
+from mnemos.attention.patterns.msa_reading import Memory, attend_reading
 from mnemos.attention.patterns.pooled_bank import PooledBank
 from mnemos.attention.patterns.projections import Projections, attend, rotate
 
@@ -67,16 +68,6 @@ def encode(
     return mixed, mean_k, mean_v, keys, -(-there.sum(dim=1) // config.pool)
 
 
-class Memory(NamedTuple):
-    """What questions read of the bank."""
-
-    k: Tensor  # [questions, kv_heads, keys, key_dim]
-    v: Tensor  # [questions, kv_heads, keys, head_dim]
-    visible: Tensor  # [questions, tokens, keys]
-    best: Tensor  # [questions, documents], without gradient
-    scores: Tensor  # [questions, documents], with gradients
-
-
 def look_up(
     projections: MsaProjections,
     x: Tensor,
@@ -99,11 +90,7 @@ def look_up(
         similar = pooled_bank.similarities(queries, routing, used)
     chosen = pooled_bank.select(similar, asks, best, config.top_k)
     found = pooled_bank.scores(queries, routing, similar, asks)
-    memory = pooled_bank.take(bank, rows, chosen.documents)
-    chunk = torch.arange(projections.chunks, device=x.device)
-    shown = chosen.visible[..., None] & (chunk < memory.used[..., None])[:, None]
-    k, v = (part.flatten(1, 2).transpose(1, 2) for part in (memory.k, memory.v))
-    return Memory(k, v, shown.flatten(2), chosen.best, torch.maximum(found, best))
+    return Memory(bank, rows, chosen.documents, chosen.visible, chosen.best, torch.maximum(found, best))
 
 
 def read_bank(
@@ -133,19 +120,13 @@ def read_bank(
     scores = torch.full_like(best, -torch.inf)
     if not len(last.rows):
         return Reading(q[..., : config.head_dim].transpose(1, 2).flatten(2), k, v, best, scores)
-    tokens, rows = x.shape[1], last.rows
-    order = torch.arange(tokens, device=x.device)
-    causal = (order[:, None] >= order) & (last.there[:, None] | (order[:, None] == order))
-    visible = [opened.kept[rows][:, None].expand(-1, tokens, -1), causal]
-    keys, values = [opened.k[rows], k], [opened.v[rows], v]
+    rows = last.rows
+    there = torch.cat((opened.kept[rows], last.there), dim=1)
+    keys, values = torch.cat((opened.k[rows], k), dim=2), torch.cat((opened.v[rows], v), dim=2)
+    memory = None
     if bank is not None and bank.used.shape[1]:
         memory = look_up(projections, x, rows, bank, bank.used[rows], best[rows], asks)
         scores = scores.index_put((rows,), memory.scores.to(scores.dtype))
         best = best.index_put((rows,), memory.best.to(best.dtype))
-        visible.append(memory.visible)
-        keys.append(memory.k)
-        values.append(memory.v)
-    mixed = attend(
-        q, torch.cat(keys, dim=2), torch.cat(values, dim=2), projections.scale, torch.cat(visible, dim=2)
-    )
+    mixed = attend_reading(q, keys, values, there, projections.scale, memory)
     return Reading(mixed.transpose(1, 2).flatten(2), k, v, best, scores)

@@ -4,20 +4,25 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 import tokenizers
 import torch
-from gguf.constants import GGMLQuantizationType
 
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.models import LanguageModel, load, load_weights
 from mnemos.attention.pull import pull
 from mnemos.attention.tokenizer_source import TokenizerSource
 from mnemos.attention.weights import Weights
+
+try:
+    import gguf
+    from gguf.constants import GGMLQuantizationType
+except ModuleNotFoundError:  # `make gpu` with a GPU machine's own Python: no test there writes such files
+    gguf, GGMLQuantizationType = None, SimpleNamespace(F32=None)  # type: ignore[assignment,misc]
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
@@ -313,7 +318,7 @@ def write_gguf(tmp_path: Path, tiny_llama: Any, byte_tokenizer: tokenizers.Token
     return write
 
 
-def _write_tokenizer(writer: gguf.GGUFWriter, spec: GgufSpec, tokenizer: tokenizers.Tokenizer) -> None:
+def _write_tokenizer(writer: "gguf.GGUFWriter", spec: GgufSpec, tokenizer: tokenizers.Tokenizer) -> None:
     if spec.tokenizer_model is None:
         return
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])

@@ -46,8 +46,10 @@ def loaded_by(code: str) -> set[str]:
         (HELP, HEAVY),
         ("import mnemos.store.store", ("torch", "triton", "textual", "rich", "typer", "faiss")),
         ("from mnemos import MemoryBank", ("torch", "triton", "textual", "rich", "typer")),
+        ("import mnemos.attention.models, mnemos.memory.recall", ("triton", "mnemos.attention.gpu")),
+        ("import mnemos.memory.on_device, mnemos.attention.gpu.decoder", ("triton",)),
     ],
-    ids=["mnemos", "errors", "help", "store", "bank"],
+    ids=["mnemos", "errors", "help", "store", "bank", "models", "device"],
 )
 def test_an_import_loads_no_more_than_it_needs(code: str, unloaded: tuple[str, ...]) -> None:
     assert not loaded_by(code) & set(unloaded)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mnemos.attention.kernels.dispatch import (
+    block_sparse,
     lse_merge,
     page_gather,
     quantize_pack,
@@ -17,7 +18,8 @@ from mnemos.attention.kernels.dispatch import (
     route_msa,
     split_kv_attention,
 )
-from mnemos.attention.kernels.memory_table import MemoryTable, plan_splits, table_of_payloads
+from mnemos.attention.kernels.memory_table import MemoryTable, PlanBuffers, plan_splits, table_of_payloads
+from mnemos.attention.kernels.read_blocks import ReadBlocks
 from mnemos.attention.kernels.segments import SegmentKeys, segments_of_payloads
 from mnemos.attention.kv import SpanKV
 from mnemos.attention.memory_codec import TraceBits, encode_kv, encode_route
@@ -72,6 +74,26 @@ def test_a_plan_refuses_what_is_not_there(table: MemoryTable, reads: list[list[i
         plan_splits(table, reads)
 
 
+@pytest.mark.parametrize("query_rows", [[], [[]], [[0, 0]], [[-1]], [[2]]])
+def test_a_plan_refuses_rows_that_are_not_there(table: MemoryTable, query_rows: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="of q"):
+        plan_splits(table, [[0]], query_rows=query_rows, rows=2)
+    plan = plan_splits(table, [[0]], query_rows=[[1]])
+    with pytest.raises(ValueError, match="q has shape"):
+        split_kv_attention(torch.randn(1, 6, 64), table, plan, 0, 0.1)
+
+
+@pytest.mark.parametrize("short", ["splits", "batch", "tiles", "rows"])
+def test_a_plan_refuses_buffers_that_are_too_small(table: MemoryTable, short: str) -> None:
+    plan = plan_splits(table, [[0], [0]])
+    room = {"splits": 2, "batch": 2, "tiles": 1, "rows": 2}
+    plan.into(table, PlanBuffers.make(**room, device="cpu"))
+    smaller = PlanBuffers.make(**{**room, short: room[short] - 1}, device="cpu")
+    assert not smaller.fits(table, plan)
+    with pytest.raises(ValueError, match="larger than its buffers"):
+        plan.into(table, smaller)
+
+
 def test_a_table_refuses_payloads_that_do_not_go_together() -> None:
     for payloads in ([], [payload(4), payload(8)], [payload(dim=64), payload(dim=128)], [payload(32)]):
         with pytest.raises(ValueError):
@@ -122,6 +144,152 @@ def test_the_rest_refuses(segments: SegmentKeys) -> None:
         quantize_pack(torch.randn(2, 5, 64), torch.randn(2, 5, 64).half(), 4)
     with pytest.raises(ValueError):
         segments_of_payloads([])
+
+
+def unaligned(like: torch.Tensor) -> torch.Tensor:
+    """A copy that starts one element behind a boundary of 16 bytes."""
+    room = torch.zeros(like.numel() + 1, dtype=like.dtype)[1:]
+    return room.view(like.shape).copy_(like)
+
+
+def strided(like: torch.Tensor) -> torch.Tensor:
+    """A copy whose rows do not lie one behind the other."""
+    return torch.stack([like, like], dim=-1)[..., 0]
+
+
+def reads() -> dict[str, Any]:
+    return {
+        "q": torch.randn(2, 6, 5, 64),
+        "k": torch.randn(2, 2, 7, 64),
+        "v": torch.randn(2, 2, 7, 64),
+        "there": torch.ones(2, 7, dtype=torch.bool),
+        "memory": ReadBlocks(
+            torch.randn(3, 4, 2, 64),
+            torch.randn(3, 4, 2, 64),
+            torch.tensor([4, 1, 2]),
+            torch.tensor([[0, 1], [2, 0]]),
+            torch.ones(2, 5, 2, dtype=torch.bool),
+        ),
+        "score_scale": 0.1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"q": lambda t: t.int()}, "q is int32"),
+        ({"q": lambda t: t[:, :, :0]}, "q has shape"),
+        ({"q": lambda t: t[:, :5].contiguous()}, "5 heads over 2 KV heads"),
+        ({"q": lambda t: torch.randn(2, 34, 5, 64)}, "a group is 1 to 16"),
+        ({"q": strided}, "q is not contiguous"),
+        ({"q": unaligned}, "q does not start on a boundary of 16 bytes"),
+        ({"q": lambda t: t.to("meta")}, "on meta"),
+        ({"k": lambda t: t.half()}, "k is float16"),
+        ({"v": lambda t: t[..., :32]}, "v has shape"),
+        ({"there": lambda t: t.long()}, "there is int64"),
+        ({"there": lambda t: t[:, :5]}, "there has shape"),
+        (dict.fromkeys("kv", lambda t: t[:, :, :3]) | {"there": lambda t: t[:, :3]}, "there are 3 keys"),
+        ({"memory.k": lambda t: t[:0], "memory.v": lambda t: t[:0]}, "memory.k has shape"),
+        ({"memory.k": lambda t: t.bfloat16()}, "memory.k is bfloat16"),
+        ({"memory.v": strided}, "memory.v is not contiguous"),
+        ({"memory.used": lambda t: t.int()}, "memory.used is int32"),
+        ({"memory.used": lambda t: t[:2]}, "memory.used has shape"),
+        ({"memory.blocks": lambda t: t[:, :0]}, "memory.blocks has shape"),
+        ({"memory.blocks": lambda t: t[:1]}, "memory.blocks has shape"),
+        ({"memory.visible": lambda t: t[:, :4]}, "memory.visible has shape"),
+        ({"memory.visible": lambda t: t.to(torch.uint8)}, "memory.visible is uint8"),
+        ({"memory.visible": lambda t: t.to("meta")}, "memory.visible is on meta"),
+    ],
+)  # fmt: skip
+def test_block_sparse_refuses(changes: dict[str, Callable[[torch.Tensor], torch.Tensor]], says: str) -> None:
+    given = reads()
+    assert block_sparse(**given).shape == given["q"].shape
+    for name, change in changes.items():
+        part, _, field = name.partition(".")
+        if field:
+            changed = {field: change(getattr(given[part], field))}
+            given[part] = dataclasses.replace(given[part], **changed)
+        else:
+            given[part] = change(given[part])
+    if says == "there are 3 keys":
+        given |= {part: given[part].contiguous() for part in ("k", "v", "there")}
+    with pytest.raises(ValueError, match=f"block_sparse: .*{says}"):
+        block_sparse(**given)
+
+
+def test_block_sparse_refuses_a_width_that_no_kernel_has() -> None:
+    given = reads() | {"memory": None}
+    given |= {part: torch.randn(2, 2, 7, 48) for part in ("q", "k", "v")}
+    with pytest.raises(ValueError, match="head_dim is 48; it takes 64, 80"):
+        block_sparse(**given)
+
+
+@pytest.mark.parametrize("spoil", [unaligned, strided, lambda tensor: tensor.to("meta")])
+def test_every_entry_refuses_what_lies_badly(segments: SegmentKeys, spoil: Callable[..., Any]) -> None:
+    rows, lse = torch.randn(3, 64), torch.zeros(3)
+    spans = torch.randn(2, 5, 64)
+    page = torch.tensor([[0, 0, 16]])
+    some = torch.zeros(64, dtype=torch.uint8)
+    says = "not contiguous|boundary of 16 bytes|on meta"
+    for call in (
+        lambda: lse_merge(spoil(rows), lse, rows, lse),
+        lambda: lse_merge(rows, lse, rows, spoil(lse)),
+        lambda: quantize_pack(spans, spoil(spans), 4),
+        lambda: route_msa(rows, spoil(rows)),
+        lambda: route_msa(spoil(rows), rows),
+        lambda: route_mass(spoil(torch.randn(2, 3, 64)), segments, 0.1),
+        lambda: route_mass(
+            torch.randn(2, 3, 64), dataclasses.replace(segments, keys=spoil(segments.keys)), 0.1
+        ),
+        lambda: page_gather(some, page, spoil(some)),
+        lambda: page_gather(spoil(some), page, some),
+    ):
+        with pytest.raises(ValueError, match=says):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"keys": lambda t: t[:0]}, "segments.keys has shape"),
+        ({"keys": lambda t: t[0]}, "2 dimensions; it takes 3"),
+        ({"keys": lambda t: t.to(torch.uint8)}, "segments.keys is uint8"),
+        ({"owner": lambda t: t[:0], "starts": lambda t: t[:1]}, "segments.owner has shape"),
+        ({"owner": lambda t: t.long()}, "segments.owner is int64"),
+        ({"starts": lambda t: t[:1]}, "segments.starts has shape"),
+        ({"starts": lambda t: t.int()}, "segments.starts is int32"),
+        ({"scales": lambda t: t.float()}, "segments.scales is float32"),
+        ({"scales": lambda t: t[..., :32]}, "segments.scales has shape"),
+    ],
+)
+def test_route_mass_refuses(
+    segments: SegmentKeys, changes: dict[str, Callable[[torch.Tensor], torch.Tensor]], says: str
+) -> None:
+    queries = torch.randn(2, 3, 64)
+    route_mass(queries, segments, 0.1)
+    spoilt = {part: change(getattr(segments, part)) for part, change in changes.items()}
+    with pytest.raises(ValueError, match=f"route_mass: .*{says}"):
+        route_mass(queries, dataclasses.replace(segments, **spoilt), 0.1)
+
+
+def test_a_list_of_pages_is_on_the_host_and_in_one_piece() -> None:
+    some = torch.zeros(64, dtype=torch.uint8)
+    pages = torch.tensor([[0, 16, 16], [16, 0, 16]])
+    with pytest.raises(ValueError, match="pages is on meta"):
+        page_gather(some, pages.to("meta"), some.clone())
+    with pytest.raises(ValueError, match="pages is not contiguous"):
+        page_gather(some, strided(pages), some.clone())
+
+
+def test_one_token_is_enough(segments: SegmentKeys) -> None:
+    given = reads()
+    given |= {part: given[part][:, :, :1].contiguous() for part in ("q", "k", "v")}
+    given |= {"there": torch.ones(2, 1, dtype=torch.bool), "memory": None}
+    out = block_sparse(**given)
+    torch.testing.assert_close(out, given["v"].repeat_interleave(3, dim=1))
+    alone = segments_of_payloads([encode_route([torch.randn(2, 1, 64)], torch.zeros(2))])
+    assert route_mass(torch.randn(2, 1, 64), alone, 0.1).shape == (2, 1, 1)
+    assert quantize_pack(torch.randn(2, 1, 64), torch.randn(2, 1, 64), 4)[0].shape == (2, 1, 32)
 
 
 def test_triton_is_not_imported_without_a_gpu() -> None:

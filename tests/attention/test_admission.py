@@ -3,7 +3,7 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnemos.memory.admission import SMALL_SHARE, S3Fifo
+from mnemos.attention.admission import SMALL_SHARE, S3Fifo
 
 ASKED = st.lists(st.integers(0, 12), max_size=120)
 

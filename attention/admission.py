@@ -7,7 +7,7 @@ the paper's tenth loses to LRU where a conversation comes back to what it said j
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from typing import Generic, TypeVar
 
 SMALL_SHARE = 0.5
@@ -43,6 +43,14 @@ class S3Fifo(Generic[Key]):
         """Takes a new key in; those that leave for it. None when it is larger than everything."""
         if size > self._budget:
             return None
+        self.add(key, size)
+        leaving: list[Key] = []
+        while self.bytes > self._budget:
+            leaving += self._step(())
+        return leaving
+
+    def add(self, key: Key, size: int) -> None:
+        """Takes a new key in, for whoever makes room with `evict` beforehand."""
         self._asked[key] = 0
         self.bytes += size
         if key in self._left:
@@ -51,10 +59,13 @@ class S3Fifo(Generic[Key]):
         else:
             self._small[key] = size
             self._small_bytes += size
-        leaving: list[Key] = []
-        while self.bytes > self._budget:
-            leaving += self._step()
-        return leaving
+
+    def evict(self, staying: Container[Key] = ()) -> Key | None:
+        """The key that leaves next, none of `staying`; None when those are all."""
+        while any(key not in staying for key in self._asked):
+            for key in self._step(staying):
+                return key
+        return None
 
     def drop(self, key: Key) -> None:
         """Lets go of a key, and of having known it."""
@@ -72,10 +83,13 @@ class S3Fifo(Generic[Key]):
         """Keys that are held, and those that are only remembered."""
         return [*self._asked, *self._left]
 
-    def _step(self) -> list[Key]:
+    def _step(self, staying: Container[Key]) -> list[Key]:
         """Moves one key on, or out."""
-        if self._small and (self._small_bytes > SMALL_SHARE * self._budget or not self._main):
-            key, size = self._small.popitem(last=False)
+        small = next((key for key in self._small if key not in staying), None)
+        main = next((key for key in self._main if key not in staying), None)
+        turn_of_small = self._small_bytes > SMALL_SHARE * self._budget or not self._main
+        if small is not None and (turn_of_small or main is None):
+            key, size = small, self._small.pop(small)
             self._small_bytes -= size
             if self._asked[key]:
                 self._asked[key] = 0
@@ -85,12 +99,14 @@ class S3Fifo(Generic[Key]):
             self._left_bytes += size
             while self._left_bytes > self._budget:
                 self._left_bytes -= self._left.popitem(last=False)[1]
-        else:
-            key, size = self._main.popitem(last=False)
+        elif main is not None:
+            key, size = main, self._main.pop(main)
             if self._asked[key]:
                 self._asked[key] -= 1
                 self._main[key] = size
                 return []
+        else:
+            return []
         del self._asked[key]
         self.bytes -= size
         return [key]

@@ -1,7 +1,9 @@
 """What both apps share: the bank behind the screen, themes, forgetting, and how the app ends."""
 
 import asyncio
+import gc
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Mapping
@@ -19,10 +21,8 @@ from textual.theme import Theme
 
 from mnemos.errors import BankLockedError, BankReadOnlyError, MnemosError
 from mnemos.tui.app.appearance import dress, keep_theme
-from mnemos.tui.app.choices import Question
-from mnemos.tui.app.dialogs import HelpScreen, TextDialog
 from mnemos.tui.app.engine import Opener, Stopped
-from mnemos.tui.app.forget_dialog import ForgetDialog
+from mnemos.tui.app.pace import Pace, PromptScreen
 from mnemos.tui.app.palette import Commands
 from mnemos.tui.app.themes import DARK, LIGHT
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mnemos.memory.bank import MemoryBank
     from mnemos.memory.records import ForgetPlan, Memory, Receipt
 
+_SWITCH_S = 0.001  # that a thread behind the screen keeps the interpreter when a key comes
 _TWICE_S = 2.0  # between two Ctrl+C that mean to leave
 
 
@@ -53,7 +54,7 @@ class Told(Message):
         self.text = text
 
 
-class MemoryApp(App[int]):
+class MemoryApp(Pace, App[int]):
     """An app over one bank, which is opened in a thread while the screen shows already."""
 
     CSS_PATH = Path(__file__).with_name("styles.tcss")
@@ -78,9 +79,13 @@ class MemoryApp(App[int]):
         self._opener = opener
         self._bank: MemoryBank | None = None
         self._interrupted_at = float("-inf")
+        self._switch_s = sys.getswitchinterval()
         self._notes = dress(self)
 
     # beginning and end
+
+    def get_default_screen(self) -> PromptScreen:
+        return PromptScreen(id="_default")
 
     @property
     def bank(self) -> "MemoryBank":
@@ -94,14 +99,24 @@ class MemoryApp(App[int]):
         return self._bank is not None
 
     def on_mount(self) -> None:
+        sys.setswitchinterval(_SWITCH_S)
         loop = asyncio.get_running_loop()
         for number, code in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 128 + signal.SIGHUP)):
             with suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, and tests in threads
                 loop.add_signal_handler(number, self._end_by_signal, code)
         self.call_after_refresh(self._start)
+        self.call_after_refresh(self.rest_garbage)
         self.theme_changed_signal.subscribe(self, self._keep_theme)
         for note in self._notes:
             self._tell(note)
+
+    def rest_garbage(self) -> None:
+        """Look no more for garbage among what is there by now: that takes a tenth of a second, at any key."""
+        gc.freeze()
+
+    def on_unmount(self) -> None:
+        gc.unfreeze()
+        sys.setswitchinterval(self._switch_s)
 
     def _keep_theme(self, theme: Theme) -> None:
         try:
@@ -128,6 +143,8 @@ class MemoryApp(App[int]):
         try:
             return self.stack.enter_context(self._opener(self._ask_passphrase, self._tell))
         except (BankLockedError, BankReadOnlyError) as error:
+            from mnemos.tui.app.choices import Question
+
             question = Question(
                 "The bank can't be written now",
                 f"{error}\n\nIt can be opened to be read: replies recall from it, and nothing is stored.",
@@ -157,6 +174,8 @@ class MemoryApp(App[int]):
         self.post_message(Told(text))
 
     def _ask_passphrase(self) -> str:
+        from mnemos.tui.app.dialogs import TextDialog
+
         return self._answer(TextDialog("Passphrase of the bank", secret=True)) or ""
 
     def on_bank_failed(self, event: BankFailed) -> None:
@@ -234,6 +253,8 @@ class MemoryApp(App[int]):
         if not plan.selected:
             self.notify("nothing matches; nothing was forgotten", markup=False)
             return None
+        from mnemos.tui.app.forget_dialog import ForgetDialog
+
         receipt = await self.push_screen_wait(ForgetDialog(self.bank, plan))
         if receipt is not None:
             await self.on_forgotten(plan, receipt)
@@ -279,6 +300,8 @@ class MemoryApp(App[int]):
         await self.leave()
 
     def action_help(self) -> None:
+        from mnemos.tui.app.help_screen import HelpScreen
+
         if isinstance(self.screen, HelpScreen):
             self.screen.dismiss(None)
         else:

@@ -134,8 +134,8 @@ class Inspector(Acting):
             is_more = listing.grow()
             return is_more, fetch(PAGE, 0)
 
-        async def show(first: Page | None = None) -> None:
-            first = first or await asyncio.to_thread(fetch, PAGE, 0)
+        async def show(found: Page | None = None) -> None:
+            first: Page = await asyncio.to_thread(fetch, PAGE, 0) if found is None else found
             if not keep:
                 table.marked.clear()
                 table.cursor = 0

@@ -41,6 +41,33 @@ class Matrix(ctypes.Structure):
     )
 
 
+class Packed(ctypes.Structure):
+    """KV of one span, and where its numbers go, as `native/read.c` has it."""
+
+    _fields_ = (
+        ("k_codes", ctypes.c_void_p),
+        ("k_scales", ctypes.c_void_p),
+        ("v_codes", ctypes.c_void_p),
+        ("v_scales", ctypes.c_void_p),
+        ("k", ctypes.c_void_p),
+        ("v", ctypes.c_void_p),
+        ("bits", ctypes.c_int32),
+        ("heads", ctypes.c_int32),
+        ("tokens", ctypes.c_int32),
+        ("dim", ctypes.c_int32),
+        ("stride", ctypes.c_int64),
+        ("value_group", ctypes.c_int32),
+        ("is_bf16", ctypes.c_int32),
+        ("turns", ctypes.c_void_p),
+        ("kv_heads", ctypes.c_int32),
+    )
+
+
+SPAN_KEYS = np.dtype(
+    [("codes", np.uint64), ("scale", np.uint64), ("tokens", np.int32), ("stride", np.int32)], align=True
+)
+
+
 def wanted(choice: bool | None = None) -> bool | None:
     """Whether to compile: True demands it, None leaves it to what there is; `MNEMOS_COMPILE` stands for None.
 
@@ -187,3 +214,28 @@ def _check(library: ctypes.CDLL) -> None:
         failed = library.mnemos_product(ctypes.byref(matrix), x.ctypes.data, 5, found.ctypes.data, 2)
         if failed or not np.abs(found - exact).max() < room:
             raise ValueError("the compiler's result fails its test")
+    if not (_weighs(library, random) and _expands(library)):
+        raise ValueError("the compiler's result fails its test")
+
+
+def _weighs(library: ctypes.CDLL, random: np.random.Generator) -> bool:
+    """Whether the mass of seven keys is numpy's."""
+    codes = random.integers(-127, 128, (7, 32), np.int8)
+    scale, queries = np.full(32, 0.01, np.float32), random.standard_normal((32, 8), np.float32)
+    keys = np.array([(codes.ctypes.data, scale.ctypes.data, 7, 32)], SPAN_KEYS)
+    sums, tops = (np.zeros((1, 8), np.float32) for _ in range(2))
+    to = (sums.ctypes.data, tops.ctypes.data)
+    failed = library.mnemos_route_mass(keys.ctypes.data, 1, queries.ctypes.data, 8, 32, *to, 2)
+    exact = np.log(np.exp((codes * scale) @ queries).sum(axis=0))
+    return not failed and bool(np.abs(np.log(sums[0]) + tops[0] - exact).max() < 1e-3)
+
+
+def _expands(library: ctypes.CDLL) -> bool:
+    """Whether the keys and values of one token are what they are by hand."""
+    codes, of_value = np.arange(32, dtype=np.uint8), np.array([0.5, -1], np.float16)
+    scales, found = np.repeat(of_value, 32), np.zeros((2, 32), np.float32)
+    of_codes, of_keys = codes.ctypes.data, scales.ctypes.data
+    to = (found[0].ctypes.data, found[1].ctypes.data)
+    packed = Packed(of_codes, of_keys, of_codes, of_value.ctypes.data, *to, 8, 1, 1, 32, 32, 32, 0, None, 1)
+    failed = library.mnemos_expand_kv(ctypes.byref(packed), 1)
+    return not failed and bool((found == codes * np.float32(0.5) - 1).all())

@@ -11,39 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnemos.attention.compiled import SPAN_KEYS, Packed
 from mnemos.attention.quantize import value_group
 
 _LANES = 8
 _LONG_TOKENS = 64
 _MOST_DIM = 512
 _EXPANDED = (torch.float32, torch.bfloat16)
-
-
-class Packed(ctypes.Structure):
-    """KV of one span, and where its numbers go."""
-
-    _fields_ = (
-        ("k_codes", ctypes.c_void_p),
-        ("k_scales", ctypes.c_void_p),
-        ("v_codes", ctypes.c_void_p),
-        ("v_scales", ctypes.c_void_p),
-        ("k", ctypes.c_void_p),
-        ("v", ctypes.c_void_p),
-        ("bits", ctypes.c_int32),
-        ("heads", ctypes.c_int32),
-        ("tokens", ctypes.c_int32),
-        ("dim", ctypes.c_int32),
-        ("stride", ctypes.c_int64),
-        ("value_group", ctypes.c_int32),
-        ("is_bf16", ctypes.c_int32),
-        ("turns", ctypes.c_void_p),
-        ("kv_heads", ctypes.c_int32),
-    )
-
-
-SPAN_KEYS = np.dtype(
-    [("codes", np.uint64), ("scale", np.uint64), ("tokens", np.int32), ("stride", np.int32)], align=True
-)
 
 
 def can_expand(dim: int, dtype: torch.dtype) -> bool:

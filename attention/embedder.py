@@ -31,6 +31,7 @@ _EPSILON = 1e-12
 _OPEN, _CLOSE = 101, 102  # [CLS], [SEP]
 _READING = "1"  # how texts are cut and pooled: a part of the form
 _PARTS = 4  # of a long text
+_READ_CHARACTERS = 64 * MAX_TOKENS  # the tokenizer would take seconds over more, and a token has few
 
 Pair = tuple[Tensor, Tensor]  # weight, bias
 
@@ -124,7 +125,7 @@ class Embedder:
 
     def query(self, text: str) -> Tensor:
         """A query's vector `[dims]` in int8, of its last tokens: a question often comes at the end."""
-        return to_int8(self._vector(self._tokens(text)[-MAX_TOKENS:]))
+        return to_int8(self._vector(self._tokens(text[-_READ_CHARACTERS:])[-MAX_TOKENS:]))
 
     def opening(self, text: str) -> Tensor:
         """The vector `[dims]` in int8 of a text's first tokens, as the encoder is mostly used."""
@@ -139,8 +140,7 @@ class Embedder:
         return to_int8(functional.normalize(mean, dim=0))[None]
 
     def _tokens(self, text: str) -> list[int]:
-        # A long text is cut before the tokenizer takes seconds over it: a token has few characters.
-        return list(self._tokenizer.encode(text[: 64 * MAX_TOKENS], add_special_tokens=False).ids)
+        return list(self._tokenizer.encode(text[:_READ_CHARACTERS], add_special_tokens=False).ids)
 
     def _vector(self, tokens: list[int]) -> Tensor:
         return self._bert.vector([_OPEN, *tokens, _CLOSE])

@@ -7,10 +7,11 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mnemos.attention.kv import KVCache, Span
 from mnemos.attention.models import LanguageModel, load
 from mnemos.attention.routing import route_query
 from mnemos.memory.bank import MemoryBank
@@ -138,10 +139,20 @@ def _paging(recaller: Recaller, places: Sequence[Sequence[str]]) -> tuple[list[f
         cache.load_prefix(recaller.encoder.prefix)
         started, cpu = time.perf_counter(), time.process_time()
         found = recaller.pager.page(NAMESPACE, chosen)
-        cache.page_in([span for spans in found for span in spans], stride=reading.stride)
+        cache.page_in(_fitting(cache, (span for spans in found for span in spans)), stride=reading.stride)
         times.append((time.perf_counter() - started) * 1e3)
         cpu_times.append((time.process_time() - cpu) * 1e3)
     return times, cpu_times
+
+
+def _fitting(cache: KVCache, spans: Iterable[Span]) -> list[Span]:
+    """As many as there is room for: all of them, unless the model's window is a very small one."""
+    room, found = cache.capacity - cache.length, list[Span]()
+    for span in spans:
+        if span.tokens <= room:
+            room -= span.tokens
+            found.append(span)
+    return found
 
 
 def _remembering(bank: MemoryBank, recaller: Recaller) -> tuple[list[float], list[str]]:

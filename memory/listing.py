@@ -19,9 +19,9 @@ SORTS: tuple[Sort, ...] = ("created", "size", "uses")
 
 _HINTS = 200  # memories that the words' index names before the whole namespace is searched
 _FEW = 64  # found so far; with fewer, the index is asked
-_FIRST_ROWS = 2000
+_FIRST_ROWS = 1000
 _FEWEST_ROWS, _MOST_ROWS = 1000, 50_000  # of one piece
-_PIECE_S = 0.02  # that a piece should take: as long as others wait for the database
+_PIECE_S = 0.01  # that a piece should take: as long as others wait for the database
 
 
 class Listing:

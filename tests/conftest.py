@@ -32,6 +32,7 @@ def own_keys(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
         "MNEMOS_MODEL",
         "MNEMOS_PASSPHRASE",
         "MNEMOS_CALIBRATION",
+        "MNEMOS_EMBEDDER",
     ):
         monkeypatch.delenv(name, raising=False)
     return directory

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from textual import events
 from textual._compositor import CompositorUpdate
+from textual.app import App, ComposeResult
 from textual.pilot import Pilot
+from textual.widgets import TextArea
 
 from mnemos.agent.events import Event, Reply, TokenDelta, Usage
 from mnemos.memory.bank import MemoryBank
@@ -51,7 +53,9 @@ class Painted:
         super()._display(screen, renderable)  # type: ignore[misc]
         if isinstance(renderable, CompositorUpdate):
             renderable.render_segments(self.console)  # as a terminal's driver does
-        elif renderable is not None:
+        elif renderable is None:  # nothing on the screen is another
+            return
+        else:
             self.console._render_buffer(self.console.render(renderable))
         self.paints += 1
         self.painted.set()
@@ -208,6 +212,36 @@ def typing(path: Path, keys: "KeyProvider | None", *, strokes: int, tokens_per_s
     return _drive(app, script, (100, 30))
 
 
+class _Empty(Painted, App[None]):
+    """The least that Textual makes of a prompt: the measure for `typing`, with nothing that streams."""
+
+    def compose(self) -> ComposeResult:
+        yield TextArea()
+
+
+def typing_in_empty(*, strokes: int) -> dict[str, Any]:
+    """The same as `typing`, in an app that is a prompt and nothing else."""
+
+    async def run() -> list[float]:
+        app = _Empty()
+        async with app.run_test(size=(100, 30)) as pilot:
+            area = app.query_one(TextArea)
+            await pilot.pause(0.2)
+            took: list[float] = []
+            for at in range(strokes):
+                await asyncio.sleep(_WAIT_S + 0.007 * (at % 5))
+                wanted, started = area.text + "x", time.perf_counter()
+                app.post_message(events.Key("x", "x"))
+                took.append(await app.until(lambda: area.text == wanted) - started)  # noqa: B023
+            return took
+
+    took = asyncio.run(run())
+    return {
+        "empty_keystroke_ms_p95": _ms(took),
+        "empty_keystroke_ms_p50": _ms(took, statistics.median),
+    }
+
+
 def inspecting(path: Path, keys: "KeyProvider | None", namespace: str, *, pages: int) -> dict[str, Any]:
     """First paint, scrolling and filtering of the inspector over a bank."""
     app = _Browse(opener(path, keys), namespace)
@@ -297,6 +331,7 @@ def run(memories: int, bank: Path | None, namespace: str, *, quick: bool, model:
         small, keys = place / "small", KeyFile(place / "bank.key")
         fill(small, 200, keys)
         found = typing(small, keys, strokes=20 if quick else 200, tokens_per_s=50)
+        found |= typing_in_empty(strokes=20 if quick else 200)
         if bank is None:
             fill(place / "large", memories, keys)
             large = (place / "large", keys, NAMESPACE)

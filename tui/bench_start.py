@@ -15,19 +15,27 @@ from typing import Any
 
 _SIZE = (30, 100)  # lines, columns
 _PATIENCE_S = 120.0
-_COMMAND = "import sys; from mnemos.tui.main import main; sys.argv[0] = 'mnemos'; main()"
+_COMMAND = "import sys; from mnemos.tui.start import main; sys.argv[0] = 'mnemos'; main()"
+_SHOWN = b"ay something"  # the cursor stands on the first letter, which is written apart until it blinks
 _TYPED = "zqxj"  # letters that are nowhere else on the screen
+
+
+_EMPTY = (  # the least that Textual makes of a prompt: no app of Textual's starts sooner
+    "from textual.app import App\nfrom textual.widgets import TextArea\n"
+    "class Empty(App):\n    def compose(self):\n        yield TextArea(placeholder='Say something')\n"
+    "Empty().run()"
+)
 
 
 class _Terminal:
     """The command on a terminal of its own."""
 
-    def __init__(self, bank: Path, model: str) -> None:
+    def __init__(self, bank: Path, model: str, code: str = _COMMAND) -> None:
         self.started = time.perf_counter()
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *_SIZE, 0, 0))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, "chat", "--bank", str(bank), "--model", model],
+            [sys.executable, "-c", code, "chat", "--bank", str(bank), "--model", model],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -78,7 +86,7 @@ def starting(bank: Path, *, runs: int, idle_s: float, model: str) -> dict[str, A
     for run in range(runs):
         terminal = _Terminal(bank, model)
         try:
-            terminal.until(b"Say something")
+            terminal.until(_SHOWN)
             os.write(terminal.master, _TYPED.encode())
             took.append(terminal.until(_TYPED.encode()))
             if run == runs - 1 and Path("/proc/self/stat").exists():
@@ -87,9 +95,21 @@ def starting(bank: Path, *, runs: int, idle_s: float, model: str) -> dict[str, A
             terminal.close()
     return {
         "start_s": round(statistics.median(took), 2),
+        "empty_start_s": round(statistics.median(_start_of_empty(bank, model) for _ in range(runs)), 2),
         "start_runs": runs,
         "idle_cpu_percent": None if idle is None else round(idle, 2),
     }
+
+
+def _start_of_empty(bank: Path, model: str) -> float:
+    """The same of an app that is a prompt and nothing else."""
+    terminal = _Terminal(bank, model, _EMPTY)
+    try:
+        terminal.until(_SHOWN)
+        os.write(terminal.master, _TYPED.encode())
+        return terminal.until(_TYPED.encode())
+    finally:
+        terminal.close()
 
 
 def _idle(terminal: _Terminal, idle_s: float) -> float:

@@ -1,7 +1,6 @@
 """The `mnemos` command: the tree of its commands. Each body imports what it needs when it runs."""
 
 import sys
-from typing import Annotated
 
 import typer
 
@@ -15,9 +14,7 @@ from mnemos.tui import (
     benches,
     browse,
     calibrate,
-    chat,
     config,
-    console,
     demo,
     edits,
     evals,
@@ -38,16 +35,9 @@ from mnemos.tui import (
     whatif,
 )
 from mnemos.tui.console import run
+from mnemos.tui.root import new_app
 
-app = typer.Typer(
-    name="mnemos",
-    help="An agent that remembers, shows what it remembers, and forgets for good.",
-    no_args_is_help=True,
-    # Plain help: rendering it with rich would double the time of `mnemos --help`.
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = new_app()
 
 
 def _group(name: str, text: str, parent: typer.Typer = app) -> typer.Typer:
@@ -56,28 +46,6 @@ def _group(name: str, text: str, parent: typer.Typer = app) -> typer.Typer:
     return group
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from mnemos import __version__
-
-        print(f"mnemos {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors and questions.")
-    ] = False,
-) -> None:
-    """An agent that remembers, shows what it remembers, and forgets for good."""
-    console.is_quiet = quiet
-
-
-app.command("chat")(chat.chat)
 app.command("ask")(ask.ask)
 app.command("remember")(notes.remember)
 app.command("ingest")(notes.ingest)

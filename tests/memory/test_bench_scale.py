@@ -27,6 +27,7 @@ FIGURES |= {
     "forget_ms",
     "encrypted",
 }
+FIGURES |= {"route_cached_ms_p50", "page_cached_ms", "turn_cached_ms_p50"}
 FIGURES |= {"route_cpu_ms", "query_cpu_ms", "page_cpu_ms", "memories", "tokens", "vivid", "build_s"}
 
 

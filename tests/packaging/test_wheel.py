@@ -61,7 +61,7 @@ def test_the_wheel_holds_the_manual_itself(wheel: Path) -> None:
 def test_the_wheel_names_its_command_and_licence(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (info,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
-    assert "mnemos = mnemos.tui.main:main" in archive.read(f"{info}/entry_points.txt").decode()
+    assert "mnemos = mnemos.tui.start:main" in archive.read(f"{info}/entry_points.txt").decode()
     assert f"{info}/licenses/LICENSE" in archive.namelist()
     top_level = {name.split("/")[0] for name in archive.namelist()}
     assert top_level == {"mnemos", info}, "generic top-level names would overwrite other packages"

@@ -5,32 +5,31 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import events, work
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from mnemos.errors import MnemosError
-from mnemos.tui.app import branching, commands, history, keeping, slash
+from mnemos.tui.app import branching, history, slash
 from mnemos.tui.app.base import BankReady, words_of
-from mnemos.tui.app.conversation import Answer, Card, Conversation, Entry, Said
-from mnemos.tui.app.dialogs import TextDialog
+from mnemos.tui.app.conversation import Card, Conversation, Entry, Said
 from mnemos.tui.app.engine import Loaded, Loader, Opener, Talker
-from mnemos.tui.app.inspector import Inspector
-from mnemos.tui.app.loading import LoadingApp, ModelFailed, ModelProgress, ModelReady
+from mnemos.tui.app.key_bar import KeyBar
+from mnemos.tui.app.loading import ModelFailed, ModelProgress, ModelReady
 from mnemos.tui.app.memories_panel import MemoriesPanel
 from mnemos.tui.app.prompt import Prompt
+from mnemos.tui.app.remembering import Remembering
 from mnemos.tui.app.sidebar import Sidebar
 from mnemos.tui.app.status import Status
 from mnemos.tui.app.turns import Turns
-from mnemos.tui.app.what_if import WhatIf
 
 if TYPE_CHECKING:
-    from mnemos.memory.records import ForgetPlan, Memory, Receipt
+    pass
 
 
-class ChatApp(LoadingApp):
+class ChatApp(Remembering):
     """A conversation on the whole screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -70,33 +69,13 @@ class ChatApp(LoadingApp):
                 yield Status()
                 yield Prompt()
             yield MemoriesPanel()
-        yield Footer(compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.sidebar.display = self.panel.display = False
         self.prompt.area.focus()
         self.status.working("opening the bank")
         self.show_title()
-
-    @property
-    def conversation(self) -> Conversation:
-        return self.screen_stack[0].query_one(Conversation)
-
-    @property
-    def prompt(self) -> Prompt:
-        return self.screen_stack[0].query_one(Prompt)
-
-    @property
-    def status(self) -> Status:
-        return self.screen_stack[0].query_one(Status)
-
-    @property
-    def panel(self) -> MemoriesPanel:
-        return self.screen_stack[0].query_one(MemoriesPanel)
-
-    @property
-    def sidebar(self) -> Sidebar:
-        return self.screen_stack[0].query_one(Sidebar)
 
     # what comes from the thread of the bank and the model
 
@@ -132,6 +111,7 @@ class ChatApp(LoadingApp):
         self._is_loading, self.loaded, self._talker = False, event.loaded, None
         self.status.idle()
         self.show_model()
+        self.rest_garbage()
         if event.loaded.note:
             self.notify(event.loaded.note, markup=False)
         self.turns.go_on()
@@ -201,6 +181,8 @@ class ChatApp(LoadingApp):
 
     @work(group="command")
     async def _execute(self, line: str) -> None:
+        from mnemos.tui.app import commands
+
         try:
             await commands.execute(self, line)
         except MnemosError as error:
@@ -246,6 +228,8 @@ class ChatApp(LoadingApp):
             self.tell_error(error)
 
     async def action_incognito(self) -> None:
+        from mnemos.tui.app import keeping
+
         try:
             await keeping.toggle_incognito(self)
         except MnemosError as error:
@@ -253,6 +237,8 @@ class ChatApp(LoadingApp):
 
     @work(exclusive=True, group="namespace")
     async def action_namespace(self) -> None:
+        from mnemos.tui.app import keeping
+
         await keeping.choose_namespace(self)
 
     def action_page(self, by: int) -> None:
@@ -367,6 +353,8 @@ class ChatApp(LoadingApp):
 
     @work(exclusive=True, group="rename")
     async def on_sidebar_renaming(self, event: Sidebar.Renaming) -> None:
+        from mnemos.tui.app.dialogs import TextDialog
+
         title = await self.push_screen_wait(TextDialog("Name of the session", event.session.title))
         if title and title.strip():
             await self.rename(event.session.id, title.strip())
@@ -374,6 +362,8 @@ class ChatApp(LoadingApp):
 
     @work(exclusive=True, group="delete")
     async def on_sidebar_deleting(self, event: Sidebar.Deleting) -> None:
+        from mnemos.tui.app import keeping
+
         await keeping.delete_session(self, event.session)
 
     async def rename(self, session_id: str, title: str) -> None:
@@ -385,108 +375,6 @@ class ChatApp(LoadingApp):
 
     async def action_new_session(self) -> None:
         await self.switch(None)
-
-    # memories
-
-    async def action_why(self) -> None:
-        """The memories of the latest reply."""
-        answer = next((each for each in reversed(self.conversation.answers) if each.count is not None), None)
-        if answer is None:
-            self.notify("there is no reply to explain yet")
-        elif not answer.has_memories:
-            self.notify("no memory was used for the last reply")
-        else:
-            await self._show_memories(answer)
-
-    async def on_answer_opened(self, event: Answer.Opened) -> None:
-        await self._show_memories(event.answer)
-
-    async def _show_memories(self, answer: Answer) -> None:
-        made_with = answer.count or 0
-        try:
-            # Read from the bank, so that what was forgotten since is not shown.
-            found, titles = await asyncio.to_thread(
-                history.why, self.bank, self.namespace, answer.exchange_id or answer.memories
-            )
-        except MnemosError:
-            await answer.forget_words("forgotten since")
-            return
-        await self.panel.show(answer.exchange_id, found, titles, made_with)
-
-    def on_memories_panel_closed(self) -> None:
-        self.panel.display = False
-        self.prompt.area.focus()
-
-    @work(exclusive=True, group="memory")
-    async def on_memories_panel_acted(self, event: MemoriesPanel.Acted) -> None:
-        memory = event.memory
-        match event.action:
-            case "forget":
-                await self.forget(ids=[memory.id])
-            case "pin":
-                changed = await self.change("unpin" if memory.pinned else "pin", memory.id)
-                if changed is not None and self.panel.current is not None:
-                    self.panel.current.refresh_with(changed)
-            case "copy":
-                self.copy(memory.text)
-            case "without":
-                await self._without(memory)
-            case "inspect":
-                self.inspect(f"id:{memory.id}")
-
-    async def _without(self, memory: "Memory") -> None:
-        """Show the reply of the panel as it would be without a memory."""
-        exchange_id = self.panel.exchange_id
-        if exchange_id is None:
-            self.notify("this reply was made incognito, so there is nothing stored to make it again from")
-        elif self.loaded is None or self.turns.is_running:
-            self.notify("a reply can be made again once the model is free")
-        else:
-            try:
-                exchange = await asyncio.to_thread(self.bank.get, exchange_id, namespace=self.namespace)
-                talker = await asyncio.to_thread(self.talker)
-            except MnemosError as error:
-                self.tell_error(error)
-                return
-            await self.push_screen_wait(WhatIf(talker, exchange, memory, len(self.panel.cards)))
-
-    async def on_forgotten(self, plan: "ForgetPlan", receipt: "Receipt") -> None:
-        ids = frozenset(receipt.forgotten) | {memory.id for memory in plan.selected}
-        await self.conversation.forgotten(ids, dict(receipt.rewritten))
-        gone = {memory.text for memory in plan.selected}
-        self.prompt.history = [text for text in self.prompt.history if text not in gone]
-        self.panel.display = False
-        if len(self.screen_stack) == 1:
-            self.prompt.area.focus()
-        self.show_title()
-
-    def on_app_focus(self, _event: events.AppFocus) -> None:
-        self.refresh_marks()  # another program may have forgotten something meanwhile
-
-    @work(exclusive=True, group="marks")
-    async def refresh_marks(self) -> None:
-        """Read again which memories the replies on the screen were made with."""
-        if not self.is_open:
-            return
-        ids = [answer.exchange_id for answer in self.conversation.answers if answer.exchange_id]
-        with suppress(MnemosError):
-            found = await asyncio.to_thread(history.provenance, self.bank, self.namespace, ids)
-            for answer in self.conversation.answers:
-                if answer.exchange_id in found:
-                    await history.mark(answer, found[answer.exchange_id])
-
-    def action_inspect(self) -> None:
-        self.inspect("")
-
-    def inspect(self, filter_text: str) -> None:
-        """Open the inspector."""
-        if not self.is_open:
-            self.notify("the bank is still being opened")
-        elif not isinstance(self.screen, Inspector):
-            self.push_screen(Inspector(filter_text))
-
-    async def leave_inspector(self) -> None:
-        self.pop_screen()
 
     def actions(self) -> Mapping[str, tuple[str, str]]:
         return {

@@ -1,6 +1,7 @@
 """What both apps share: the bank behind the screen, themes, forgetting, and how the app ends."""
 
 import asyncio
+import gc
 import signal
 import threading
 import traceback
@@ -19,10 +20,8 @@ from textual.theme import Theme
 
 from mnemos.errors import BankLockedError, BankReadOnlyError, MnemosError
 from mnemos.tui.app.appearance import dress, keep_theme
-from mnemos.tui.app.choices import Question
-from mnemos.tui.app.dialogs import HelpScreen, TextDialog
 from mnemos.tui.app.engine import Opener, Stopped
-from mnemos.tui.app.forget_dialog import ForgetDialog
+from mnemos.tui.app.pace import Pace, PromptScreen
 from mnemos.tui.app.palette import Commands
 from mnemos.tui.app.themes import DARK, LIGHT
 
@@ -53,7 +52,7 @@ class Told(Message):
         self.text = text
 
 
-class MemoryApp(App[int]):
+class MemoryApp(Pace, App[int]):
     """An app over one bank, which is opened in a thread while the screen shows already."""
 
     CSS_PATH = Path(__file__).with_name("styles.tcss")
@@ -82,6 +81,9 @@ class MemoryApp(App[int]):
 
     # beginning and end
 
+    def get_default_screen(self) -> PromptScreen:
+        return PromptScreen(id="_default")
+
     @property
     def bank(self) -> "MemoryBank":
         """Raises `MnemosError` while it is still being opened."""
@@ -99,9 +101,17 @@ class MemoryApp(App[int]):
             with suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, and tests in threads
                 loop.add_signal_handler(number, self._end_by_signal, code)
         self.call_after_refresh(self._start)
+        self.call_after_refresh(self.rest_garbage)
         self.theme_changed_signal.subscribe(self, self._keep_theme)
         for note in self._notes:
             self._tell(note)
+
+    def rest_garbage(self) -> None:
+        """Look no more for garbage among what is there by now: that takes a tenth of a second, at any key."""
+        gc.freeze()
+
+    def on_unmount(self) -> None:
+        gc.unfreeze()
 
     def _keep_theme(self, theme: Theme) -> None:
         try:
@@ -128,6 +138,8 @@ class MemoryApp(App[int]):
         try:
             return self.stack.enter_context(self._opener(self._ask_passphrase, self._tell))
         except (BankLockedError, BankReadOnlyError) as error:
+            from mnemos.tui.app.choices import Question
+
             question = Question(
                 "The bank can't be written now",
                 f"{error}\n\nIt can be opened to be read: replies recall from it, and nothing is stored.",
@@ -157,6 +169,8 @@ class MemoryApp(App[int]):
         self.post_message(Told(text))
 
     def _ask_passphrase(self) -> str:
+        from mnemos.tui.app.dialogs import TextDialog
+
         return self._answer(TextDialog("Passphrase of the bank", secret=True)) or ""
 
     def on_bank_failed(self, event: BankFailed) -> None:
@@ -234,6 +248,8 @@ class MemoryApp(App[int]):
         if not plan.selected:
             self.notify("nothing matches; nothing was forgotten", markup=False)
             return None
+        from mnemos.tui.app.forget_dialog import ForgetDialog
+
         receipt = await self.push_screen_wait(ForgetDialog(self.bank, plan))
         if receipt is not None:
             await self.on_forgotten(plan, receipt)
@@ -279,6 +295,8 @@ class MemoryApp(App[int]):
         await self.leave()
 
     def action_help(self) -> None:
+        from mnemos.tui.app.help_screen import HelpScreen
+
         if isinstance(self.screen, HelpScreen):
             self.screen.dismiss(None)
         else:

@@ -7,9 +7,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.message import Message
-from textual.widgets import Markdown, Static
-from textual.widgets.markdown import MarkdownStream
+from textual.widgets import Static
 
+from mnemos.tui.app.pace import SizedOnce
+from mnemos.tui.app.prose import Prose
 from mnemos.tui.console import visible
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _FOLD_CHARS, _FOLD_LINES = 3_000, 24  # a longer message shows its start
 _SHOWN_CHARS = 200_000  # of an unfolded one
 
 
-class Entry(Vertical, can_focus=True):
+class Entry(SizedOnce, Vertical, can_focus=True):
     """One thing in the conversation. Arrow keys walk from one to the next."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -164,11 +165,10 @@ class Answer(Entry):
         self.memories: Sequence[RecalledMemory] = ()
         self.count: int | None = None  # memories it was made with; None: not known yet
         self.mark = ""  # interrupted, or what was forgotten since
-        self._markdown = Markdown(visible(words, keep="\n\t"), open_links=False)
-        self._stream: MarkdownStream | None = None
+        self._prose = Prose(visible(words, keep="\n\t"))
 
     def compose(self) -> ComposeResult:
-        yield self._markdown
+        yield self._prose
         yield Chip(id="chip", markup=False)
 
     def on_mount(self) -> None:
@@ -178,31 +178,26 @@ class Answer(Entry):
     def has_memories(self) -> bool:
         return bool(self.count) and (self.exchange_id is not None or bool(self.memories))
 
-    async def add(self, piece: str) -> None:
+    def add(self, piece: str) -> None:
         """Some more words."""
-        if self._stream is None:
-            self._stream = Markdown.get_stream(self._markdown)
         self.words += piece
-        await self._stream.write(visible(piece, keep="\n\t"))
+        self._prose.add(visible(piece, keep="\n\t"))
 
-    async def settle(self, words: str | None = None) -> None:
+    def settle(self, words: str | None = None) -> None:
         """The reply is over: show its Markdown as a whole."""
-        if self._stream is not None:
-            await self._stream.stop()
-            self._stream = None
         self.words = self.words if words is None else words
-        await self._markdown.update(visible(self.words, keep="\n\t"))
-        self._markdown.display = bool(self.words.strip())
+        self._prose.update(visible(self.words, keep="\n\t"))
+        self._prose.display = bool(self.words.strip())
 
     def show_memories(self, memories: "Sequence[RecalledMemory]") -> None:
         self.memories, self.count = memories, len(memories)
         self._show_chip()
 
-    async def forget_words(self, mark: str) -> None:
+    def forget_words(self, mark: str) -> None:
         """What it was made from was forgotten, so its words go from the screen as well."""
         self.memories, self.count, self.exchange_id = (), None, None
         self.mark = mark
-        await self.settle("")
+        self.settle("")
         self._show_chip()
 
     def set_mark(self, mark: str) -> None:
@@ -248,13 +243,13 @@ class Card(Static):
         super().__init__(visible(text, keep="\n"), markup=False, classes="card -error" if error else "card")
 
 
-class Conversation(VerticalScroll, can_focus=False):
+class Conversation(SizedOnce, VerticalScroll, can_focus=False):
     """The column of entries. It follows what comes in only while its end is in view."""
 
     def __init__(self) -> None:
         super().__init__(id="conversation")
 
-    def watch_virtual_size(self) -> None:
+    def has_grown(self) -> None:
         self._follow()
 
     def on_resize(self) -> None:
@@ -340,7 +335,7 @@ class Conversation(VerticalScroll, can_focus=False):
             if entry.exchange_id in rewritten:
                 new_id = rewritten[entry.exchange_id]
                 if isinstance(entry, Answer):
-                    await entry.forget_words("reply forgotten with the memory it was made from")
+                    entry.forget_words("reply forgotten with the memory it was made from")
                 entry.exchange_id = new_id
             elif entry.exchange_id in ids:
                 if isinstance(entry, Answer):
@@ -352,7 +347,7 @@ class Conversation(VerticalScroll, can_focus=False):
             left = [each for each in answer.memories if each.memory.id not in ids]
             if len(left) < len(answer.memories):
                 if answer.incognito:  # only the screen holds its words
-                    await answer.forget_words("reply forgotten with the memory it was made from")
+                    answer.forget_words("reply forgotten with the memory it was made from")
                     continue
                 gone = len(answer.memories) - len(left)
                 answer.show_memories(left)

@@ -144,10 +144,10 @@ def missing(found: "Sequence[RecalledMemory]") -> int:
     return max(gaps, int(bool(shares) and sum(shares) < _ALL_SHARES))
 
 
-async def mark(answer: Answer, found: "Sequence[RecalledMemory] | None") -> None:
+def mark(answer: Answer, found: "Sequence[RecalledMemory] | None") -> None:
     """Show what a reply on the screen was made with, and what of that is gone."""
     if found is None:
-        await answer.forget_words("forgotten since")
+        answer.forget_words("forgotten since")
     elif answer.words:
         gone = missing(found) if answer.count is None else answer.count - len(found)
         answer.show_memories(found)

@@ -1,19 +1,22 @@
 """The inspector: every memory of a namespace in a table, with the words and the provenance of each."""
 
 import asyncio
-from typing import TYPE_CHECKING, ClassVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
+from textual.geometry import Region
 from textual.timer import Timer
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from mnemos.errors import MnemosError, NotFoundError
 from mnemos.tui import output
 from mnemos.tui.app.detail import Detail
 from mnemos.tui.app.inspector_actions import Acting
+from mnemos.tui.app.key_bar import KeyBar
 from mnemos.tui.app.narrowing import Narrowed, Span
 from mnemos.tui.app.overview import Overview
 from mnemos.tui.app.table import PAGE, MemoryTable, Page
@@ -24,10 +27,20 @@ if TYPE_CHECKING:
     from mnemos.memory.records import Memory
     from mnemos.memory.survey import Survey
 
-_DETAIL_S = 0.06  # of rest before a detail is read
+_DETAIL_S = 0.12  # of rest before a detail is read
+_HUSHED_S = 0.1  # at most, before the first paint
 _TELL_S = 0.1  # between two accounts of what was found so far
 _SORTS: "tuple[Sort, ...]" = ("created", "size", "uses")
 _SAID = {"created": "newest first", "size": "largest first", "uses": "most used first"}
+
+
+class FilterBox(Input):
+    """A line of fixed size, so that no letter has the screen laid out anew."""
+
+    def refresh(
+        self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False
+    ) -> Self:
+        return super().refresh(*regions, repaint=repaint, recompose=recompose)
 
 
 class Inspector(Acting):
@@ -59,9 +72,10 @@ class Inspector(Acting):
         self._listing: Listing | None = None
         self._survey: Survey | None = None
         self._detail_timer: Timer | None = None
+        self._is_hushed = False
 
     def compose(self) -> ComposeResult:
-        yield Input(
+        yield FilterBox(
             self._filter, placeholder="Filter by words, or tag:work and since:3d", id="filter", compact=True
         )
         yield Timeline()
@@ -70,11 +84,29 @@ class Inspector(Acting):
             yield MemoryTable()
             yield Detail()
         yield Static(id="summary", markup=False)
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyBar(has_palette=False)
 
     def on_mount(self) -> None:
+        self.app._begin_batch()  # laid out four times until it stands, and painted once
+        self._is_hushed = True
+        self.set_timer(_HUSHED_S, self._speak)
         self.table.focus()
         self.load()
+
+    def on_unmount(self) -> None:
+        self._speak()
+
+    def _compositor_refresh(self) -> None:
+        if not self._is_hushed:
+            super()._compositor_refresh()
+
+    def _speak(self) -> None:
+        """Paint what there is: the first rows, or the frame where they take long."""
+        if self._is_hushed:
+            self._is_hushed = False
+            self.app._end_batch()
+            self.hasten()
+            self.check_idle()
 
     @property
     def table(self) -> MemoryTable:
@@ -98,8 +130,12 @@ class Inspector(Acting):
             ids = [memory.id for memory in rows if memory is not None]
             return Page(rows, listing.uses(ids) if ids else {}, offset + limit <= listing.settled)
 
-        async def show() -> None:
-            first = await asyncio.to_thread(fetch, PAGE, 0)
+        def begin() -> tuple[bool, Page]:
+            is_more = listing.grow()
+            return is_more, fetch(PAGE, 0)
+
+        async def show(found: Page | None = None) -> None:
+            first: Page = await asyncio.to_thread(fetch, PAGE, 0) if found is None else found
             if not keep:
                 table.marked.clear()
                 table.cursor = 0
@@ -107,12 +143,19 @@ class Inspector(Acting):
                 self._count()  # after the first rows, so that they come first
             self._listing = listing
             table.show(fetch, max(len(first.rows), listing.count, table.count if keep else 0), first)
+            self._speak()
+            await self._painted()  # before more is searched: both want the one interpreter
 
         try:
             if listing.is_quick:
                 await show()
             loop = asyncio.get_running_loop()
-            while await asyncio.to_thread(listing.grow):
+            is_more, first = await asyncio.to_thread(begin)
+            if self._listing is not listing and first.rows and not keep and self._sort == "created":
+                await show(first)
+            while is_more:
+                while self.app.is_answering:  # a letter in the filter box
+                    await asyncio.sleep(0.005)
                 is_due = loop.time() - told > _TELL_S
                 if self._listing is not listing and not keep and self._sort == "created":
                     await show()
@@ -121,17 +164,27 @@ class Inspector(Acting):
                 if is_due or not told:
                     told = loop.time()
                     self._summarise()
+                is_more = await asyncio.to_thread(listing.grow)
             if self._listing is not listing:
                 await show()
             table.set_count(listing.count)
         except NotFoundError:  # the namespace went with its last memory, or is not there yet
             table.show(fetch, 0)
+            self._speak()
         except MnemosError as error:
             self._fail(error)
             return
         self._listing = listing
         table.action_move(0)
         self._summarise()
+
+    async def _painted(self) -> None:
+        """Wait until what changed is on the screen."""
+        done = asyncio.Event()
+        self.hasten()
+        self.call_after_refresh(done.set)
+        with suppress(TimeoutError):  # another screen lies over this one
+            await asyncio.wait_for(done.wait(), _HUSHED_S)
 
     @work(exclusive=True, group="count")
     async def _count(self) -> None:

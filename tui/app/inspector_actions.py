@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual import work
-from textual.screen import Screen
 from textual.worker import Worker
 
 from mnemos.errors import MnemosError
 from mnemos.tui.app.dialogs import TextDialog
+from mnemos.tui.app.pace import PromptScreen
 from mnemos.tui.app.table import MemoryTable
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mnemos.tui.app.base import MemoryApp
 
 
-class Acting(Screen[None]):
+class Acting(PromptScreen):
     """A screen with a table of memories, and what is done with the marked ones."""
 
     app: "MemoryApp"

@@ -1,14 +1,17 @@
 """The prompt: several lines, a history that is the session's own, and completion of slash commands."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
+from textual.geometry import Region
 from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
 from textual.widgets import OptionList, Static, TextArea
 from textual.widgets.option_list import Option
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 LARGE_PASTE_CHARS, LARGE_PASTE_LINES = 2_000, 25  # a longer paste becomes an attachment
 EXPANDED_CHARS = 200_000  # of an attachment that the prompt takes as text
+_BLINKS = 20  # of the cursor, half a second each
 PLACEHOLDER = "Say something, @ to attach a file, or / for commands"
 
 
@@ -47,6 +51,33 @@ class PromptText(TextArea):
         Binding("alt+up,ctrl+up", "app.walk(-1)", "Messages", show=False, id="conversation.messages"),
         Binding("ctrl+d", "end", "Leave", show=False, id="prompt.end"),
     ]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._has_theme = False  # since the styles changed
+        self._blinks = 0  # since the last key
+
+    def notify_style_update(self) -> None:
+        self._has_theme = False
+        super().notify_style_update()
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        if self._has_theme:  # TextArea works its theme out from the styles for every letter
+            return ScrollView.render_lines(self, crop)
+        self._has_theme = True
+        return super().render_lines(crop)
+
+    def _restart_blink(self) -> None:
+        self._blinks = 0
+        super()._restart_blink()
+
+    def _toggle_cursor_blink_visible(self) -> None:
+        """A cursor that nobody moves comes to rest, so that an idle app has nothing to do."""
+        self._blinks += 1
+        if self._blinks > _BLINKS and self._cursor_visible:
+            self._pause_blink(visible=True)
+        else:
+            super()._toggle_cursor_blink_visible()
 
     async def _on_key(self, event: events.Key) -> None:
         # Textual goes on to TextArea's own handler unless the default is prevented.

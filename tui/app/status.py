@@ -5,11 +5,12 @@ from time import perf_counter
 
 from textual.app import RenderResult
 from textual.content import Content
-from textual.timer import Timer
 from textual.widget import Widget
 
+from mnemos.tui.app.pace import Pace
+
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-_EVERY_S = 0.1
+_EVERY_S = 0.12
 
 
 class Status(Widget):
@@ -20,7 +21,7 @@ class Status(Widget):
         self._text = ""
         self._right = self._mark = ""
         self._frame = 0
-        self._timer: Timer | None = None
+        self._cancel: Callable[[], None] | None = None  # the next tick
         self._live: Callable[[], str] | None = None
         self._kind = ""
 
@@ -31,17 +32,15 @@ class Status(Widget):
     def idle(self, text: str = "") -> None:
         """Nothing runs; the line keeps what the last turn took."""
         self._text, self._live, self._kind = text, None, ""
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer = None
+        self._stop()
         self.refresh()
 
     def working(self, text: str | Callable[[], str]) -> None:
         """Something runs; a function is asked for the words at each tick."""
         self._live = text if callable(text) else (lambda: text)
         self._kind = "working"
-        if self._timer is None:
-            self._timer = self.set_interval(_EVERY_S, self._tick)
+        if self._cancel is None:
+            self._tick_later()
         self.refresh()
 
     def right(self, text: str, *, mark: str = "") -> None:
@@ -49,9 +48,24 @@ class Status(Widget):
         self._right, self._mark = text, mark
         self.refresh()
 
+    def on_unmount(self) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._cancel is not None:
+            self._cancel()
+            self._cancel = None
+
+    def _tick_later(self) -> None:
+        app = self.app
+        assert isinstance(app, Pace)
+        self._cancel = app.put_off(self._tick, _EVERY_S)
+
     def _tick(self) -> None:
-        self._frame += 1
-        self.refresh()
+        if self._cancel is not None:
+            self._frame += 1
+            self.refresh()
+            self._tick_later()
 
     def render(self) -> RenderResult:
         mark = f"{_FRAMES[self._frame % len(_FRAMES)]} " if self._kind else ""

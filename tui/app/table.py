@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.segment import Segment
-from rich.style import Style
 from textual import events, work
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.widget import Widget
 
 from mnemos.errors import MnemosError
-from mnemos.tui.app.columns import fitting
+from mnemos.tui.app.columns import Column, fitting
+from mnemos.tui.app.pace import PromptScreen
 from mnemos.tui.console import visible
 from mnemos.tui.recollections import one_line
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mnemos.store.browsing import Uses
 
 PAGE = 64  # memories that are read at a time
+_LOOKS = ("head", "cursor", "marked", "dim")
 _KEPT = 32  # pages; those that were looked at longest ago go first
 
 
@@ -45,7 +47,7 @@ Fetch = Callable[[int, int], Page]  # (limit, offset); runs in a thread
 class MemoryTable(ScrollView, can_focus=True):
     """Rows are fetched in pages as they come into view; until then they show dots."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"table--head", "table--cursor", "table--marked", "table--dim"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"table--{name}" for name in _LOOKS}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "Up", show=False, id="table.up"),
         Binding("down,j", "move(1)", "Down", show=False, id="table.down"),
@@ -76,6 +78,7 @@ class MemoryTable(ScrollView, can_focus=True):
 
     def __init__(self) -> None:
         super().__init__(id="table")
+        self._drawn: dict[int, Strip] = {}  # lines of the screen, until something changes
         self.count = 0
         self.marked: dict[str, Memory] = {}
         self._fetch: Fetch | None = None
@@ -83,6 +86,7 @@ class MemoryTable(ScrollView, can_focus=True):
         self._wanted: OrderedDict[int, None] = OrderedDict()
         self._generation = 0
         self._is_fetching = False
+        self._way = 1  # the cursor's last: down, or up with -1
 
     def show(self, fetch: Fetch, count: int, first: Page | None = None) -> None:
         """Other rows; `first` is the first page, where it is known already."""
@@ -92,7 +96,7 @@ class MemoryTable(ScrollView, can_focus=True):
         self._wanted.clear()
         if first is not None:
             self._pages[0] = first
-        self.virtual_size = Size(0, count + 1)
+        self._resize(count)
         self.cursor = min(self.cursor, max(count - 1, 0))
         self.scroll_to_cursor()
         self.refresh()
@@ -106,8 +110,14 @@ class MemoryTable(ScrollView, can_focus=True):
             is_full = len(page.rows) == PAGE or number * PAGE + len(page.rows) >= count
             page.is_stale = page.is_stale or not page.is_settled or not is_full
         self.count = count
-        self.virtual_size = Size(0, count + 1)
+        self._resize(count)
         self.refresh()
+
+    def _resize(self, count: int) -> None:
+        """So many rows to scroll through; the screen need not be laid out for it."""
+        size = Size(0, count + 1)
+        self.set_reactive(Widget.virtual_size, size)
+        self._scroll_update(size)
 
     def row(self, index: int) -> "Memory | None":
         """A row, where its page was read already; else None, and it is read soon."""
@@ -164,11 +174,30 @@ class MemoryTable(ScrollView, can_focus=True):
                 self._pages[page] = found
                 while len(self._pages) > _KEPT:
                     self._pages.popitem(last=False)
-                self.refresh()
+                if page in self._in_view:
+                    if isinstance(self.screen, PromptScreen):
+                        self.screen.hasten()
+                    self.refresh()
                 if page == self.cursor // PAGE:
                     self._tell()
+                if not self._wanted:
+                    self._look_ahead()
         finally:
             self._is_fetching = False
+
+    @property
+    def _in_view(self) -> range:
+        """Pages with a row on the screen."""
+        top = self.scroll_offset.y
+        return range(top // PAGE, max(top + self.size.height - 2, top) // PAGE + 1)
+
+    def _look_ahead(self) -> None:
+        """Want the page that comes next on the way, so that it is there when the cursor is."""
+        pages = self._in_view
+        page = pages.stop if self._way > 0 else pages.start - 1
+        found = self._pages.get(page)
+        if 0 <= page * PAGE < self.count and (found is None or found.is_stale):
+            self._want(page)
 
     # moving
 
@@ -191,8 +220,10 @@ class MemoryTable(ScrollView, can_focus=True):
         self.refresh()
         self.post_message(self.Marked())
 
-    def watch_cursor(self) -> None:
+    def watch_cursor(self, before: int, now: int) -> None:
+        self._way = 1 if now >= before else -1
         self.scroll_to_cursor()
+        self._look_ahead()
         self.refresh()
         self._tell()
 
@@ -213,36 +244,61 @@ class MemoryTable(ScrollView, can_focus=True):
 
     # drawing
 
-    def render_line(self, y: int) -> Strip:
-        width = self.size.width
-        columns = fitting(width)
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Whole lines at once, without Textual's box around each: a table has no border."""
+        region, left = self.region, self.styles.padding.left
+        width, filters, ground = region.width, self.get_line_filters(), self.background_colors[1]
+        looks = {name: self.get_component_rich_style(f"table--{name}") for name in _LOOKS}
+        looks["plain"] = self.rich_style
+        columns = fitting(self.size.width)
+        lines: list[Strip] = []
+        for y in crop.line_range:
+            if (drawn := self._drawn.get(y)) is not None:
+                lines.append(drawn.crop(crop.x, crop.right))
+                continue
+            words, look = self._row_at(y, columns)
+            style = looks[look]
+            line = Strip([Segment(" " * left, looks["plain"]), Segment(words, style)])
+            line = line.adjust_cell_length(self.size.width + left, style)
+            line = line.adjust_cell_length(width, looks["plain"])
+            for each in filters:
+                line = line.apply_filter(each, ground)
+            self._drawn[y] = line
+            lines.append(line.crop(crop.x, crop.right))
+        return lines
+
+    def _set_dirty(self, *regions: Region) -> None:
+        self._drawn.clear()
+        super()._set_dirty(*regions)
+
+    def _row_at(self, y: int, columns: Sequence[Column]) -> tuple[str, str]:
+        """What stands in a line of the screen, and how it looks."""
         if y == 0:
-            style = self.get_component_rich_style("table--head")
             names = [(name, cells, right) for name, cells, _, right in columns]
-            return self._line(names, "text", " ", style)
+            return _joined(names, "text", " "), "head"
         index = self.scroll_offset.y + y - 1
         if index >= self.count:
-            return Strip.blank(width, self.rich_style)
+            return "", "plain"
         page = self._page_of(index)
         memory = self.row(index)
         is_marked = memory is not None and memory.id in self.marked
-        style = self.rich_style
+        look = "plain"
         if index == self.cursor:
-            style = self.get_component_rich_style("table--cursor")
+            look = "cursor"
         elif is_marked:
-            style = self.get_component_rich_style("table--marked")
+            look = "marked"
         elif memory is not None and memory.hidden:
-            style = self.get_component_rich_style("table--dim")
+            look = "dim"
         if page is None or memory is None:
-            words = "  ···" if page is None or page.is_stale else "  forgotten meanwhile"
-            return Strip([Segment(words, style)]).adjust_cell_length(width, style)
+            return ("  ···" if page is None or page.is_stale else "  forgotten meanwhile"), look
         uses = page.uses.get(memory.id)
         cells = [(visible(show(memory, uses)), size, right) for _, size, show, right in columns]
-        return self._line(cells, visible(one_line(memory)), "●" if is_marked else " ", style)
+        return _joined(cells, visible(one_line(memory)), "●" if is_marked else " "), look
 
-    def _line(self, cells: list[tuple[str, int, bool]], text: str, mark: str, style: Style) -> Strip:
-        parts = [f"{mark} "]
-        for value, size, right in cells:
-            value = value[:size]
-            parts.append(f"{value:>{size}}  " if right else f"{value:<{size}}  ")
-        return Strip([Segment("".join(parts) + text, style)]).adjust_cell_length(self.size.width, style)
+
+def _joined(cells: list[tuple[str, int, bool]], text: str, mark: str) -> str:
+    parts = [f"{mark} "]
+    for value, size, right in cells:
+        value = value[:size]
+        parts.append(f"{value:>{size}}  " if right else f"{value:<{size}}  ")
+    return "".join(parts) + text

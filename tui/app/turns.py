@@ -123,10 +123,10 @@ class Turns:
                     app.status.working(partial(speed.after, line))
                 elif isinstance(event, TokenDelta):
                     speed.add()
-                    await answer.add(event.text)
+                    answer.add(event.text)
                 elif isinstance(event, Reply):
                     answer.exchange_id = said.exchange_id = event.exchange_id
-                    await answer.settle(event.text)
+                    answer.settle(event.text)
                     answer.show_memories(event.memories)
                     if event.status != "complete":
                         answer.set_mark("out of time" if event.status == "timeout" else "interrupted")
@@ -135,7 +135,7 @@ class Turns:
         return line
 
     async def _interrupted(self, said: Said, answer: Answer, started: datetime) -> None:
-        await answer.settle()
+        answer.settle()
         answer.set_mark("interrupted")
         kept = None if said.incognito else await asyncio.to_thread(self._kept, said.words, started)
         if kept is not None:
@@ -156,9 +156,9 @@ class Turns:
             app.prompt.restore(said.words)
         else:
             said.exchange_id = kept.id
-            await answer.settle()
+            answer.settle()
             if isinstance(error, NotFoundError):
-                await answer.forget_words("reply forgotten with the memory it was made from")
+                answer.forget_words("reply forgotten with the memory it was made from")
             elif not answer.words:
                 await answer.remove()
         await app.conversation.put(Card(words_of(error), error=True))

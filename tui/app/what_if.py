@@ -8,10 +8,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Markdown, Static
+from textual.widgets import Static
 
 from mnemos.tui.app.base import words_of
 from mnemos.tui.app.conversation import count_of
+from mnemos.tui.app.prose import Prose
 from mnemos.tui.console import visible
 
 if TYPE_CHECKING:
@@ -37,10 +38,10 @@ class WhatIf(ModalScreen[None]):
             with Horizontal(id="replies"):
                 with VerticalScroll(classes="reply"):
                     yield Static(f"As it was, with {count_of(self._memories)}", classes="hint", markup=False)
-                    yield Markdown(visible(self._exchange.reply or "", keep="\n\t"), open_links=False)
+                    yield Prose(visible(self._exchange.reply or "", keep="\n\t"))
                 with VerticalScroll(classes="reply"):
                     yield Static("recalling", id="how", classes="hint", markup=False)
-                    yield Markdown(id="again", open_links=False)
+                    yield Prose(id="again")
             yield Static("Nothing of this is stored. Esc closes.", classes="hint")
 
     def on_mount(self) -> None:
@@ -50,8 +51,7 @@ class WhatIf(ModalScreen[None]):
     async def _run(self) -> None:
         from mnemos.agent.events import Recalled, Reply, TokenDelta  # late: pydantic is slow
 
-        how, again = self.query_one("#how", Static), self.query_one("#again", Markdown)
-        stream = Markdown.get_stream(again)
+        how, again = self.query_one("#how", Static), self.query_one("#again", Prose)
         events = self._talker.what_if(self._exchange.id, without=[self._memory.id])
         try:
             async with aclosing(events):  # type: ignore[type-var]
@@ -60,14 +60,12 @@ class WhatIf(ModalScreen[None]):
                         how.update(f"Without it, with {count_of(len(event.memories))}")
                     elif isinstance(event, TokenDelta):
                         self.words += event.text
-                        await stream.write(visible(event.text, keep="\n\t"))
+                        again.add(visible(event.text, keep="\n\t"))
                     elif isinstance(event, Reply):
                         self.words = event.text
             if self.words.strip() == (self._exchange.reply or "").strip():
                 how.update(f"{how.content}: the same reply")
         except Exception as error:  # said on the screen, as a turn's is in the conversation
             how.update(f"not made: {words_of(error)}")
-        finally:
-            await stream.stop()
-        await again.update(visible(self.words, keep="\n\t"))
+        again.update(visible(self.words, keep="\n\t"))
         self.is_over = True

@@ -12,7 +12,9 @@ from mnemos.memory.convert import (
 from mnemos.memory.records import (
     AuditLine,
     BankStats,
+    Memory,
     Receipt,
+    Tier,
 )
 from mnemos.store.records import (
     CompactReport,
@@ -67,6 +69,22 @@ class CareBank:
             revived_ms=round(source.revived.ms, 1) if source else 0.0,
             last_recalls=tuple(recaller.last_recalls) if recaller else (),
         )
+
+    def tiers(self, memories: Sequence[Memory]) -> dict[str, Tier]:
+        """Where the keys and values of each are read from next, by id: what the model of this process holds on
+        the device or in host memory, else the disk. A memory without keys and values is left out.
+        """
+        found: dict[str, Tier] = {memory.id: "disk" for memory in memories if memory.fidelity == "vivid"}
+        recaller = self._recaller
+        if recaller is not None:
+            for namespace in dict.fromkeys(memory.namespace for memory in memories):
+                ids = [memory.id for memory in memories if memory.namespace == namespace]
+                found |= recaller.pager.held(namespace, ids)
+        return found
+
+    def held_bytes(self) -> dict[Tier, int]:
+        """Bytes of keys and values that the model of this process holds, of all namespaces, by tier."""
+        return {} if self._recaller is None else self._recaller.pager.held_bytes()
 
     def verify(
         self,

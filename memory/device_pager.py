@@ -8,6 +8,7 @@ from mnemos.attention.gpu.pool import DevicePool
 from mnemos.attention.gpu.reads import PagedSpan, Reads
 from mnemos.attention.kernels.memory_table import MemoryTable
 from mnemos.errors import NotFoundError
+from mnemos.memory.records import Tier
 
 Key = tuple[str, str]  # namespace, memory id
 Payloads = dict[Key, bytes]
@@ -65,6 +66,17 @@ class DevicePager:
         for span, owner in enumerate(reads.owners):
             found[reads.keys[owner][1]].append(PagedSpan(held, span))
         return found
+
+    def held(self, namespace: str, ids: Sequence[str]) -> dict[str, Tier]:
+        """Which of these memories are held, and where, by id; on the device rather than in host memory."""
+        keys = [(namespace, each) for each in ids]
+        on_device, in_host = self.pool.holds(keys)
+        found: dict[str, Tier] = {memory_id: "host" for _, memory_id in in_host}
+        return found | {memory_id: "gpu" for _, memory_id in on_device}
+
+    def held_bytes(self) -> dict[Tier, int]:
+        """Bytes of all namespaces."""
+        return {"gpu": self.pool.bytes, "host": self.bytes}
 
     def keys(self) -> list[Key]:
         """(namespace, memory id) of what is held, or remembered to have been."""

@@ -19,8 +19,8 @@ SORTS: tuple[Sort, ...] = ("created", "size", "uses")
 
 _HINTS = 200  # memories that the words' index names before the whole namespace is searched
 _FEW = 64  # found so far; with fewer, the index is asked
-_FIRST_ROWS = 1000
-_FEWEST_ROWS, _MOST_ROWS = 1000, 50_000  # of one piece
+_FIRST_ROWS = 250
+_FEWEST_ROWS, _MOST_ROWS = 250, 50_000  # of one piece
 _PIECE_S = 0.01  # that a piece should take: as long as others wait for the database
 
 

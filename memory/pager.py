@@ -7,6 +7,7 @@ from threading import Lock
 from mnemos.attention.admission import S3Fifo
 from mnemos.attention.kv import SpanKV
 from mnemos.errors import NotFoundError
+from mnemos.memory.records import Tier
 
 DEFAULT_BUDGET_BYTES = 512 * 1024 * 1024
 
@@ -57,6 +58,15 @@ class Pager:
             with suppress(NotFoundError):
                 found[memory_id] = self._one((namespace, memory_id), read.get(memory_id), drops)
         return found
+
+    def held(self, namespace: str, ids: Sequence[str]) -> dict[str, Tier]:
+        """Which of these memories are held, and where, by id."""
+        with self._lock:
+            return {each: "host" for each in ids if (namespace, each) in self._held}
+
+    def held_bytes(self) -> dict[Tier, int]:
+        """Bytes of all namespaces."""
+        return {"host": self.bytes}
 
     def keys(self) -> list[tuple[str, str]]:
         """(namespace, memory id) of what is held, or remembered to have been."""

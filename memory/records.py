@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Kind = Literal["exchange", "note", "document", "tool"]
 Status = Literal["complete", "open", "interrupted", "damaged"]
 Fidelity = Literal["vivid", "faint", "pending"]
+Tier = Literal["gpu", "host", "disk"]  # where the keys and values of a memory are read from next
 RouterName = Literal["full", "lexical", "latent"]
 
 

@@ -106,6 +106,15 @@ class DevicePool:
                 known |= dict.fromkeys(self._host.known())
             return list(known)
 
+    def holds(self, keys: Sequence[Key]) -> tuple[list[Key], list[Key]]:
+        """Those of `keys` that are held on the device, and those in the host pool."""
+        with self._lock:
+            host = self._host
+            return (
+                [key for key in keys if key in self._room],
+                [] if host is None else [key for key in keys if key in host],
+            )
+
     def page_in(self, keys: Sequence[Key], fetch: Fetch) -> DeviceReads:
         """Queue the copies of what is not here yet; `fetch` gives payloads of what neither pool has.
 

@@ -19,10 +19,11 @@ from mnemos.tui.recollections import one_line
 
 if TYPE_CHECKING:
     from mnemos.memory.bank import MemoryBank
-    from mnemos.memory.records import Memory, RecalledMemory
+    from mnemos.memory.records import Memory, RecalledMemory, Tier
 
 Lines = list[str | tuple[str, str]]  # with the style of each
 SHOWN = 40  # links each way
+_TIERS = {"gpu": "gpu, held there", "host": "host memory, held there", "disk": "disk"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Detail(VerticalScroll, can_focus=True):
         if memory is None:
             words.update("")
             return
-        words.update(Content.assemble(*words_of(memory)))
+        words.update(Content.assemble(*words_of(memory, bank.tiers([memory]).get(memory.id))))
         self.scroll_home(animate=False)
         try:
             ties = await asyncio.to_thread(ties_of, bank, memory)
@@ -112,7 +113,7 @@ class Detail(VerticalScroll, can_focus=True):
             links[(at + by) % len(links)].focus()
 
 
-def words_of(memory: "Memory") -> Lines:
+def words_of(memory: "Memory", tier: "Tier | None" = None) -> Lines:
     """Words, then dates, marks and sizes."""
     lines: Lines = []
     if memory.title:
@@ -130,6 +131,7 @@ def words_of(memory: "Memory") -> Lines:
         "source": memory.source,
         "tags": ", ".join(memory.tags),
         "trace": f"{memory.fidelity}, {memory.tokens} tokens" if memory.tokens else memory.fidelity,
+        "tier": tier and _TIERS[tier],
         "bytes": f"{output.size(memory.text_bytes)} text, {output.size(memory.trace_bytes)} trace",
         "marks": ", ".join(name for name in ("pinned", "hidden") if getattr(memory, name)),
         "expires": f"{expires.astimezone():%Y-%m-%d %H:%M} ({when.left_until(expires)})" if expires else None,

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from textual import work
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _DETAIL_S = 0.12  # of rest before a detail is read
 _HUSHED_S = 0.1  # at most, before the first paint
 _TELL_S = 0.1  # between two accounts of what was found so far
+_FIRST_S = 0.01  # that is searched before the first rows are read, unless it found a page of them
+_TURN_S = 0.005  # until it looks again whether somebody types
 _SORTS: "tuple[Sort, ...]" = ("created", "size", "uses")
 _SAID = {"created": "newest first", "size": "largest first", "uses": "most used first"}
 
@@ -128,10 +131,17 @@ class Inspector(Acting):
         def fetch(limit: int, offset: int) -> Page:
             rows = listing.page(limit, offset)
             ids = [memory.id for memory in rows if memory is not None]
-            return Page(rows, listing.uses(ids) if ids else {}, offset + limit <= listing.settled)
+            return Page(
+                rows,
+                listing.uses(ids) if ids else {},
+                self.bank.tiers([memory for memory in rows if memory is not None]),
+                offset + limit <= listing.settled,
+            )
 
         def begin() -> tuple[bool, Page]:
-            is_more = listing.grow()
+            started, is_more = perf_counter(), listing.grow()
+            while is_more and listing.count < PAGE and perf_counter() - started < _FIRST_S:
+                is_more = listing.grow()
             return is_more, fetch(PAGE, 0)
 
         async def show(found: Page | None = None) -> None:
@@ -154,8 +164,8 @@ class Inspector(Acting):
             if self._listing is not listing and first.rows and not keep and self._sort == "created":
                 await show(first)
             while is_more:
-                while self.app.is_answering:  # a letter in the filter box
-                    await asyncio.sleep(0.005)
+                while self.app.is_typing if table.count else self.app.is_answering:
+                    await asyncio.sleep(_TURN_S)
                 is_due = loop.time() - told > _TELL_S
                 if self._listing is not listing and not keep and self._sort == "created":
                     await show()
@@ -195,7 +205,9 @@ class Inspector(Acting):
         told = asyncio.get_running_loop().time()
         try:
             while await asyncio.to_thread(survey.grow):
-                await asyncio.sleep(0.005)  # who waits for the database has a turn
+                await asyncio.sleep(_TURN_S)  # who waits for the database has a turn
+                while self.app.is_typing:
+                    await asyncio.sleep(_TURN_S)
                 if asyncio.get_running_loop().time() - told > 10 * _TELL_S:
                     told = asyncio.get_running_loop().time()
                     self._show_counts(survey)
@@ -207,7 +219,7 @@ class Inspector(Acting):
     def _show_counts(self, survey: "Survey") -> None:
         self._survey = survey
         self.query_one(Timeline).show(survey)
-        self.query_one(Overview).show(survey)
+        self.query_one(Overview).show(survey, self.bank.held_bytes())
         self._summarise()
 
     def _fail(self, error: MnemosError) -> None:
@@ -236,6 +248,7 @@ class Inspector(Acting):
     def on_input_changed(self, event: Input.Changed) -> None:
         if event.value != self._filter:
             self._filter = event.value
+            self.table.halt()
             self.load()
 
     def on_input_submitted(self) -> None:

@@ -1,4 +1,4 @@
-"""Where the bytes are: bars of memories by fidelity with the bytes of their traces, of words by kind."""
+"""Where the bytes are: bars of memories by fidelity with the bytes of their traces, of words by kind, and by tier."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from textual.widgets import Static
 from mnemos.tui import output
 
 if TYPE_CHECKING:
+    from mnemos.memory.records import Tier
     from mnemos.memory.survey import Part, Survey
 
 _BAR_CELLS = 24
@@ -33,14 +34,18 @@ class Overview(Static):
     def __init__(self) -> None:
         super().__init__(id="overview")
 
-    def show(self, survey: "Survey") -> None:
+    def show(self, survey: "Survey", held: "Mapping[Tier, int]") -> None:
+        """`held`: bytes that the model of this process keeps at hand, by tier."""
         traces: dict[str, tuple[int, str]] = {
             name: (part.memories, _said(part)) for name, part in survey.fidelities.items()
         }
         words: dict[str, tuple[int, str]] = {
             name: (part.bytes, _said(part)) for name, part in survey.kinds.items()
         }
-        self.update(Content("\n").join([_line("traces", traces), _line("words", words)]))
+        tiers = {"disk": survey.trace_bytes, **held}
+        sizes = {name: (count, output.size(count)) for name, count in tiers.items()}
+        lines = [_line("traces", traces), _line("words", words), _line("tiers", sizes)]
+        self.update(Content("\n").join(lines))
 
 
 def _said(part: "Part") -> str:

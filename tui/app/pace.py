@@ -14,6 +14,7 @@ from textual.screen import Screen
 
 _LATE_S = 0.15  # a key that changed nothing to see
 _TYPING_S = 0.4  # between two keys of somebody who types
+_PAUSE_S = 0.2  # of rest before a search goes on
 _MOST_S = 0.3  # that work waits for a better moment
 
 
@@ -38,6 +39,11 @@ class Pace:
     def is_answering(self) -> bool:
         """Whether a key came whose letter is not on the screen yet."""
         return self._keyed_at > self._painted_at and perf_counter() - self._keyed_at < _LATE_S
+
+    @property
+    def is_typing(self) -> bool:
+        """Whether a key came just now, so that another may follow: what can wait does."""
+        return perf_counter() - self._keyed_at < _PAUSE_S
 
     def answered(self) -> None:
         """The screen shows what the latest key did: a moment for what was put off."""

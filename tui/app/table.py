@@ -17,13 +17,13 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from mnemos.errors import MnemosError
-from mnemos.tui.app.columns import Column, fitting
+from mnemos.tui.app.columns import Column, Seen, fitting
 from mnemos.tui.app.pace import PromptScreen
 from mnemos.tui.console import visible
 from mnemos.tui.recollections import one_line
 
 if TYPE_CHECKING:
-    from mnemos.memory.records import Memory
+    from mnemos.memory.records import Memory, Tier
     from mnemos.store.browsing import Uses
 
 PAGE = 64  # memories that are read at a time
@@ -37,6 +37,7 @@ class Page:
 
     rows: "Sequence[Memory | None]" = ()
     uses: "Mapping[str, Uses]" = field(default_factory=dict)
+    tiers: "Mapping[str, Tier]" = field(default_factory=dict)
     is_settled: bool = True  # else what lies here may still move
     is_stale: bool = False  # to be read again when it comes into view
 
@@ -102,6 +103,11 @@ class MemoryTable(ScrollView, can_focus=True):
         self.refresh()
         self._tell()
 
+    def halt(self) -> None:
+        """Read nothing more of these rows: others are on their way."""
+        self._fetch = None
+        self._wanted.clear()
+
     def set_count(self, count: int) -> None:
         """How many rows there are, where more were found since."""
         if count == self.count and all(page.is_settled for page in self._pages.values()):
@@ -154,7 +160,7 @@ class MemoryTable(ScrollView, can_focus=True):
         self._wanted.move_to_end(page)
         while len(self._wanted) > 4:  # scrolled past long ago
             self._wanted.popitem(last=False)
-        if not self._is_fetching:
+        if not self._is_fetching and self._fetch is not None:
             self._is_fetching = True
             self._read()
 
@@ -291,8 +297,8 @@ class MemoryTable(ScrollView, can_focus=True):
             look = "dim"
         if page is None or memory is None:
             return ("  ···" if page is None or page.is_stale else "  forgotten meanwhile"), look
-        uses = page.uses.get(memory.id)
-        cells = [(visible(show(memory, uses)), size, right) for _, size, show, right in columns]
+        seen = Seen(memory, page.uses.get(memory.id), page.tiers.get(memory.id))
+        cells = [(visible(show(seen)), size, right) for _, size, show, right in columns]
         return _joined(cells, visible(one_line(memory)), "●" if is_marked else " "), look
 
 

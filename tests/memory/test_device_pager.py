@@ -61,6 +61,16 @@ def test_blocks_come_from_disk_then_host_then_device() -> None:
         pager_of(bank, 2).page("a", ["two"])
 
 
+def test_it_says_where_what_it_holds_is() -> None:
+    pager = pager_of(Bank(), 6)
+    assert pager.held("a", ["two", "long"]) == {}
+    pager.page_present("a", ["two", "nine"])
+    assert pager.held("a", ["two", "nine", "long"]) == {"two": "gpu", "nine": "gpu"}
+    pager.page("a", ["long"])  # `two` leaves for it, and stays in host memory
+    assert pager.held("a", ["two", "long"]) == {"two": "host", "long": "gpu"}
+    assert pager.held_bytes() == {"gpu": pager.pool.bytes, "host": pager.bytes}
+
+
 def test_pages_are_held_for_as_long_as_a_span_is() -> None:
     pager = pager_of(Bank(), 5)
     spans = pager.page("a", ["two"])

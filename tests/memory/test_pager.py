@@ -145,3 +145,12 @@ def test_routing_records_dropped_while_they_are_read_are_not_held() -> None:
     index = RouteIndex(read, lambda payload: record)
     assert index.records("default", ["a"]) == {"a": record}
     assert (index.keys(), index.bytes) == ([], 0)
+
+
+def test_it_says_what_it_holds() -> None:
+    pager = pager_of(10 * BLOCK_BYTES, [])
+    pager.page("a", ["1", "2"])
+    assert pager.held("a", ["2", "3"]) == {"2": "host"} and pager.held("b", ["2"]) == {}
+    assert pager.held_bytes() == {"host": 2 * BLOCK_BYTES}
+    pager.drop("a", "2")
+    assert pager.held("a", ["1", "2"]) == {"1": "host"}

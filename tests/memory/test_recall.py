@@ -85,9 +85,13 @@ def test_the_same_question_asked_before_is_not_recalled(
 
 def test_recall_pages_in_what_was_encoded(bank: MemoryBank, language_model: LanguageModel) -> None:
     assert bank.encode_pending(language_model) == len(FACTS)
+    listed = bank.list()
+    assert set(bank.tiers(listed).values()) == {"disk"} and bank.held_bytes() in ({}, {"host": 0})
     recaller = bank.recaller(language_model)
     result = recalled(recaller, "What does Clara do for a living?")
     assert result.memories[0].memory.text == FACTS[0]
+    assert bank.tiers(listed)[result.memories[0].memory.id] == "host"
+    assert bank.held_bytes() == {"host": recaller.pager.bytes} and recaller.pager.bytes > 0
     assert result.tokens == sum(span.tokens for span in result.spans) > 0
     assert len(result.owners) == len(result.spans)
     cold = recaller.pager.misses

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 _ENOUGH_FOR_TEXT = 40  # cells; columns are left out until the text has as many
 
 
-
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What a row tells of."""
@@ -36,11 +35,15 @@ COLUMNS: Sequence[Column] = (
     ("tier", 4, lambda seen: seen.tier or "-", False),
     ("uses", 5, lambda seen: f"{seen.uses.count:,}" if seen.uses else "-", True),
     ("used", 4, lambda seen: when.age_of(seen.uses.last) if seen.uses else "-", True),
-    ("expires", 7, lambda seen: when.left_until(seen.memory.expires_at) if seen.memory.expires_at else "-", True),
+    ("expires", 7, lambda seen: _expiry(seen.memory), True),
     ("marks", 13, lambda seen: flags_of(seen.memory), False),
 )
 # Left out in this order.
 SPARE = ("session", "tokens", "kind", "expires", "used", "tier", "fidelity", "uses", "bytes", "marks", "id")
+
+
+def _expiry(memory: "Memory") -> str:
+    return when.left_until(memory.expires_at) if memory.expires_at else "-"
 
 
 def flags_of(memory: "Memory") -> str:

@@ -14,6 +14,7 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.timer import Timer
 from textual.widget import Widget
 
 from mnemos.errors import MnemosError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 PAGE = 64  # memories that are read at a time
 _LOOKS = ("head", "cursor", "marked", "dim")
+_BAR_S = 0.2  # of rest before the scroll bar is drawn, which takes as long as the rows
 _KEPT = 32  # pages; those that were looked at longest ago go first
 
 
@@ -87,6 +89,7 @@ class MemoryTable(ScrollView, can_focus=True):
         self._wanted: OrderedDict[int, None] = OrderedDict()
         self._generation = 0
         self._is_fetching = False
+        self._bar_timer: Timer | None = None
         self._way = 1  # the cursor's last: down, or up with -1
 
     def show(self, fetch: Fetch, count: int, first: Page | None = None) -> None:
@@ -123,7 +126,12 @@ class MemoryTable(ScrollView, can_focus=True):
         """So many rows to scroll through; the screen need not be laid out for it."""
         size = Size(0, count + 1)
         self.set_reactive(Widget.virtual_size, size)
-        self._scroll_update(size)
+        if self._bar_timer is not None:
+            self._bar_timer.stop()
+        self._bar_timer = self.set_timer(_BAR_S, self._show_bar)
+
+    def _show_bar(self) -> None:
+        self._scroll_update(self.virtual_size)
 
     def row(self, index: int) -> "Memory | None":
         """A row, where its page was read already; else None, and it is read soon."""

@@ -71,8 +71,8 @@ class CareBank:
         )
 
     def tiers(self, memories: Sequence[Memory]) -> dict[str, Tier]:
-        """Where the keys and values of each are read from next, by id: what the model of this process holds on
-        the device or in host memory, else the disk. A memory without keys and values is left out.
+        """Where the keys and values of each are read from next, by id: what the model of this process holds
+        on the device or in host memory, else the disk. A memory without keys and values is left out.
         """
         found: dict[str, Tier] = {memory.id: "disk" for memory in memories if memory.fidelity == "vivid"}
         recaller = self._recaller

@@ -1,4 +1,4 @@
-"""Where the bytes are: bars of memories by fidelity with the bytes of their traces, of words by kind, and by tier."""
+"""Where the bytes are: bars of memories by fidelity, with the bytes of traces, of words by kind, of tiers."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING

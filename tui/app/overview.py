@@ -42,8 +42,10 @@ class Overview(Static):
         words: dict[str, tuple[int, str]] = {
             name: (part.bytes, _said(part)) for name, part in survey.kinds.items()
         }
-        tiers = {"disk": survey.trace_bytes, **held}
-        sizes = {name: (count, output.size(count)) for name, count in tiers.items()}
+        tiers = {"disk": survey.trace_bytes, **{name: count for name, count in held.items() if count}}
+        sizes: dict[str, tuple[int, str]] = {
+            name: (count, output.size(count)) for name, count in tiers.items()
+        }
         lines = [_line("traces", traces), _line("words", words), _line("tiers", sizes)]
         self.update(Content("\n").join(lines))
 

@@ -15,6 +15,7 @@ from mnemos.tui import output
 from mnemos.tui.calibrate import require_place
 from mnemos.tui.console import progress, say
 from mnemos.tui.options import HeldOut, Json, UnusedBank, UnusedNamespace
+from mnemos.tui.train_msa_router import train_msa_router
 
 
 def router(
@@ -52,7 +53,7 @@ def router(
         typer.Option(
             "--out",
             metavar="PATH",
-            help="The calibration to write; beside the model without.",
+            help="The calibration to write, beside the model without; of an MSA checkpoint, a new directory.",
             show_default=False,
         ),
     ] = None,
@@ -73,6 +74,12 @@ def router(
     ] = 128,
     epochs: Annotated[int, typer.Option("--epochs", min=1, metavar="N", help="The most of them.")] = 4,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of everything drawn.")] = 0,
+    rate: Annotated[
+        float, typer.Option("--learning-rate", metavar="X", help="Of an MSA checkpoint's routers.")
+    ] = 3e-4,
+    readers: Annotated[
+        bool, typer.Option("--readers", help="Of an MSA checkpoint, train what reads documents too.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Write it though it finds less than before on a held-out file.")
     ] = False,
@@ -92,6 +99,28 @@ def router(
     from mnemos.tui.opening import load_model
 
     named = registry.resolve_name(model_name)
+    source = registry.weights_path(named)
+    if source is not None and registry.read_mode_of(source) == "pooled":
+        if filler:
+            raise UsageError("an MSA checkpoint isn't trained on plain texts; leave --filler out")
+        train_msa_router(
+            source,
+            data=data,
+            held_out=held_out or [],
+            out=out,
+            conversations=conversations,
+            questions=questions,
+            tokens=tokens,
+            epochs=epochs,
+            rate=rate,
+            readers=readers,
+            seed=seed,
+            force=force,
+            json=json,
+        )
+        return
+    if readers:
+        raise UsageError(f"{named} is no MSA checkpoint; --readers is for those")
     model = load_model(named)
     training.require_trainable(model)
     path = (out or calibration_beside(registry.weights_path(named) or Path(named))).expanduser()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.conftest import write_scripted_msa
 from tests.memory.conftest import write_tiny
 from tests.tui.conftest import Command
 
@@ -59,3 +60,22 @@ def test_wrong_use_is_told_before_the_work(mnemos: Command, model: Path, data: P
     ran = mnemos("train", "router", "--model", str(model), "--data", str(data), "--out", str(nowhere))
     assert ran.code == 2 and "--out" in ran.err
     assert mnemos("train", "router", "--model", str(model), "--data", str(tmp_path / "no.jsonl")).code == 1
+
+
+def test_an_msa_checkpoint_is_written_as_another(mnemos: Command, data: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "msa", tmp_path / "trained"
+    write_scripted_msa(source, {})
+    arguments = ("train", "router", "--model", str(source), "--data", str(data), "--epochs", "1")
+    assert mnemos(*arguments).code == 2, "a directory has to be named"
+    assert mnemos(*arguments, "--out", str(source)).code == 2
+    assert mnemos(*arguments, "--out", str(out), "--learning-rate", "0").code == 2
+    assert mnemos(*arguments, "--out", str(out), "--filler", str(data)).code == 2
+    assert not out.exists()
+    ran = mnemos(*arguments, "--out", str(out), "--force", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["path"] == str(out) and ran.json["layers"] == [1, 2] and len(ran.json["tensors"]) == 4
+    assert set(ran.json["recall"]) == {"untrained", "trained"} and "reencode" in ran.err
+    assert (out / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    assert (
+        mnemos("train", "router", "--model", str(out), "--data", str(tmp_path / "no"), "--out", "x").code == 1
+    )

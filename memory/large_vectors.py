@@ -53,7 +53,9 @@ class LargeVectors:
         missing = self._missing(wanted)
         if self.is_read and len(missing) <= _AT_ONCE:
             for number in missing:
-                self._put(number, wanted[number], self._store.vector_block(self._namespace, number, wanted[number]))
+                self._put(
+                    number, wanted[number], self._store.vector_block(self._namespace, number, wanted[number])
+                )
         self.is_read = not self._missing(wanted)
 
     def next_shard(self) -> tuple[int, str] | None:

@@ -149,9 +149,7 @@ class VectorBlocks:
         score, place, owner = (np.concatenate(each) for each in (scores, places, owners))
         score[place < 0] = -np.inf
         best = np.argsort(-score, kind="stable")[: min(count, int((place >= 0).sum()))]
-        return [
-            (float(score[at]), id_from_bytes(blocks[owner[at]].ids[place[at]].tobytes())) for at in best
-        ]
+        return [(float(score[at]), id_from_bytes(blocks[owner[at]].ids[place[at]].tobytes())) for at in best]
 
 
 def _packed(ids: Sequence[str]) -> NDArray[np.uint8]:

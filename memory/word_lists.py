@@ -1,7 +1,7 @@
 """The lists that vectors of memories' words lie in where a namespace is large: centroids of public text.
 
-They ship beside the calibrations. `python -m mnemos.memory.word_lists FILE...` makes them anew, from conversation
-files (`memories`) and from books or essays (`text`): the same ones from the same files.
+They ship beside the calibrations. `python -m mnemos.memory.word_lists FILE...` makes them anew, from
+conversation files (`memories`) and from books or essays (`text`): the same ones from the same files.
 """
 
 import gzip

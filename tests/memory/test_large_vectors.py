@@ -103,7 +103,9 @@ STEPS = st.lists(
 
 @settings(max_examples=50, deadline=None)
 @given(start=st.integers(0, 14), steps=STEPS)
-def test_it_holds_what_is_there_whatever_happens_meanwhile(start: int, steps: "list[tuple[str, int]]") -> None:
+def test_it_holds_what_is_there_whatever_happens_meanwhile(
+    start: int, steps: "list[tuple[str, int]]"
+) -> None:
     bank = Shards()
     for _ in range(start):
         bank.remember()
@@ -156,7 +158,9 @@ def test_what_is_let_go_of_is_overwritten() -> None:
     blocks = VectorBlocks(LISTS)
     ids = [new_id() for _ in range(40)]
     codes = drawn(40, seed=1)
-    blocks.put(0, "a", b"".join(id_to_bytes(each) + row.tobytes() for each, row in zip(ids, codes, strict=True)))
+    blocks.put(
+        0, "a", b"".join(id_to_bytes(each) + row.tobytes() for each, row in zip(ids, codes, strict=True))
+    )
     assert {each: row.tolist() for each, row in zip(ids, codes, strict=True)} == {
         each: held[0].tolist() for each, held in blocks.codes_of(ids).items()
     }

@@ -87,7 +87,8 @@ def test_a_large_namespace_is_searched_once_it_is_read(
             index._save_tail("default", index._large["default"])
     bank.forget(bank.plan_forget(ids=[ids[1]]))
     assert bank.search(QUESTION, model=model, limit=5)[0].memory.id == ids[0], "small again"
-    assert isinstance(index := bank.recaller(model).vectors, WordIndex) and not index._large
+    index = bank.recaller(model).vectors
+    assert isinstance(index, WordIndex) and not index._large
 
 
 def test_what_is_missing_is_made_beside_the_searches(

@@ -6,6 +6,7 @@ twice.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import faiss
@@ -44,7 +45,7 @@ class _Block:
         stored = np.ascontiguousarray(codes[order].view(np.uint8) ^ _SIGN)
         places = np.arange(count, dtype=np.int64)
         bounds = [*np.flatnonzero(np.diff(self._homes, prepend=-1)).tolist(), count]
-        for at, end in zip(bounds, bounds[1:], strict=False):
+        for at, end in pairwise(bounds):
             self.index.invlists.add_entries(
                 int(self._homes[at]), end - at, faiss.swig_ptr(places[at:end]), faiss.swig_ptr(stored[at:end])
             )

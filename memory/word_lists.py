@@ -18,8 +18,8 @@ import torch
 from mnemos.attention.embedder import Embedder, any_embedder
 from mnemos.memory.vectors_held import Codes
 
-_OF_EACH = 1200  # texts of a file at most, evenly spread
-_PASSAGE = 300  # characters of a text that are read, and of a piece of a book
+_OF_EACH = 4000  # texts of a file at most, evenly spread
+_PASSAGE = 300  # characters of a piece of a book
 _SEED = 0
 
 
@@ -50,7 +50,7 @@ def vectors_of(path: Path, embedder: Embedder, most: int = _OF_EACH) -> Codes:
     """Vectors `[texts, dims]` of at most so many of a file's texts."""
     texts = list(texts_of(path))
     chosen = texts[:: max(1, -(-len(texts) // most))]
-    return np.concatenate([embedder.memory(text[:_PASSAGE]).numpy() for text in chosen])
+    return np.concatenate([embedder.memory(text).numpy() for text in chosen])
 
 
 def made_lists(paths: Sequence[Path], embedder: Embedder) -> Codes:

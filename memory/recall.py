@@ -135,7 +135,7 @@ class Recaller:
         for held in self._held():
             held.drop()
         if self.vectors is not None:
-            self.vectors.drop()
+            self.vectors.close()
         self._tell_watchers()
 
     def drop(self, namespace: str, ids: Sequence[str]) -> None:

@@ -90,6 +90,10 @@ class VectorIndex:
             if held.unsaved:
                 self._save(namespace, held)
 
+    def close(self) -> None:
+        """Overwrite and let go of everything."""
+        self.drop()
+
     def drop(self, namespace: str | None = None, ids: Iterable[str] | None = None) -> None:
         """Overwrite and let go of memories, of a namespace, or of everything."""
         with self._lock:

@@ -217,17 +217,22 @@ def frames_of(connection: Connection, owners: Iterable[str], kind: FrameKind | N
     return found
 
 
-def new_routes(connection: Connection, namespace_id: str, after: int) -> tuple[int, list[str]]:
-    """The highest row number of a frame, and owners of live route frames of a namespace above `after`."""
+def new_routes(
+    connection: Connection, namespace_id: str, after: int, most: int | None = None
+) -> tuple[int, list[str]]:
+    """The highest row number of a frame, and owners of live route frames of a namespace above `after`; of
+    more than `most` the first, with the row number of the last of these.
+    """
     newest = int(connection.execute(text("SELECT coalesce(max(id), 0) FROM frames")).scalar_one())
     if newest == after:
         return newest, []
     query = text(
-        "SELECT f.owner FROM frames f JOIN memories m ON m.id = f.owner WHERE f.id > :after AND "
-        "f.kind = :kind AND f.live = 1 AND m.namespace_id = :namespace ORDER BY f.id"
+        "SELECT f.owner, f.id FROM frames f JOIN memories m ON m.id = f.owner WHERE f.id > :after AND "
+        "f.kind = :kind AND f.live = 1 AND m.namespace_id = :namespace ORDER BY f.id LIMIT :most"
     )
     values = {"after": after, "kind": KIND_CODES["route"], "namespace": namespace_id}
-    return newest, list(connection.execute(query, values).scalars())
+    found = connection.execute(query, {**values, "most": -1 if most is None else most}).all()
+    return found[-1][1] if found and len(found) == most else newest, [row[0] for row in found]
 
 
 def dead_frames(connection: Connection) -> list[Placed]:

@@ -70,16 +70,16 @@ def rows(connection: Connection, blocks: Iterable[int] | None = None) -> list[Sh
 
 def read(core: Core, namespace: Namespace, row: ShardRow) -> Shard:
     """What a shard holds. BankUnreadableError when it is missing, damaged or of another version."""
-    body = _body(core, namespace, row)
+    lying = body(core, namespace, row)
     step = _ID_BYTES + row.stride
-    starts = range(0, len(body), step)
-    padded = b"".join(body[at : at + _ID_BYTES] + _PADDING for at in starts)
+    starts = range(0, len(lying), step)
+    padded = b"".join(lying[at : at + _ID_BYTES] + _PADDING for at in starts)
     text = base64.b32encode(padded).decode("ascii").lower()  # all at once: one by one takes longest of all
     ids = tuple(text[at : at + ID_CHARS] for at in range(0, len(text), _PADDED_CHARS))
-    return Shard(ids, b"".join(body[at + _ID_BYTES : at + step] for at in starts))
+    return Shard(ids, b"".join(lying[at + _ID_BYTES : at + step] for at in starts))
 
 
-def _body(core: Core, namespace: Namespace, row: ShardRow) -> bytes:
+def body(core: Core, namespace: Namespace, row: ShardRow) -> bytes:
     """Entries as they lie in a shard. BankUnreadableError when it is missing, damaged or of another form."""
     path = core.index_path(namespace.id) / f"{row.id}.shard"
     try:
@@ -234,8 +234,8 @@ def _entries(core: Core, namespace: Namespace, row: ShardRow) -> dict[str, bytes
 
 def _packed(core: Core, namespace: Namespace, row: ShardRow) -> list[bytes]:
     """Entries, each an id and a vector."""
-    body, step = _body(core, namespace, row), _ID_BYTES + row.stride
-    return [body[at : at + step] for at in range(0, len(body), step)]
+    lying, step = body(core, namespace, row), _ID_BYTES + row.stride
+    return [lying[at : at + step] for at in range(0, len(lying), step)]
 
 
 def _replace(

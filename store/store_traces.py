@@ -3,7 +3,7 @@
 import builtins
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mnemos.store import catalog, lookups, reading, shards, writing
+from mnemos.store import catalog, lookups, reading, shard_blocks, shards, writing
 from mnemos.store.core import Core
 from mnemos.store.reading import Made
 from mnemos.store.records import TraceDraft
@@ -74,16 +74,18 @@ class TraceStore:
             found = self._core.find(namespace)
             return [] if found is None else reading.traced_ids(self._core, found)
 
-    def new_routes(self, namespace: str, after: int = 0) -> tuple[int, builtins.list[str]]:
+    def new_routes(
+        self, namespace: str, after: int = 0, most: int | None = None
+    ) -> tuple[int, builtins.list[str]]:
         """A mark of how far the bank has come, and ids of the memories whose routing record lies behind the
         mark
         `after`, oldest first. A mark that is lower than before, or another erase epoch, makes older marks
-        void.
+        void. Where there are more than `most`, the mark is that of the last one given.
         """
         with self._core.reading():
             found = self._core.find(namespace)
             with self._core.catalog.read() as connection:
-                return catalog.new_routes(connection, "" if found is None else found.id, after)
+                return catalog.new_routes(connection, "" if found is None else found.id, after, most)
 
     def put_vectors(self, namespace: str, form: str, stride: int, vectors: Mapping[str, bytes]) -> int:
         """Keeps memories' vectors, `stride` bytes each, for `vector_shards`; of how many memories. `form`
@@ -100,6 +102,20 @@ class TraceStore:
             found = self._core.find(namespace)
             if found is not None:
                 yield from shards.readable(self._core, found, form, stride)
+
+    def vector_blocks(self, namespace: str, form: str, stride: int) -> dict[int, str]:
+        """The blocks that vectors were kept of, and the name of what each holds: another name is other
+        contents.
+        """
+        with self._core.reading():
+            found = self._core.find(namespace)
+            return {} if found is None else shard_blocks.listed(found, form, stride)
+
+    def vector_block(self, namespace: str, block: int, name: str) -> bytes | None:
+        """Of each vector of a block 16 bytes of memory id and its bytes; None where it can't be read."""
+        with self._core.reading():
+            found = self._core.find(namespace)
+            return None if found is None else shard_blocks.entries(self._core, found, block, name)
 
     def put_prefix(self, fingerprint: str, payload: bytes) -> None:
         writing.put_prefix(self._core, fingerprint, payload)

@@ -65,17 +65,58 @@ def test_an_old_one_becomes_a_candidate(
     monkeypatch.setattr(router, "VECTOR_CANDIDATES", 1)
     ids = talk(bank)
     assert bank.search(QUESTION, model=model, limit=5)[0].memory.id == ids[0]
+
+
+def test_a_large_namespace_is_searched_once_it_is_read(
+    bank: MemoryBank, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router, "RECENT_CANDIDATES", 2)
+    monkeypatch.setattr(router, "VECTOR_CANDIDATES", 1)
+    ids = talk(bank)
+    bank.search(QUESTION, model=model)
     monkeypatch.setattr(word_index, "SEARCHED_MEMORIES", 4)
-    with MemoryBank.open(bank.path) as again:
-        found = again.search(QUESTION, model=model, limit=5)
-        assert ids[0] not in {each.memory.id for each in found}, "too many to be searched by their vectors"
-        assert found[0].signals["vector"] != found[1].signals["vector"], "which are a signal all the same"
+    for opening in range(2):  # the second time there are shards
+        with MemoryBank.open(bank.path) as again:
+            index = again.recaller(model).vectors
+            assert isinstance(index, WordIndex)
+            first = again.search(QUESTION, model=model, limit=5)
+            assert first, "it doesn't wait"
+            index.worker.wait(60)
+            assert again.search(QUESTION, model=model, limit=5)[0].memory.id == ids[0]
+            assert index._reader.made == 0 and list(index._large) == ["default"], opening
+            index._save_tail("default", index._large["default"])
+    bank.forget(bank.plan_forget(ids=[ids[1]]))
+    assert bank.search(QUESTION, model=model, limit=5)[0].memory.id == ids[0], "small again"
+    index = bank.recaller(model).vectors
+    assert isinstance(index, WordIndex) and not index._large
+
+
+def test_what_is_missing_is_made_beside_the_searches(
+    tmp_path: Path, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(EMBEDDER_ENV, "none")
+    with MemoryBank.open(tmp_path / "bank") as bank:
+        ids = talk(bank)
+        bank.search(QUESTION, model=model)
+    monkeypatch.delenv(EMBEDDER_ENV)
+    monkeypatch.setattr(word_index, "MADE_S", 0.0)
+    for large in (False, True):
+        monkeypatch.setattr(word_index, "SEARCHED_MEMORIES", 4 if large else 50_000)
+        with MemoryBank.open(tmp_path / "bank") as bank:
+            index = bank.recaller(model).vectors
+            assert isinstance(index, WordIndex)
+            bank.search(QUESTION, model=model)
+            index.worker.wait(60)
+            assert bank.search(QUESTION, model=model, limit=5)[0].memory.id == ids[0]
+            assert index._reader.made == (0 if large else 5), "kept in shards the first time"
+        assert len(list((tmp_path / "bank").rglob("*.shard"))) == 1
 
 
 def test_a_bank_from_before_gets_its_vectors_when_it_is_searched(
     tmp_path: Path, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(EMBEDDER_ENV, "none")
+    monkeypatch.setattr(word_index, "MADE_S", 60.0)
     path = tmp_path / "bank"
     with MemoryBank.open(path) as bank:
         ids = talk(bank)

@@ -1,0 +1,73 @@
+"""Work that goes on beside the searches of a bank, in pieces, and never in anybody's way."""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Event, Lock, Thread, get_native_id
+
+from mnemos.errors import MnemosError
+
+_NICE = 15
+_REST = 3.0  # times as long as a quiet piece took, until the next
+_QUIET_S = 0.5  # without a search, before a quiet piece
+
+
+class QuietWorker:
+    """A thread that calls `piece` until that has nothing more to do; woken, it begins again.
+
+    `piece` says whether the next one is urgent (True), may wait until nobody searches (False), or that there
+    is none (None).
+    """
+
+    def __init__(self, piece: Callable[[], bool | None]) -> None:
+        self._piece = piece
+        self._guard = Lock()
+        self._stopped = Event()
+        self._thread: Thread | None = None
+        self._searched = 0.0
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopped.is_set()
+
+    def searched(self) -> None:
+        """Somebody searches: what can wait waits."""
+        self._searched = time.monotonic()
+
+    def wake(self) -> None:
+        with self._guard:
+            if self._thread is None and not self._stopped.is_set():
+                self._thread = Thread(target=self._run, name="mnemos-vectors", daemon=True)
+                self._thread.start()
+
+    def wait(self, seconds: float) -> None:
+        """Until it has nothing to do."""
+        if (thread := self._thread) is not None:
+            thread.join(seconds)
+
+    def close(self) -> None:
+        """Ends it after the piece at hand."""
+        self._stopped.set()
+        if (thread := self._thread) is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        with suppress(OSError, AttributeError):  # of this thread alone, on Linux
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICE)
+        is_urgent: bool | None = True
+        while is_urgent is not None and not self._stopped.is_set():
+            started = time.monotonic()
+            try:
+                is_urgent = self._piece()
+            except MnemosError:  # busy, full or closed: the next search wakes it again
+                is_urgent = None
+            if is_urgent is False:
+                self._rest(_REST * (time.monotonic() - started))
+        with self._guard:
+            self._thread = None
+
+    def _rest(self, seconds: float) -> None:
+        self._stopped.wait(seconds)
+        while not self._stopped.is_set() and (left := self._searched + _QUIET_S - time.monotonic()) > 0:
+            self._stopped.wait(left)

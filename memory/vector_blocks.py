@@ -45,8 +45,9 @@ class _Block:
         stored = np.ascontiguousarray(codes[order].view(np.uint8) ^ _SIGN)
         places = np.arange(count, dtype=np.int64)
         bounds = [*np.flatnonzero(np.diff(self._homes, prepend=-1)).tolist(), count]
+        lists: Any = self.index.invlists
         for at, end in pairwise(bounds):
-            self.index.invlists.add_entries(
+            lists.add_entries(
                 int(self._homes[at]), end - at, faiss.swig_ptr(places[at:end]), faiss.swig_ptr(stored[at:end])
             )
         self.index.ntotal = count

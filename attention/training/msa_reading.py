@@ -74,14 +74,19 @@ class MsaReading(nn.Module):
                 held[name].requires_grad_()
             self.layers.append(nn.ParameterDict(held))
 
+    def _layer(self, index: int) -> nn.ParameterDict:
+        layer = self.layers[index]
+        assert isinstance(layer, nn.ParameterDict)
+        return layer
+
     def routers(self) -> list[nn.Parameter]:
         """The weights of the routers."""
-        return [self.layers[index][name] for index in self.msa.router_layers for name in ROUTERS]
+        return [self._layer(index)[name] for index in self.msa.router_layers for name in ROUTERS]
 
     def readers(self) -> list[nn.Parameter]:
         """Weights of attention that learn; none unless that was asked for."""
         names = [name for name in self.learns if name in READERS]
-        return [self.layers[index][name] for index in self.msa.router_layers for name in names]
+        return [self._layer(index)[name] for index in self.msa.router_layers for name in names]
 
     def learnt(self) -> dict[str, Tensor]:
         """What learns, by its Hugging Face name, on the CPU."""
@@ -90,7 +95,7 @@ class MsaReading(nn.Module):
     def named_learnt(self) -> list[tuple[str, nn.Parameter]]:
         """The very parameters that learn, with their Hugging Face names."""
         return [
-            (f"model.layers.{index}.{layer_name(name, post_norms=False)}", self.layers[index][name])
+            (f"model.layers.{index}.{layer_name(name, post_norms=False)}", self._layer(index)[name])
             for index in self.msa.router_layers
             for name in self.learns
         ]
@@ -139,12 +144,12 @@ class MsaReading(nn.Module):
 
     def _scores(self, index: int, row: int, normed: Tensor, documents: Sequence[Encoded]) -> Tensor:
         """Of every document for a layer, `[documents]`; `normed [question tokens, hidden]`."""
-        weights, config, msa = self.layers[index], self.config, self.msa
+        weights, config, msa = self._layer(index), self.config, self.msa
         states = torch.cat([each.states[row] for each in documents])  # [chunks, hidden]
-        keys = functional.linear(states, weights["router_k"]).unflatten(1, (config.kv_heads, -1))
-        queries = functional.linear(normed, weights["router_q"]).unflatten(1, (config.heads, -1))
+        keys = torch.unflatten(functional.linear(states, weights["router_k"]), 1, (config.kv_heads, -1))
+        queries = torch.unflatten(functional.linear(normed, weights["router_q"]), 1, (config.heads, -1))
         by_chunk = chunk_scores(queries.transpose(0, 1), routing_keys(keys.transpose(0, 1), msa), msa)
-        parts = by_chunk.split([each.chunks for each in documents])
+        parts = torch.split(by_chunk, [each.chunks for each in documents])
         best = [part.amax() if msa.chunk_reduce == "max" else part.mean() for part in parts]
         return torch.stack(best)
 
@@ -156,10 +161,12 @@ class MsaReading(nn.Module):
         self, x: Tensor, index: int, positions: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Normed input `[tokens, hidden]`; queries, keys and values `[heads, tokens, head_dim]`."""
-        weights, config = self.layers[index], self.config
+        weights, config = self._layer(index), self.config
         normed = _normed(x, weights["attn_norm"], config.rms_norm_eps)
         q, k, v = (
-            functional.linear(normed, weights[name]).unflatten(1, (-1, config.head_dim)).transpose(0, 1)
+            torch.unflatten(functional.linear(normed, weights[name]), 1, (-1, config.head_dim)).transpose(
+                0, 1
+            )
             for name in ("q", "k", "v")
         )
         if config.qk_norm:
@@ -171,7 +178,7 @@ class MsaReading(nn.Module):
 
     def _rest(self, x: Tensor, index: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """A layer from its attention on; `mask [tokens, slots]` says what is seen."""
-        weights = self.layers[index]
+        weights = self._layer(index)
         seen = functional.scaled_dot_product_attention(
             q[None],
             k[None],

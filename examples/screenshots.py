@@ -68,6 +68,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
         os.environ["MNEMOS_KEY_DIR"] = f"{place}/keys"
+        os.environ["MNEMOS_CONFIG"] = f"{place}/config.toml"  # whose theme the last picture changes
         bank_path = Path(place) / "bank"
         with MemoryBank.open(bank_path) as bank:
             for text in TOLD:

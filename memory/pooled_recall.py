@@ -61,6 +61,9 @@ class PooledRecaller(Recaller):
         self.routes = RouteIndex(store.get_routes, lambda payload: decode_pooled_route(payload, config))
         self.words = MsaTokens(model.tokenizer)
 
+    def warm(self) -> None:
+        """As `Recaller.warm`: nothing that could be made ahead."""
+
     def documents(
         self, namespace: str, exclude: frozenset[str] = frozenset(), where: Condition | None = None
     ) -> Documents:

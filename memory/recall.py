@@ -40,6 +40,7 @@ DEFAULT_K = 4
 PAGED_TOKENS = 2048  # most memory tokens brought in for one reply
 _RECALLS_KEPT = 16  # whose cost is told
 _SMALL_HIDDEN = 1024  # of a model that reads a question in the time that looking memories up takes
+_ANY_WORD = "hello"
 _SPARE = 6  # memories scored beyond k, in place of those that repeat the message or another memory
 
 if TYPE_CHECKING:
@@ -129,6 +130,12 @@ class Recaller:
                 lambda payload: decode_kv(payload, config, dtype, packed=True),
                 read_many=self.kv_source.read_many,
             )
+
+    def warm(self) -> None:
+        """Make what the first question would have to wait for: packed weights, the sentence encoder."""
+        self._read(*self.question(_ANY_WORD))
+        if self._embedder is not None:
+            self._embedder.query(_ANY_WORD)
 
     def close(self) -> None:
         """Overwrite and let go of everything held."""

@@ -86,6 +86,8 @@ def loader_of(namespace: str, max_tokens: int | None) -> Loader:
                 namespace=namespace,
                 on_progress=lambda done, total: progress("encoding what is new", done, total),
             )
+        progress("getting ready", 0, 0)
+        bank.recaller(model).warm()
         note = (
             None
             if model.calibration.calibrated

@@ -55,17 +55,22 @@ class QuietWorker:
     def _run(self) -> None:
         with suppress(OSError, AttributeError):  # of this thread alone, on Linux
             os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICE)
+        try:
+            self._work()
+        finally:
+            with self._guard:
+                self._thread = None
+
+    def _work(self) -> None:
         is_urgent: bool | None = True
         while is_urgent is not None and not self._stopped.is_set():
             started = time.monotonic()
             try:
                 is_urgent = self._piece()
             except MnemosError:  # busy, full or closed: the next search wakes it again
-                is_urgent = None
+                return
             if is_urgent is False:
                 self._rest(_REST * (time.monotonic() - started))
-        with self._guard:
-            self._thread = None
 
     def _rest(self, seconds: float) -> None:
         self._stopped.wait(seconds)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mnemos.errors import UsageError
 from mnemos.memory.bank import MemoryBank
 from mnemos.memory.conversations import Conversation, Turn, fitting, read_conversations
+from mnemos.memory.evaluate_kept import place_of
 from mnemos.memory.recall_measures import Asked, Ranked, by_category, exported, measured, percentile
 from mnemos.memory.records import RecalledMemory, RouterName
 from mnemos.memory.rounds import search_in_rounds
@@ -57,6 +57,7 @@ def run(
     rounds: int = 1,
     rival: str | None = None,
     export: Path | None = None,
+    kept: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Recall and hit rate at each of `ks`, with rates and latencies.
@@ -66,13 +67,15 @@ def run(
     `model` is needed unless the router is `lexical`. `conversations` takes the first ones, `questions` that
     many of theirs, spread evenly. `merge` puts all conversations into one namespace. With the `rival` minilm
     the same questions are put to `rival_recall.RIVALS` too. `export` becomes a file of JSON lines with ranks
-    by id, never words. `on_progress` is told of every memory and every question. Raises NotFoundError,
-    UsageError when the file holds no question with evidence, and ModelError without the rival's weights.
+    by id, never words. Banks are left below `kept`: what is there isn't read again, a stopped run goes on.
+    `on_progress` is told of every memory and every question. Raises NotFoundError, UsageError when the file
+    holds no question with evidence or `kept` is another file's, and ModelError without the rival's weights.
     """
     if rounds > 1 and (len(ks) > 1 or router != "full"):
         raise UsageError("Rounds of recall share one k and are made by the full router: give one --k.")
     taken = list(islice(read_conversations(path), conversations))
-    asked = spread([each for at, one in enumerate(taken) for each in askable(at, one)], questions)
+    all_asked = [each for at, one in enumerate(taken) for each in askable(at, one)]
+    asked = spread(all_asked, questions)
     if not asked:
         raise UsageError(f"{path} has no question with evidence that exists when it is asked.")
     if export is not None:
@@ -83,19 +86,24 @@ def run(
 
         embedder = encoder()
     tally = Tally()
-    steps = _Steps(taken, asked, unit, merge, on_progress)
+    wanted = _wanted(taken, asked if kept is None else all_asked, merge)
+    asking = {each.conversation for each in asked}
+    steps = _Steps(
+        [wanted[at] for at in sorted(wanted) if merge or at in asking], len(asked), unit, on_progress
+    )
     groups = [range(len(taken))] if merge else [range(at, at + 1) for at in range(len(taken))]
     for group in groups:
         of_group = [each for each in asked if each.conversation in group]
         if not of_group:
             continue
-        with TemporaryDirectory(prefix="mnemos-eval-") as folder:
-            keys = KeyFile(Path(folder) / "bank.key")
-            with MemoryBank.open(Path(folder) / "bank", keys=keys) as bank:
+        with place_of(kept, path, group, unit=unit, merge=merge) as place:
+            keys = KeyFile(place.folder / "bank.key")
+            with MemoryBank.open(place.folder / "bank", keys=keys) as bank:
                 held = Held(bank, None if router == "lexical" else model, rounds, embedder)
                 for at in group:
-                    last = max((each.visible for each in of_group if each.conversation == at), default=0)
-                    held.write(at, taken[at].memories if merge else taken[at].memories[:last], unit)
+                    held.write(at, wanted[at], unit, place.ids.get(at))
+                if not place.ids:
+                    place.keep(held.ids)
                 held.encode(tally, steps.take)
                 for ranked in held.ask(of_group, max(ks), router):
                     tally.ranked.append(ranked)
@@ -126,23 +134,28 @@ def run(
     }
 
 
+def _wanted(
+    taken: Sequence[Conversation], asked: Sequence[Asked], merge: bool
+) -> dict[int, tuple[Turn, ...]]:
+    """The turns of each conversation that questions may be asked of: all of them when searched together."""
+    last: dict[int, int] = {}
+    for each in asked:
+        last[each.conversation] = max(last.get(each.conversation, 0), each.visible)
+    return {at: one.memories if merge else one.memories[: last.get(at, 0)] for at, one in enumerate(taken)}
+
+
 class _Steps:
     """Counts memories and questions for whoever watches."""
 
     def __init__(
         self,
-        taken: Sequence[Conversation],
-        asked: Sequence[Asked],
+        parts: Sequence[Sequence[Turn]],
+        questions: int,
         unit: Unit,
-        merge: bool,
         tell: Callable[[int, int], None] | None,
     ) -> None:
         self._done, self._tell = 0, tell
-        last: dict[int, int] = {}
-        for each in asked:
-            last[each.conversation] = max(last.get(each.conversation, 0), each.visible)
-        parts = [one.memories if merge else one.memories[: last.get(at, 0)] for at, one in enumerate(taken)]
-        self._total = len(asked) + sum(len(list(units(part, unit))) for part in parts)
+        self._total = questions + sum(len(list(units(part, unit))) for part in parts)
 
     def take(self) -> None:
         self._done = min(self._done + 1, self._total)
@@ -213,9 +226,20 @@ class Held:
         self._turns: dict[str, tuple[int, tuple[str, ...]]] = {}  # memory id -> conversation, turn ids
         self._made: dict[int, list[tuple[str, int]]] = {}  # of each conversation: memory id, turns up to it
 
-    def write(self, at: int, turns: Sequence[Turn], unit: Unit) -> None:
+    @property
+    def ids(self) -> dict[int, list[str]]:
+        """Of the memories that each conversation became."""
+        return {at: [memory_id for memory_id, _ in made] for at, made in self._made.items()}
+
+    def write(self, at: int, turns: Sequence[Turn], unit: Unit, known: Sequence[str] | None = None) -> None:
+        """`known` are the memories that they became in an earlier run."""
         parts = list(units(turns, unit))
-        made = self._bank.remember_many([draft_of(part) for part in parts], namespace=_NAMESPACE)
+        if known is None:
+            made = self._bank.remember_many([draft_of(part) for part in parts], namespace=_NAMESPACE)
+        else:
+            made = [self._bank.get(memory_id, namespace=_NAMESPACE) for memory_id in known]
+            for hidden in (memory for memory in made if memory.hidden):  # by a run that was stopped
+                self._bank.unhide(hidden.id, namespace=_NAMESPACE)
         upto = 0
         self._made[at] = []
         for memory, part in zip(made, parts, strict=True):
@@ -240,7 +264,11 @@ class Held:
             tally.tokens += self._bank.stats(_NAMESPACE).tokens
             return
         encoder = self._bank.recaller(self._model).encoder
-        turns = list(self._turns)
+        pending = self._bank.store.pending_traces(_NAMESPACE, encoder.fingerprint)
+        lacking = {memory_id for _, memory_id in pending}
+        for _ in range(len(self._turns) - len(lacking)):
+            on_memory()
+        turns = [memory_id for memory_id in self._turns if memory_id in lacking]
         for start in range(0, len(turns), _GROUP):
             part = turns[start : start + _GROUP]
             memories = [self._bank.get(each, namespace=_NAMESPACE) for each in part]

@@ -58,6 +58,15 @@ def recall(
         Path | None,
         typer.Option("--export", metavar="PATH", help="Write each question's ranks there, JSON lines."),
     ] = None,
+    path: Annotated[
+        Path | None,
+        typer.Option(
+            "--path",
+            metavar="PATH",
+            help="Make the banks there and leave them; what is there isn't read again.",
+            show_default=False,
+        ),
+    ] = None,
     model: Model = None,
     bank: UnusedBank = None,
     namespace: UnusedNamespace = "default",
@@ -84,6 +93,7 @@ def recall(
             rounds=rounds,
             rival=None if rival is None else rival.value,
             export=export,
+            kept=path,
             on_progress=on_progress,
         )
     if json:

@@ -1,6 +1,7 @@
 """Recall is measured on files small enough to know what must come out."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,12 @@ import pytest
 from mnemos.attention.models import LanguageModel
 from mnemos.errors import NotFoundError, UsageError
 from mnemos.memory import evaluate_recall
+from mnemos.memory.bank import MemoryBank
 from mnemos.memory.conversations import Turn
+from mnemos.memory.encoder import MemoryEncoder
+from mnemos.memory.records import Memory
+from mnemos.store.keys import KeyFile
+from mnemos.store.records import TraceDraft
 
 TURNS = [
     ("a", "Ann", "2026-03-01", "My sister Clara works as a nurse in Leeds."),
@@ -113,6 +119,75 @@ def test_the_model_finds_what_the_words_find(
     assert measured["recall"]["5"] == 1.0  # nothing but the five memories can be found
     assert measured["by_category"]["early"]["recall"]["5"] == 1.0
     assert measured["encode_tokens_per_s"] > 0 and measured["model"] == language_model.name
+
+
+@pytest.mark.model
+def test_kept_memories_are_not_read_again(
+    data: Path, tmp_path: Path, language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, read = tmp_path / "kept", list[int]()
+    whole = MemoryEncoder.encode_faint
+
+    def counted(self: MemoryEncoder, memories: Sequence[Memory]) -> list[TraceDraft]:
+        read.append(len(memories))
+        if len(read) == 4:
+            raise KeyboardInterrupt
+        return whole(self, memories)
+
+    plain = evaluate_recall.run(data, model=language_model, ks=[1])
+    monkeypatch.setattr(MemoryEncoder, "encode_faint", counted)
+    monkeypatch.setattr(evaluate_recall, "_GROUP", 2)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_recall.run(data, model=language_model, ks=[1], kept=kept)
+    told: list[tuple[int, int]] = []
+    measured = evaluate_recall.run(
+        data,
+        model=language_model,
+        ks=[1],
+        kept=kept,
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert len(read) == 4 + 8  # two of the ten were written before the stop
+    assert measured["recall"] == plain["recall"] and told[-1] == (15, 15) and len(told) == 15
+    again = evaluate_recall.run(data, model=language_model, ks=[1], kept=kept)
+    assert len(read) == 12 and again["recall"] == plain["recall"]
+    assert again["encode_tokens_per_s"] is None
+
+
+def test_kept_banks_are_asked_again(data: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    plain = lexical(data, ks=[1, 5])
+    for _ in range(2):
+        again = lexical(data, ks=[1, 5], kept=kept)
+        assert again["recall"] == plain["recall"] and again["memories"] == 10
+    # A run that is stopped leaves memories hidden; the next one finds them all the same.
+    with MemoryBank.open(kept / "00000" / "bank", keys=KeyFile(kept / "00000" / "bank.key")) as bank:
+        made = bank.list(namespace="eval")
+        bank.hide(made[0].id, namespace="eval")
+    assert len(made) == 5
+    assert lexical(data, ks=[1, 5], kept=kept)["recall"] == plain["recall"]
+    # Fewer questions need no more memories than there are.
+    assert lexical(data, questions=1, kept=kept)["memories"] == 5
+    merged = lexical(data, ks=[1, 2], merge=True)["recall"]
+    assert [lexical(data, ks=[1, 2], merge=True, kept=kept)["recall"] for _ in range(2)] == [merged, merged]
+
+
+def test_a_place_of_something_else_is_refused(data: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    lexical(data, kept=kept)
+    with pytest.raises(UsageError, match="other conversations or units"):
+        lexical(data, unit="pair", kept=kept)
+    with data.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(conversation("three", [])) + "\n")
+    with pytest.raises(UsageError, match="other conversations or units"):
+        lexical(data, kept=kept)
+    listed = kept / "00000" / "evaluated.json"
+    listed.write_text("[")
+    with pytest.raises(UsageError, match="can't be read"):
+        lexical(data, kept=kept)
+    listed.unlink()
+    with pytest.raises(UsageError, match="not a bank of a whole run"):
+        lexical(data, kept=kept)
 
 
 @pytest.mark.model

@@ -112,8 +112,12 @@ def to_int8(vectors: Tensor) -> Tensor:
 
 def similarity(query: Tensor, memories: Tensor) -> Tensor:
     """Products of a query's vector `[dims]` with memories' `[memories, dims]`, about their cosines; fp32."""
-    scale = (127 / _SPREAD) ** 2 * query.shape[-1]
-    return memories.float() @ query.float() / scale
+    return memories.float() @ query.float() / similarity_scale(query.shape[-1])
+
+
+def similarity_scale(dims: int) -> float:
+    """Of the product of two vectors in int8, about their cosine."""
+    return float((127 / _SPREAD) ** 2 * dims)
 
 
 def packed_side(side: Side) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mnemos.attention.block_mass import span_sums
@@ -15,7 +16,7 @@ from mnemos.attention.decoder import Collect, Decoder
 from mnemos.attention.encode import key_pairs
 from mnemos.attention.kv import KVCache
 from mnemos.attention.memory_codec import RouteKeys
-from mnemos.attention.projection import Projection, similarity
+from mnemos.attention.projection import Projection, similarity_scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +88,23 @@ def record_mass(mass: Tensor, records: Sequence[RouteKeys]) -> Tensor:
     return torch.from_numpy(np.log(whole.clip(1e-12)).astype(np.float32))
 
 
-def vector_similarity(query: RouteQuery, vectors: Sequence[Tensor | None]) -> Tensor:
+def vector_similarity(query: RouteQuery, vectors: Sequence[NDArray[np.int8] | None]) -> Tensor:
     """How near each memory's nearest vector comes, `[memories]`; the mean of the others for one without
-    any. `vectors` are `[vectors, dims]` each, in int8.
+    any. `vectors` are `[vectors, dims]` each.
     """
     assert query.vector is not None, "a query with a vector"
-    known = [(at, each) for at, each in enumerate(vectors) if each is not None]
+    known = [each for each in vectors if each is not None]
     if not known:
         return torch.zeros(len(vectors))
-    owner = torch.repeat_interleave(
-        torch.tensor([at for at, _ in known]), torch.tensor([len(each) for _, each in known])
-    )
-    products = similarity(query.vector, torch.cat([each for _, each in known]))
-    near = torch.full((len(vectors),), -torch.inf).scatter_reduce(0, owner, products, "amax")
-    is_known = near > -torch.inf
-    return torch.where(is_known, near, near[is_known].mean())
+    # In numpy, whose loops wake no threads. Each sum of products is a whole number that fp32 can hold.
+    wide = np.concatenate(known).astype(np.float32)
+    products = np.einsum("vd,d->v", wide, query.vector.numpy().astype(np.float32))
+    ends = np.cumsum([len(each) for each in known])
+    near = np.maximum.reduceat(products, np.concatenate([[0], ends[:-1]]))
+    near /= np.float32(similarity_scale(wide.shape[1]))
+    found = np.full(len(vectors), near.mean(), dtype=np.float32)
+    found[[each is not None for each in vectors]] = near
+    return torch.from_numpy(found)
 
 
 def hidden_cosine(query: RouteQuery, records: Sequence[RouteKeys]) -> Tensor:

@@ -5,11 +5,15 @@ from threading import Thread
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from mnemos.attention.one_thread import one_thread
+
 Result = TypeVar("Result")
 
 
 class Ahead(Generic[Result]):
-    """Runs `work` while the block lasts, which waits for its end; `result()` gives what came of it."""
+    """Runs `work` while the block lasts, which waits for its end; `result()` gives what came of it. PyTorch
+    has no further threads for it.
+    """
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._work = work
@@ -19,7 +23,8 @@ class Ahead(Generic[Result]):
 
     def _run(self) -> None:
         try:
-            self._found.append(self._work())
+            with one_thread():
+                self._found.append(self._work())
         except BaseException as error:  # raised again by `result`
             self._error = error
 

@@ -5,14 +5,16 @@ Everything but `nearest` is bounded: whoever calls does one piece after another.
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from mnemos.memory.vector_blocks import VectorBlocks
+from mnemos.memory.vector_blocks import Part, VectorBlocks
 from mnemos.memory.vectors_held import Codes, HeldVectors
 
 WALKED = 2048  # rows of the catalog looked through at once
+TOGETHER = 8  # shards that share their lists, read one after another beside the searches
 _AT_ONCE = 4  # shards read in a search's way: those that an erase or a write put in place of others
 
 
@@ -24,6 +26,19 @@ class BlockStore(Protocol):
     ) -> tuple[int, list[str]]: ...
     def vector_blocks(self, namespace: str, form: str, stride: int) -> dict[int, str]: ...
     def vector_block(self, namespace: str, block: int, name: str) -> bytes | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReadShards:
+    """Shards by block: their names, what each holds, None where that can't be read, and lists of it."""
+
+    names: Mapping[int, str]
+    entries: Mapping[int, bytes | None]
+    part: Part | None
+
+
+def _there(entries: Mapping[int, bytes | None]) -> dict[int, bytes]:
+    return {block: held for block, held in entries.items() if held}
 
 
 class LargeVectors:
@@ -52,23 +67,36 @@ class LargeVectors:
             self._walk_again()
         missing = self._missing(wanted)
         if self.is_read and len(missing) <= _AT_ONCE:
-            for number in missing:
-                self._put(
-                    number, wanted[number], self._store.vector_block(self._namespace, number, wanted[number])
-                )
+            if missing:
+                self.take(self.read({number: wanted[number] for number in missing}))
         self.is_read = not self._missing(wanted)
 
-    def next_shard(self) -> tuple[int, str] | None:
-        """One that is still to be read: `(block, name)`."""
+    def next_shards(self, most: int = TOGETHER) -> dict[int, str]:
+        """Some that are still to be read, by their blocks."""
         wanted = self._wanted()
         missing = self._missing(wanted)
         self.is_read = not missing
-        return (missing[0], wanted[missing[0]]) if missing else None
+        return {block: wanted[block] for block in missing[:most]}
 
-    def take(self, block: int, name: str, entries: bytes | None) -> None:
-        """A shard as it was read, unless another has taken its place since."""
-        if self._wanted().get(block) == name:
-            self._put(block, name, entries)
+    def read(self, names: Mapping[int, str]) -> ReadShards:
+        """Shards for `take`: this takes long, and changes nothing here."""
+        entries = {
+            block: self._store.vector_block(self._namespace, block, name) for block, name in names.items()
+        }
+        return ReadShards(names, entries, self.blocks.part_of(_there(entries)))
+
+    def take(self, shards: ReadShards) -> None:
+        """Shards as they were read, but for those that others have taken the place of since."""
+        wanted = self._wanted()
+        valid = {block: name for block, name in shards.names.items() if wanted.get(block) == name}
+        part = shards.part
+        if len(valid) < len(shards.names):
+            if part is not None:
+                part.overwrite()
+            part = self.blocks.part_of(_there({block: shards.entries[block] for block in valid}))
+        self.blocks.hold(valid, part)
+        if any(shards.entries[block] is None for block in valid):
+            self._walk_again()
 
     def walk(self, most: int = WALKED) -> list[str]:
         """Looks through more of the catalog for memories that have no vector here: adds them to `lacking`."""
@@ -108,16 +136,20 @@ class LargeVectors:
         self.blocks.drop(list(self.blocks.names))
         self.lacking.clear()
 
-    def codes_of(self, ids: Sequence[str]) -> dict[str, Codes]:
-        """Memories' vectors, as copies."""
-        return {**self.blocks.codes_of(ids), **self.tail.codes_of(ids)} if ids else {}
+    def gathered(self, ids: Sequence[str]) -> list[Codes | None]:
+        """Each memory's vectors, as copies, where there are some."""
+        found = self.tail.gathered(ids)
+        lacking = [at for at, codes in enumerate(found) if codes is None]
+        for at, codes in zip(lacking, self.blocks.gathered([ids[at] for at in lacking]), strict=True):
+            found[at] = codes
+        return found
 
     def nearest(self, query: Codes, count: int) -> dict[str, float]:
         """As `HeldVectors.nearest`; nothing until all shards were read."""
         if not self.is_read:
             return {}
         best: dict[str, float] = dict(self.tail.nearest(query, count + 1))
-        known = self.tail.codes_of(self.tail.seen)
+        known = self.tail.owners
         for score, memory_id in self.blocks.nearest(query, count + 1 + len(known)):
             if memory_id not in known:
                 best[memory_id] = max(score, best.get(memory_id, score))
@@ -125,11 +157,6 @@ class LargeVectors:
         if len(order) <= count:
             return dict(order)
         return {memory_id: score for memory_id, score in order[:count] if score > order[count][1]}
-
-    def _put(self, block: int, name: str, entries: bytes | None) -> None:
-        self.blocks.put(block, name, entries or b"")
-        if entries is None:
-            self._walk_again()
 
     def _walk_again(self) -> None:
         self._mark, self.is_walked = 0, False

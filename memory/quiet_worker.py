@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from threading import Event, Lock, Thread, get_native_id
 
+from mnemos.attention.one_thread import one_thread
 from mnemos.errors import MnemosError
 
 _NICE = 15
@@ -56,7 +57,8 @@ class QuietWorker:
         with suppress(OSError, AttributeError):  # of this thread alone, on Linux
             os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICE)
         try:
-            self._work()
+            with one_thread():
+                self._work()
         finally:
             with self._guard:
                 self._thread = None

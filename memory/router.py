@@ -37,6 +37,7 @@ from mnemos.store.store import Store
 if TYPE_CHECKING:
     from mnemos.attention.gpu.resident_keys import ResidentKeys
     from mnemos.memory.vector_index import VectorIndex
+    from mnemos.memory.vectors_held import Codes
 
 LEXICAL_CANDIDATES = 256
 RECENT_CANDIDATES = 768
@@ -189,16 +190,19 @@ class Router:
 
     def _vectors_of(
         self, namespace: str, ids: Sequence[str], records: Sequence[RouteKeys]
-    ) -> list[Tensor | None]:
+    ) -> "list[Codes | None]":
         """Of each memory: those beside its keys, or those the index holds, of a trace from before it."""
         assert self._vectors is not None, "there are vectors to compare with"
         form = self._vectors.form
-        found = [each.vectors if each.form == form else None for each in records]
+        found = [
+            each.vectors.numpy() if each.vectors is not None and each.form == form else None
+            for each in records
+        ]
         lacking = [at for at, each in enumerate(found) if each is None]
-        held = self._vectors.held_of(namespace, [ids[at] for at in lacking]) if lacking else {}
-        for at in lacking:
-            if (codes := held.get(ids[at])) is not None:
-                found[at] = torch.from_numpy(codes)
+        if lacking:
+            held = self._vectors.held_of(namespace, [ids[at] for at in lacking])
+            for at, codes in zip(lacking, held, strict=True):
+                found[at] = codes
         return found
 
     def _then(

@@ -57,11 +57,11 @@ class VectorIndex:
         with self._lock:
             return self.catch_up(namespace).nearest(query, count)
 
-    def held_of(self, namespace: str, ids: Sequence[str]) -> dict[str, Codes]:
-        """Vectors of memories as far as they are held."""
+    def held_of(self, namespace: str, ids: Sequence[str]) -> list[Codes | None]:
+        """Each memory's vectors as far as they are held."""
         with self._lock:
             held = self._held.get(namespace)
-            return {} if held is None else held.codes_of(ids)
+            return [None] * len(ids) if held is None else held.gathered(ids)
 
     def catch_up(self, namespace: str) -> HeldVectors:
         """What the bank holds of a namespace now; what is new is read, and kept in shards when it is much."""

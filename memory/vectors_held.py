@@ -8,7 +8,7 @@ two forms is used depends on what is there now and on nothing that was there bef
 nothing is trained on them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, KeysView, Mapping, Sequence
 from typing import Any
 
 import faiss
@@ -43,6 +43,11 @@ class HeldVectors:
     def __len__(self) -> int:
         """Vectors that are held."""
         return len(self._owners) - len(self._free)
+
+    @property
+    def owners(self) -> KeysView[str]:
+        """Memories that have vectors here."""
+        return self._rows.keys()
 
     def add(self, ids: Sequence[str], vectors: Mapping[str, Codes]) -> None:
         """Memories that were read, and the vectors of those that have some; in place of what they had."""
@@ -80,11 +85,14 @@ class HeldVectors:
 
     def vectors_of(self, ids: Iterable[str]) -> dict[str, bytes]:
         """The bytes of memories' vectors."""
-        return {each: codes.tobytes() for each, codes in self.codes_of(ids).items()}
+        return {each: self._codes[self._rows[each]].tobytes() for each in ids if each in self._rows}
 
-    def codes_of(self, ids: Iterable[str]) -> dict[str, Codes]:
-        """Memories' vectors, as copies."""
-        return {each: self._codes[self._rows[each]] for each in ids if each in self._rows}
+    def gathered(self, ids: Sequence[str]) -> list[Codes | None]:
+        """Each memory's vectors `[vectors, dims]`, as copies, where there are some."""
+        rows = [self._rows.get(each) for each in ids]
+        codes = self._codes[[row for own in rows if own is not None for row in own]]
+        ends = np.cumsum([0 if own is None else len(own) for own in rows]).tolist()
+        return [None if own is None else codes[end - len(own) : end] for own, end in zip(rows, ends, strict=True)]
 
     def nearest(self, query: Codes, count: int) -> dict[str, float]:
         """The memories with the nearest vectors to a query's `[dims]`, and their products.

@@ -52,10 +52,10 @@ class WordIndex(VectorIndex):
             large = self._large.get(namespace)
             return held.nearest(query, count) if large is None else large.nearest(query, count)
 
-    def held_of(self, namespace: str, ids: Sequence[str]) -> dict[str, Codes]:
+    def held_of(self, namespace: str, ids: Sequence[str]) -> list[Codes | None]:
         with self._lock:
             large = self._large.get(namespace)
-            return super().held_of(namespace, ids) if large is None else large.codes_of(ids)
+            return super().held_of(namespace, ids) if large is None else large.gathered(ids)
 
     def catch_up(self, namespace: str) -> HeldVectors:
         """As `VectorIndex.catch_up`; of a large namespace what isn't in its shards yet."""
@@ -142,12 +142,12 @@ class WordIndex(VectorIndex):
         large = self._large.get(namespace)
         if large is not None:
             with self._lock:
-                shard = large.next_shard()
-            if shard is not None:
-                entries = self._bank.vector_block(namespace, *shard)
+                wanted = large.next_shards()
+            if wanted:
+                read = large.read(wanted)
                 with self._lock:
                     if self._large.get(namespace) is large:
-                        large.take(*shard, entries)
+                        large.take(read)
                 return True
             with self._lock:
                 if self._large.get(namespace) is large and self._has_room(large):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnemos.memory import vector_blocks
-from mnemos.memory.large_vectors import LargeVectors
+from mnemos.memory.large_vectors import LargeVectors, ReadShards
 from mnemos.memory.quiet_worker import QuietWorker
 from mnemos.memory.vector_blocks import VectorBlocks
 from mnemos.memory.vectors_held import Codes
@@ -76,8 +76,8 @@ class Shards:
 def settle(bank: Shards, large: LargeVectors) -> None:
     """All that is to be done beside the searches."""
     for _ in range(200):
-        if (shard := large.next_shard()) is not None:
-            large.take(*shard, bank.vector_block("n", *shard))
+        if shards := large.next_shards():
+            large.take(large.read(shards))
         elif large.lacking:
             part = [large.lacking.popleft() for _ in range(min(3, len(large.lacking)))]
             large.add(part, {each: bank.vectors[each] for each in part if each in bank.vectors})
@@ -111,7 +111,7 @@ def test_it_holds_what_is_there_whatever_happens_meanwhile(
         bank.remember()
     bank.save(set(bank.vectors))
     large = LargeVectors(bank, "n", "form", LISTS)
-    read: tuple[int, str, bytes | None] | None = None  # by the thread, not yet given to the index
+    read: ReadShards | None = None  # by the thread, not yet given to the index
     for what, number in steps:
         chosen = list(bank.vectors)[number % len(bank.vectors)] if bank.vectors else None
         if what == "remember":
@@ -131,9 +131,9 @@ def test_it_holds_what_is_there_whatever_happens_meanwhile(
                 bank.broken.add(bank.kept[block][0])
         elif what == "piece":
             if read is not None:
-                large.take(*read)
-            shard = large.next_shard()
-            read = None if shard is None else (*shard, bank.vector_block("n", *shard))
+                large.take(read)
+            shards = large.next_shards(1 + number % 3)
+            read = large.read(shards) if shards else None
         elif what == "restart":
             large.clear()
             large, read = LargeVectors(bank, "n", "form", LISTS), None
@@ -149,7 +149,9 @@ def test_it_holds_what_is_there_whatever_happens_meanwhile(
     large.refresh()
     best = {each: product(codes) for each, codes in bank.vectors.items()}
     assert large.nearest(QUERY, 50) == best
-    assert large.codes_of(list(best)).keys() == best.keys()
+    held = large.gathered(list(best))
+    assert [None if each is None else product(each) for each in held] == [*best.values()]
+    assert large.gathered([new_id()]) == [None]
     few = large.nearest(QUERY, 3)
     assert [*few] == sorted(best, key=lambda each: -best[each])[: len(few)] and len(few) == min(3, len(best))
 
@@ -162,17 +164,17 @@ def test_what_is_let_go_of_is_overwritten() -> None:
         0, "a", b"".join(id_to_bytes(each) + row.tobytes() for each, row in zip(ids, codes, strict=True))
     )
     assert {each: row.tolist() for each, row in zip(ids, codes, strict=True)} == {
-        each: held[0].tolist() for each, held in blocks.codes_of(ids).items()
+        each: held[0].tolist() for each, held in zip(ids, blocks.gathered(ids), strict=True) if held is not None
     }
-    block = blocks._blocks[0]
-    lists = block.index.invlists
+    part = blocks._parts[0]
+    lists = part.index.invlists
     blocks.drop([0])
     import faiss
 
     for home in range(lists.nlist):
         if size := lists.list_size(home) * lists.code_size:
             assert not faiss.rev_swig_ptr(lists.get_codes(home), size).any()
-    assert not block.ids.any() and len(blocks) == 0 and blocks.codes_of(ids) == {}
+    assert not part.ids.any() and len(blocks) == 0 and blocks.gathered(ids) == [None] * 40
 
 
 def test_with_fewer_lists_looked_at_it_finds_those_in_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:

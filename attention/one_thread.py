@@ -1,0 +1,38 @@
+"""Work of one thread that PyTorch is not to spread over others."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+import torch
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch and compiled code use the calling thread alone while the block lasts; other threads keep theirs.
+
+    A small piece of work beside another one would otherwise start a team of threads of its own, which wait
+    for each other in the way of both. Where PyTorch's OpenMP can't be reached nothing is changed.
+    """
+    before = torch.get_num_threads()  # which also has this thread take over the number of all
+    set_threads = _set_threads()
+    if set_threads is None or before == 1:
+        yield
+        return
+    set_threads(1)
+    try:
+        yield
+    finally:
+        set_threads(before)
+
+
+@lru_cache
+def _set_threads() -> "Callable[[int], None] | None":
+    """OpenMP's number of threads of the calling thread; `torch.set_num_threads` is for those to come too."""
+    try:
+        found = ctypes.CDLL(None).omp_set_num_threads
+    except (OSError, AttributeError, TypeError):  # not on this system, or under another name
+        return None
+    found.argtypes, found.restype = [ctypes.c_int], None
+    return found  # type: ignore[no-any-return]

@@ -152,7 +152,8 @@ class KVCache:
         start = self.next_position
         self.memory_start = self.length
         for offset, span in zip(offsets, spans, strict=True):
-            self._place(span.dense(), offset)
+            # A packed one is expanded where it will be attended to.
+            self._place(span if isinstance(span, SpanKV) else span.dense(), offset)
         self.memory_end = self.length
         self.next_position = start + taken
         self.temperature, self.mass_scale = temperature, mass_scale

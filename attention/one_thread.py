@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch and compiled code use the calling thread alone while the block lasts; other threads keep theirs.
+    """PyTorch and compiled code use the calling thread alone in the block; other threads keep theirs.
 
     A small piece of work beside another one would otherwise start a team of threads of its own, which wait
     for each other in the way of both. Where PyTorch's OpenMP can't be reached nothing is changed.

@@ -66,9 +66,8 @@ class LargeVectors:
         if gone:
             self._walk_again()
         missing = self._missing(wanted)
-        if self.is_read and len(missing) <= _AT_ONCE:
-            if missing:
-                self.take(self.read({number: wanted[number] for number in missing}))
+        if self.is_read and 0 < len(missing) <= _AT_ONCE:
+            self.take(self.read({number: wanted[number] for number in missing}))
         self.is_read = not self._missing(wanted)
 
     def next_shards(self, most: int = TOGETHER) -> dict[int, str]:

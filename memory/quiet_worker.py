@@ -10,7 +10,7 @@ from mnemos.attention.one_thread import one_thread
 from mnemos.errors import MnemosError
 
 _NICE = 15
-_REST = 3.0  # times as long as a quiet piece took, until the next
+_REST = 1.0  # times as long as a quiet piece took, until the next
 _QUIET_S = 0.5  # without a search, before a quiet piece
 
 
@@ -31,6 +31,11 @@ class QuietWorker:
     @property
     def is_stopping(self) -> bool:
         return self._stopped.is_set()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nobody has searched for a while."""
+        return time.monotonic() - self._searched >= _QUIET_S
 
     def searched(self) -> None:
         """Somebody searches: what can wait waits."""

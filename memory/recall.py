@@ -4,6 +4,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,6 +21,7 @@ from mnemos.attention.embedder import embedder_of
 from mnemos.attention.kv import KVCache, Span, SpanKV
 from mnemos.attention.memory_codec import decode_kv, decode_route
 from mnemos.attention.models import LanguageModel
+from mnemos.attention.one_thread import one_thread
 from mnemos.attention.projection import Projection
 from mnemos.attention.routing import RouteQuery, route_query
 from mnemos.errors import BankLockedError, InvalidSelectorError, NotFoundError
@@ -31,7 +33,7 @@ from mnemos.memory.pager import Pager
 from mnemos.memory.records import LikeMatch, Memory, RecallCost, RecalledMemory, RouterName
 from mnemos.memory.reviving import KVSource
 from mnemos.memory.route_index import RouteIndex
-from mnemos.memory.router import Looked, Router, Scored
+from mnemos.memory.router import Router, Scored
 from mnemos.memory.settling import Statement, settled
 from mnemos.store.selectors import Condition
 from mnemos.store.store import Store
@@ -275,12 +277,14 @@ class Recaller:
             self.model.decoder, self.model.calibration, context, words, self._projection, threads
         )
 
-    def _looked(
-        self, query: str, look: "Callable[[Tensor | None], Looked]"
-    ) -> "tuple[Tensor | None, Looked]":
-        """The query's sentence vector, where there is an encoder, and the memories to be scored."""
-        vector = None if self._embedder is None else self._embedder.query(query)
-        return vector, look(vector)
+    def _embed(self, query: str, into: "Future[Tensor | None]") -> None:
+        """The query's sentence vector, where there is an encoder, for whoever waits for it."""
+        try:
+            with one_thread():
+                into.set_result(None if self._embedder is None else self._embedder.query(query))
+        except BaseException as error:
+            into.set_exception(error)
+            raise
 
     def _ranked(
         self,
@@ -295,17 +299,20 @@ class Recaller:
         now: datetime | None = None,
     ) -> list[Scored]:
         """What the router makes of `words` (token ids of `query`) read behind `context`. While the model
-        reads them, the memories to be scored are looked up.
+        reads them, and the sentence encoder before it, the memories to be scored are looked up.
         """
-        look = partial(self._router.look, namespace, query, router=router, where=where, now=now)
-        if self._projection is not None:  # its vector comes of the same states
+        asked: Future[Tensor | None] = Future()  # the query's vector
+        look = partial(self._router.look, namespace, query, asked.result, router=router, where=where, now=now)
+        if self._projection is not None:  # it comes of the same states
             states = self._read(context, words)
-            looked = look(states.vector)
+            asked.set_result(states.vector)
+            looked = look()
         else:
-            with Ahead(lambda: self._looked(query, look)) as ahead:
+            with Ahead(look) as ahead:
+                self._embed(query, asked)
                 states = self._read(context, words, in_company=True)
-                vector, looked = ahead.result()
-            states = replace(states, vector=vector)
+                looked = ahead.result()
+            states = replace(states, vector=asked.result())
         return self._router.score(
             namespace, query, states, limit=limit, router=router, where=where, now=now, looked=looked
         )

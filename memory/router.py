@@ -6,7 +6,7 @@ between queries. What was said right before and after a good candidate then gain
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time
 from typing import TYPE_CHECKING
@@ -112,7 +112,9 @@ class Router:
         """The best `limit` memories of those that `where` allows, best first. `latent` leaves out words,
         names and days. `now` is when the query is asked. `looked` is what `look` found for the same.
         """
-        looked = looked or self.look(namespace, query, states.vector, router=router, where=where, now=now)
+        looked = looked or self.look(
+            namespace, query, lambda: states.vector, router=router, where=where, now=now
+        )
         asked, days, found = looked.asked, looked.days, looked.records
         lexical, placed = looked.candidates.lexical, looked.candidates.places
         ids = list(found)
@@ -156,15 +158,18 @@ class Router:
         self,
         namespace: str,
         query: str,
-        vector: Tensor | None,
+        vector: Callable[[], Tensor | None],
         *,
         router: RouterName = "full",
         where: Condition | None = None,
         now: datetime | None = None,
     ) -> Looked:
-        """The memories to be scored for a query, with their routing records; `vector` is the query's."""
+        """The memories to be scored for a query, with their routing records; `vector` gives the query's, or
+        waits until there is one.
+        """
         asked = (now or datetime.now()).astimezone(None if now is None else now.tzinfo)
         days = days_spoken_of(query, asked) if router == "full" else []
+        phrases = self._store.phrases(namespace, query) if router == "full" else {}
         candidates = self._store.candidates(
             namespace,
             query if router == "full" else None,
@@ -172,11 +177,10 @@ class Router:
             recent=RECENT_CANDIDATES,
             beside=_NEIGHBOURLY,
             where=where,
-            more=[*self._alike(namespace, vector, where), *self._then(namespace, days, asked, where)],
+            more=[*self._alike(namespace, vector(), where), *self._then(namespace, days, asked, where)],
         )
         as_of = 0 if self._resident is None else self._resident.drops
         records = self._routes.records(namespace, list(candidates.places))
-        phrases = self._store.phrases(namespace, query) if router == "full" else {}
         return Looked(candidates, records, phrases, days, asked, as_of)
 
     def _alike(self, namespace: str, vector: Tensor | None, where: Condition | None) -> list[str]:

@@ -32,7 +32,9 @@ def _keys(ids: NDArray[np.uint8]) -> NDArray[np.uint64]:
 class Part:
     """The vectors of one shard, or of several."""
 
-    def __init__(self, coarse: Any, ids: NDArray[np.uint8], codes: Codes, homes: Numbers, blocks: Numbers) -> None:
+    def __init__(
+        self, coarse: Any, ids: NDArray[np.uint8], codes: Codes, homes: Numbers, blocks: Numbers
+    ) -> None:
         """`homes` says which list each vector `[vectors, dims]` goes to, `blocks` which shard it is of."""
         count, dims = codes.shape
         order = np.argsort(homes, kind="stable")
@@ -138,7 +140,11 @@ class VectorBlocks:
         homes = self._coarse.search(codes.astype(np.float32), 1)[1][:, 0].astype(np.int32)
         sizes = [len(entries) // step for entries in shards.values()]
         return Part(
-            self._coarse, rows[:, :_ID_BYTES], codes, homes, np.repeat(np.array([*shards], dtype=np.int32), sizes)
+            self._coarse,
+            rows[:, :_ID_BYTES],
+            codes,
+            homes,
+            np.repeat(np.array([*shards], dtype=np.int32), sizes),
         )
 
     def hold(self, names: Mapping[int, str], part: "Part | None") -> None:

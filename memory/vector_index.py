@@ -4,6 +4,7 @@ What is held here is a cache of the shards in the bank, and those are one of the
 missing is read from the frames, and kept in shards when enough of it has come together.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from threading import RLock
@@ -19,7 +20,7 @@ from mnemos.store.shards import Shard
 from mnemos.store.store import Store
 
 _SAVE_MEMORIES = 256  # new ones that make up a write of their shards
-_READ_MEMORIES = 1024  # whose frames are read at once
+_READ_MEMORIES = 256  # whose frames are read at once
 
 
 class VectorStore(Protocol):
@@ -63,8 +64,10 @@ class VectorIndex:
             held = self._held.get(namespace)
             return [None] * len(ids) if held is None else held.gathered(ids)
 
-    def catch_up(self, namespace: str) -> HeldVectors:
-        """What the bank holds of a namespace now; what is new is read, and kept in shards when it is much."""
+    def catch_up(self, namespace: str, most_s: float | None = None) -> HeldVectors:
+        """What the bank holds of a namespace now; what is new is read, and kept in shards when it is much.
+        What can't be read in `most_s` waits for the next time.
+        """
         with self._lock:
             held = self._held.get(namespace)
             epoch = self._store.erase_epoch()
@@ -75,11 +78,14 @@ class VectorIndex:
                 held = self._held[namespace] = self._resynced(namespace, held, every)
                 behind = set(fresh) if mark >= after and after else set()
                 fresh = [each for each in every if each in behind or each not in held.seen]
-            for start in range(0, len(fresh), _READ_MEMORIES):
-                part = fresh[start : start + _READ_MEMORIES]
-                held.add(part, self._read(namespace, part))
+                held.waiting.clear()
+            held.waiting += fresh
             held.mark, held.epoch = mark, epoch
-            if len(held.unsaved) >= _SAVE_MEMORIES:
+            started = time.perf_counter()
+            while held.waiting and (most_s is None or time.perf_counter() < started + most_s):
+                part = [held.waiting.popleft() for _ in range(min(_READ_MEMORIES, len(held.waiting)))]
+                held.add(part, self._read(namespace, part))
+            if len(held.unsaved) >= _SAVE_MEMORIES and not held.waiting:
                 self._save(namespace, held)
             return held
 
@@ -124,13 +130,16 @@ class VectorIndex:
         return held
 
     def _save(self, namespace: str, held: HeldVectors) -> None:
-        if self._store.read_only:
-            return
-        vectors = held.vectors_of(held.unsaved)
+        if not self._store.read_only and self._put(namespace, held.vectors_of(held.unsaved)):
+            held.unsaved.clear()
+
+    def _put(self, namespace: str, vectors: Mapping[str, bytes]) -> bool:
+        """Keeps vectors in shards; whether that could be done."""
         # A writer in the way, a full disk, or the namespace gone: the frames still have it all.
         with suppress(BankLockedError, BankFullError, NotFoundError):
             self._store.put_vectors(namespace, self.form, self._centroids.shape[1], vectors)
-            held.unsaved.clear()
+            return True
+        return False
 
 
 def index_of(store: Store, projection: Projection) -> VectorIndex:

@@ -8,6 +8,7 @@ two forms is used depends on what is there now and on nothing that was there bef
 nothing is trained on them.
 """
 
+from collections import deque
 from collections.abc import Iterable, KeysView, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ class HeldVectors:
         self._index: Any = None
         self.seen: set[str] = set()  # memories that were read, those without vectors too
         self.unsaved: set[str] = set()
+        self.waiting: deque[str] = deque()  # memories that are still to be read
         self.mark = 0
         self.epoch = -1
 
@@ -92,7 +94,9 @@ class HeldVectors:
         rows = [self._rows.get(each) for each in ids]
         codes = self._codes[[row for own in rows if own is not None for row in own]]
         ends = np.cumsum([0 if own is None else len(own) for own in rows]).tolist()
-        return [None if own is None else codes[end - len(own) : end] for own, end in zip(rows, ends, strict=True)]
+        return [
+            None if own is None else codes[end - len(own) : end] for own, end in zip(rows, ends, strict=True)
+        ]
 
     def nearest(self, query: Codes, count: int) -> dict[str, float]:
         """The memories with the nearest vectors to a query's `[dims]`, and their products.

@@ -8,7 +8,7 @@ until that is done.
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -24,7 +24,10 @@ from mnemos.memory.word_lists import lists_of
 from mnemos.store.store import Store
 
 SEARCHED_MEMORIES = 50_000  # above these a namespace is large
-MADE_S = 0.05  # of a search, to make vectors that are missing
+READ_S = 1.0  # of a search, to read vectors from frames where they aren't in shards yet
+MADE_S = 0.05  # of the first search of a namespace, to make vectors that are missing
+_PIECE_S = 0.1  # of making vectors beside the searches, which ends it
+_MADE = 16  # memories whose words are read at once for that
 _SAVED = 256  # memories that are kept at once
 _READ = 64  # frames read at once beside a search
 
@@ -57,7 +60,7 @@ class WordIndex(VectorIndex):
             large = self._large.get(namespace)
             return super().held_of(namespace, ids) if large is None else large.gathered(ids)
 
-    def catch_up(self, namespace: str) -> HeldVectors:
+    def catch_up(self, namespace: str, most_s: float | None = None) -> HeldVectors:
         """As `VectorIndex.catch_up`; of a large namespace what isn't in its shards yet."""
         with self._lock:
             if self._is_large(namespace):
@@ -65,13 +68,15 @@ class WordIndex(VectorIndex):
             if (large := self._large.pop(namespace, None)) is not None:
                 self._save_tail(namespace, large)
                 large.clear()
-            held = super().catch_up(namespace)
+            is_first = namespace not in self._held
+            held = super().catch_up(namespace, READ_S if most_s is None else most_s)
             queue = self._queue(namespace)
             until: float | None = None
-            while queue and (until is None or time.perf_counter() < until):
+            # Whoever searches once and ends makes some too; later searches leave it to the thread.
+            while is_first and queue and (until is None or time.perf_counter() < until):
                 self._add(namespace, self._reader.made_of(namespace, [queue.popleft()]))
                 until = until or time.perf_counter() + MADE_S  # the first may have had to load the encoder
-            if queue:
+            if queue or held.waiting:
                 self.worker.wake()
             elif held.unsaved and self._reader.unsaved:
                 self._save(namespace, held)
@@ -157,7 +162,12 @@ class WordIndex(VectorIndex):
                     if large.lacking:
                         self._read_lacking(namespace, large)
                         return False
-        return self._make_one(namespace)
+        with self._lock:
+            held = self._held.get(namespace)
+            if large is None and held is not None and held.waiting:
+                super().catch_up(namespace, _PIECE_S / 4)
+                return True
+        return self._make(namespace)
 
     def _has_room(self, large: LargeVectors) -> bool:
         return len(large.tail) < SEARCHED_MEMORIES
@@ -169,20 +179,27 @@ class WordIndex(VectorIndex):
             large.add(part, self._reader(namespace, part))
             self._save_when_many(namespace)
 
-    def _make_one(self, namespace: str) -> bool | None:
-        """A vector that is missing; the words are read and the vector made while others may search."""
+    def _make(self, namespace: str) -> bool | None:
+        """Vectors that are missing, until it has taken long or somebody searches; the words are read and the
+        vectors made while others may search.
+        """
         with self._lock:
             queue = self._queue(namespace)
             if not queue or self._bank.read_only:
                 return None
-            memory_id, epoch = queue.popleft(), self._bank.erase_epoch()
-        vectors = self._reader.made_of(namespace, [memory_id])
+            ids = [queue.popleft() for _ in range(min(_MADE, len(queue)))]
+            epoch = self._bank.erase_epoch()
+        until = time.monotonic() + _PIECE_S
+        vectors, left = self._reader.made_until(
+            namespace, ids, lambda: time.monotonic() > until or not self.worker.is_quiet
+        )
         with self._lock:
-            if self._bank.erase_epoch() != epoch:  # it may be the one that is gone
-                queue.append(memory_id)
-            else:
-                self._add(namespace, vectors)
-                self._save_when_many(namespace, is_last=not queue)
+            if self._bank.erase_epoch() != epoch:  # it may be one of them that is gone
+                queue.extend(ids)
+                return False
+            queue.extendleft(reversed(left))
+            self._add(namespace, vectors)
+        self._save_when_many(namespace, is_last=not queue)
         return False
 
     def _add(self, namespace: str, vectors: Mapping[str, Codes]) -> None:
@@ -192,11 +209,21 @@ class WordIndex(VectorIndex):
             held.add(list(vectors), vectors)
 
     def _save_when_many(self, namespace: str, *, is_last: bool = False) -> None:
-        if (large := self._large.get(namespace)) is not None:
-            if len(large.tail.unsaved) >= _SAVED or (is_last and large.tail.unsaved):
-                self._save_tail(namespace, large)
-        elif (held := self._held.get(namespace)) is not None and (is_last or len(held.unsaved) >= _SAVED):
-            self._save(namespace, held)
+        """Keeps vectors in shards, while others may search: the disk takes long."""
+        with self._lock:
+            large = self._large.get(namespace)
+            held = self._held.get(namespace) if large is None else large.tail
+            if held is None or not held.unsaved or (len(held.unsaved) < _SAVED and not is_last):
+                return
+            taken = set(held.unsaved)
+            vectors = held.vectors_of(taken)
+            held.unsaved.clear()
+        is_kept = self._put(namespace, vectors)
+        with self._lock:
+            if not is_kept:
+                held.unsaved |= taken & held.owners
+            elif large is not None and self._large.get(namespace) is large and not held.unsaved:
+                large.saved()
 
     def _save_tail(self, namespace: str, large: LargeVectors) -> None:
         self._save(namespace, large.tail)
@@ -234,9 +261,18 @@ class _Reader:
 
     def made_of(self, namespace: str, ids: Sequence[str]) -> dict[str, Codes]:
         """Vectors of those that are still there."""
+        return self.made_until(namespace, ids, lambda: False)[0]
+
+    def made_until(
+        self, namespace: str, ids: Sequence[str], is_over: Callable[[], bool]
+    ) -> tuple[dict[str, Codes], list[str]]:
+        """As `made_of`, of one at least; and those that are left."""
         found: dict[str, Codes] = {}
-        for record in self._store.records(namespace, ids):
+        records = self._store.records(namespace, ids)
+        for at, record in enumerate(records):
+            if found and is_over():
+                return found, [each.id for each in records[at:]]
             found[record.id] = self._embedder.memory(said_in(to_memory(record))).numpy()
             self.made += 1
             self.unsaved += 1
-        return found
+        return found, []

@@ -1,5 +1,6 @@
 """What nearly every call asks first, each in one plain statement that goes straight to the driver."""
 
+import json
 from collections.abc import Sequence
 
 from mnemos.store import words
@@ -9,11 +10,13 @@ from mnemos.store.database import Database
 _NAMESPACE = "SELECT id, name_box, key_box, batch, state FROM namespaces WHERE "
 _MEMORY = (
     "SELECT id, namespace_id, page_id, slot, is_open, trace_fingerprint, tokens, trace_bytes, "
-    "kv_bytes FROM memories WHERE id = ?"
+    "kv_bytes FROM memories WHERE id "
 )
+_AMONG = "IN (SELECT value FROM json_each(?))"
 _ROW = f"SELECT {words.COLUMNS} FROM memory WHERE id = ? AND {words.LIVE}"
+_ROWS = f"SELECT {words.COLUMNS} FROM memory WHERE id {_AMONG} AND {words.LIVE}"
 _PENDING = "SELECT namespace_id, id, rowid FROM memories WHERE is_open = 0 AND trace_fingerprint "
-_MOST_ALONE = 16  # memories looked up one by one; above it one statement for all is faster
+_MOST_ALONE = 64  # memories looked up in one plain statement
 
 
 def find_namespace(catalog: Database, name_tag: bytes) -> NamespaceRow | None:
@@ -59,16 +62,16 @@ def pending_traces(catalog: Database, namespace_id: str | None, fingerprint: str
 
 
 def is_few(ids: Sequence[str]) -> bool:
-    """Whether so many are best looked up one by one."""
+    """Whether so many are looked up here."""
     return len(ids) <= _MOST_ALONE
 
 
 def memories(catalog: Database, ids: Sequence[str]) -> dict[str, CatalogMemory]:
     """What the catalog knows of a few memories."""
     found: dict[str, CatalogMemory] = {}
-    for memory_id in ids:
-        for _, namespace_id, page_id, slot, is_open, *trace in catalog.rows(_MEMORY, (memory_id,)):
-            found[memory_id] = CatalogMemory(memory_id, namespace_id, page_id, slot, bool(is_open), *trace)
+    for row in catalog.rows(_MEMORY + _AMONG, (json.dumps(list(ids)),)):
+        memory_id, namespace_id, page_id, slot, is_open, *trace = row
+        found[memory_id] = CatalogMemory(memory_id, namespace_id, page_id, slot, bool(is_open), *trace)
     return found
 
 
@@ -76,3 +79,9 @@ def row(database: Database, memory_id: str) -> words.Row | None:
     """A live memory's words by its whole id."""
     rows = database.rows(_ROW, (memory_id,))
     return words.Row(*rows[0]) if rows else None
+
+
+def rows(database: Database, ids: Sequence[str]) -> dict[str, words.Row]:
+    """Live memories' words by their whole ids."""
+    found = (words.Row(*each) for each in database.rows(_ROWS, (json.dumps(list(ids)),)))
+    return {each.id: each for each in found}

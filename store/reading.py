@@ -78,8 +78,7 @@ def by_id(core: Core, name: str, ids: Sequence[str]) -> list[MemoryRecord]:
         found = core.get(name)
         wanted = list(dict.fromkeys(ids))
         if lookups.is_few(wanted):
-            alone = [lookups.row(found.database, each) for each in wanted]
-            rows = [row for row in alone if row is not None]
+            rows = list(lookups.rows(found.database, wanted).values())
         else:
             with found.database.read() as connection:
                 rows = words.select_rows(connection, Filter(ids=wanted))
@@ -91,8 +90,7 @@ def present(core: Core, namespace: Namespace, ids: Sequence[str]) -> list[Memory
     """Those of the memories that are there, by their whole ids and in that order."""
     wanted = list(dict.fromkeys(ids))
     if lookups.is_few(wanted):
-        alone = [lookups.row(namespace.database, each) for each in wanted]
-        rows = {row.id: row for row in alone if row is not None}
+        rows = lookups.rows(namespace.database, wanted)
     else:
         with namespace.database.read() as connection:
             rows = {row.id: row for row in words.select_rows(connection, Filter(ids=wanted))}

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, text
 
 from mnemos.errors import AmbiguousIdError, NotFoundError
 from mnemos.store.catalog import chunks, now_us
+from mnemos.store.database import rows_of
 from mnemos.store.ids import ID_CHARS, check_prefix
 from mnemos.store.records import SessionRecord, UseRecord
 
@@ -226,11 +227,14 @@ def recent_ids(
     connection: Connection, limit: int, where: "Condition | None" = None, ids: Sequence[str] | None = None
 ) -> list[str]:
     """Newest first, of those neither hidden nor expired; `where` is as in `Filter`."""
-    chosen, bound = conditions_of(Filter(include_hidden=False, where=where), ids)
-    query = text(f"SELECT id FROM memory WHERE {chosen} ORDER BY ordinal DESC LIMIT :limit")
+    chosen, bound = conditions_of(Filter(include_hidden=False, where=where))
     if ids is not None:
-        query = query.bindparams(bindparam("ids", expanding=True))
-    return list(connection.execute(query, {**bound, "limit": limit}).scalars())
+        chosen += " AND id IN (SELECT value FROM json_each(:ids))"
+        bound["ids"] = json.dumps(list(ids))
+    # The plus: of a few ids these are looked up, not all rows from the latest on.
+    order = "ordinal" if ids is None else "+ordinal"
+    query = f"SELECT id FROM memory WHERE {chosen} ORDER BY {order} DESC LIMIT :limit"
+    return [row[0] for row in rows_of(connection, query, {**bound, "limit": limit})]
 
 
 def count(connection: Connection) -> int:

@@ -97,7 +97,13 @@ def test_any_codes_and_scales_are_expanded_as_the_twin_does(
 
 
 @pytest.mark.parametrize("stride", [0.0, 0.25])
-def test_packed_spans_fill_their_slots_of_a_cache_and_no_others(stride: float) -> None:
+def test_packed_spans_fill_their_slots_of_a_cache_and_no_others(
+    stride: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(span: PackedSpan) -> SpanKV:
+        raise AssertionError("expanded in memory of its own, and copied from there")
+
+    monkeypatch.setattr(PackedSpan, "expanded", elsewhere)
     config = config_of(64)
     turning, use = rotaries(config)
     rotation = KeyRotation(turning, use)

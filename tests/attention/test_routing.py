@@ -1,10 +1,18 @@
+import numpy as np
 import pytest
 import torch
 
 from mnemos.attention.calibration import Calibration, ReadingTemperature, for_model
 from mnemos.attention.config import ModelConfig
 from mnemos.attention.memory_codec import RouteKeys
-from mnemos.attention.routing import RouteQuery, hidden_cosine, record_mass, span_mass
+from mnemos.attention.projection import similarity
+from mnemos.attention.routing import (
+    RouteQuery,
+    hidden_cosine,
+    record_mass,
+    span_mass,
+    vector_similarity,
+)
 
 CALIBRATION = Calibration(
     key_heads=((0, 1), (3, 4), (3, 5)),
@@ -64,6 +72,26 @@ def test_hidden_cosine_points_at_the_like_minded() -> None:
     cosine = hidden_cosine(query, records)
     assert float(cosine[1]) == pytest.approx(1.0, abs=1e-5)
     assert cosine[0] < cosine[1]
+
+
+def test_a_memory_is_as_near_as_its_nearest_vector_to_the_last_bit() -> None:
+    chance = np.random.default_rng(3)
+    asked = chance.integers(-127, 128, 384).astype(np.int8)
+    sizes = [1, None, 3, 1, 4, None, 2]
+    vectors = [
+        None if size is None else chance.integers(-127, 128, (size, 384)).astype(np.int8) for size in sizes
+    ]
+    query = RouteQuery(torch.zeros(1, 1, 4), None, torch.from_numpy(asked))
+    found = vector_similarity(query, vectors)
+    near = {
+        at: similarity(torch.from_numpy(asked), torch.from_numpy(each)).max()
+        for at, each in enumerate(vectors)
+        if each is not None
+    }
+    assert all(found[at] == nearest for at, nearest in near.items())
+    mean = torch.stack([*near.values()]).mean()
+    torch.testing.assert_close(found[[1, 5]], torch.stack([mean, mean]))
+    assert vector_similarity(query, [None, None]).tolist() == [0, 0]
 
 
 def test_an_unknown_model_has_safe_defaults_and_says_so(tiny_config: ModelConfig) -> None:

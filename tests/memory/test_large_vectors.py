@@ -164,7 +164,9 @@ def test_what_is_let_go_of_is_overwritten() -> None:
         0, "a", b"".join(id_to_bytes(each) + row.tobytes() for each, row in zip(ids, codes, strict=True))
     )
     assert {each: row.tolist() for each, row in zip(ids, codes, strict=True)} == {
-        each: held[0].tolist() for each, held in zip(ids, blocks.gathered(ids), strict=True) if held is not None
+        each: held[0].tolist()
+        for each, held in zip(ids, blocks.gathered(ids), strict=True)
+        if held is not None
     }
     part = blocks._parts[0]
     lists = part.index.invlists

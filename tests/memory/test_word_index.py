@@ -1,8 +1,9 @@
 """Vectors made of memories' words, in a bank: kept with each memory, made when missing, gone when it is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -110,6 +111,48 @@ def test_what_is_missing_is_made_beside_the_searches(
             assert bank.search(QUESTION, model=model, limit=5)[0].memory.id == ids[0]
             assert index._reader.made == (0 if large else 5), "kept in shards the first time"
         assert len(list((tmp_path / "bank").rglob("*.shard"))) == 1
+
+
+def test_searches_after_the_first_leave_the_making_to_the_thread(
+    tmp_path: Path, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(EMBEDDER_ENV, "none")
+    with MemoryBank.open(tmp_path / "bank") as bank:
+        ids = talk(bank)
+        bank.search(QUESTION, model=model)
+    monkeypatch.delenv(EMBEDDER_ENV)
+    monkeypatch.setattr(word_index, "MADE_S", 0.0)
+    monkeypatch.setattr(word_index, "READ_S", 0.0)  # none of the frames is read in a search's way
+    with MemoryBank.open(tmp_path / "bank") as bank:
+        index = bank.recaller(model).vectors
+        assert isinstance(index, WordIndex)
+        monkeypatch.setattr(index.worker, "wake", lambda: None)
+        for _ in range(3):
+            assert bank.search(QUESTION, model=model), "it doesn't wait"
+        assert len(index._held["default"].waiting) == 5 and index._reader.made == 0
+        assert index._piece() is True, "frames are urgent"
+        assert not index._held["default"].waiting
+        for _ in range(3):
+            bank.search(QUESTION, model=model)
+        assert index._reader.made == 0
+        assert index._piece() is False and index._reader.made == 1, "somebody has just searched"
+        index.worker._searched = 0.0
+        monkeypatch.setattr(word_index, "_PIECE_S", 60.0)
+        searched: list[bool] = []
+        put = index._put
+
+        def put_while_others_search(namespace: str, vectors: "Mapping[str, bytes]") -> bool:
+            other = Thread(target=lambda: searched.append(bool(index.held_of(namespace, ids))))
+            other.start()
+            other.join(20)
+            return put(namespace, vectors)
+
+        monkeypatch.setattr(index, "_put", put_while_others_search)
+        assert index._piece() is False and index._reader.made == 5
+        assert searched == [True], "the disk is in nobody's way"
+        assert index._piece() is None and not index._held["default"].unsaved
+        assert bank.search(QUESTION, model=model, limit=5)[0].memory.id == ids[0]
+    assert len(list((tmp_path / "bank").rglob("*.shard"))) == 1
 
 
 def test_a_bank_from_before_gets_its_vectors_when_it_is_searched(

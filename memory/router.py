@@ -169,7 +169,12 @@ class Router:
         """
         asked = (now or datetime.now()).astimezone(None if now is None else now.tzinfo)
         days = days_spoken_of(query, asked) if router == "full" else []
-        phrases = self._store.phrases(namespace, query) if router == "full" else {}
+        as_of = 0 if self._resident is None else self._resident.drops
+
+        def more(first: list[str]) -> list[str]:
+            self._routes.records(namespace, first)  # read while the query's vector is made
+            return [*self._alike(namespace, vector(), where), *self._then(namespace, days, asked, where)]
+
         candidates = self._store.candidates(
             namespace,
             query if router == "full" else None,
@@ -177,10 +182,10 @@ class Router:
             recent=RECENT_CANDIDATES,
             beside=_NEIGHBOURLY,
             where=where,
-            more=[*self._alike(namespace, vector(), where), *self._then(namespace, days, asked, where)],
+            more=more,
         )
-        as_of = 0 if self._resident is None else self._resident.drops
         records = self._routes.records(namespace, list(candidates.places))
+        phrases = self._store.phrases(namespace, query) if router == "full" else {}
         return Looked(candidates, records, phrases, days, asked, as_of)
 
     def _alike(self, namespace: str, vector: Tensor | None, where: Condition | None) -> list[str]:

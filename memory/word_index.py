@@ -116,7 +116,8 @@ class WordIndex(VectorIndex):
             large.tail.epoch = epoch
         if large.is_read and large.is_walked:
             large.walk(_SAVED)
-            self._read_lacking(namespace, large)
+            if len(large.lacking) <= _READ:  # what is new; a whole bank is read beside the searches
+                self._read_lacking(namespace, large)
         if not large.is_read or not large.is_walked or large.lacking or self._queue(namespace):
             self.worker.wake()
         return large.tail

@@ -169,12 +169,7 @@ class Router:
         """
         asked = (now or datetime.now()).astimezone(None if now is None else now.tzinfo)
         days = days_spoken_of(query, asked) if router == "full" else []
-        as_of = 0 if self._resident is None else self._resident.drops
-
-        def more(first: list[str]) -> list[str]:
-            self._routes.records(namespace, first)  # read while the query's vector is made
-            return [*self._alike(namespace, vector(), where), *self._then(namespace, days, asked, where)]
-
+        phrases = self._store.phrases(namespace, query) if router == "full" else {}
         candidates = self._store.candidates(
             namespace,
             query if router == "full" else None,
@@ -182,10 +177,10 @@ class Router:
             recent=RECENT_CANDIDATES,
             beside=_NEIGHBOURLY,
             where=where,
-            more=more,
+            more=[*self._alike(namespace, vector(), where), *self._then(namespace, days, asked, where)],
         )
+        as_of = 0 if self._resident is None else self._resident.drops
         records = self._routes.records(namespace, list(candidates.places))
-        phrases = self._store.phrases(namespace, query) if router == "full" else {}
         return Looked(candidates, records, phrases, days, asked, as_of)
 
     def _alike(self, namespace: str, vector: Tensor | None, where: Condition | None) -> list[str]:

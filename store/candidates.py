@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
@@ -39,19 +39,7 @@ class Candidates:
     places: dict[str, Place]  # of every candidate, neighbours being named only where they are candidates too
 
 
-@dataclass(frozen=True, slots=True)
-class First:
-    """The first part of the candidates: what a query's words, recency and places bring."""
-
-    ranked: list[lexical.Hit]
-    rows: dict[int, tuple[str, str | None]]  # by ordinal: id and speaker
-
-    @property
-    def ids(self) -> list[str]:
-        return [memory_id for memory_id, _ in self.rows.values()]
-
-
-def first_candidates(
+def candidates(
     connection: Connection,
     query: str | None,
     *,
@@ -59,57 +47,32 @@ def first_candidates(
     recent: int,
     beside: int,
     where: "Condition | None" = None,
-) -> First:
+    more: Sequence[str] = (),
+) -> Candidates:
     """The best `by_words` by the words of `query`, the `recent` latest, the neighbours of the best `beside`
-    by words; all neither hidden nor expired, and allowed by `where` (as in `words.Filter`).
+    by words, and `more` ids; all neither hidden nor expired, and allowed by `where` (as in `words.Filter`).
     """
     ranked = [] if query is None else lexical.ranked(connection, query, by_words, where)
     best = [hit.ordinal for hit in ranked[:beside]]
     rows = {hit.ordinal: (hit.id, hit.speaker) for hit in ranked}
-    select, bound = _selecting(where)
+    allowed, bound = conditions_of(Filter(include_hidden=False, where=where))
+    select = f"SELECT ordinal, id, speaker FROM memory WHERE {allowed}"
     latest = f"{select} ORDER BY ordinal DESC LIMIT :recent"
     for ordinal, memory_id, speaker in rows_of(connection, latest, {**bound, "recent": recent}):
         rows.setdefault(ordinal, (memory_id, speaker))
     pairs = rows_of(connection, _BESIDE, {"ordinals": json.dumps(best), "now": now_us()})
     near = [ordinal for pair in pairs for ordinal in pair if ordinal is not None and ordinal not in rows]
-    _add(connection, rows, "ordinal", near, where)
-    return First(ranked, rows)
-
-
-def candidates(
-    connection: Connection, first: First, more: Sequence[str] = (), where: "Condition | None" = None
-) -> Candidates:
-    """Those of `first`, which may have been found a moment ago, and `more` ids as far as they are allowed."""
-    rows = dict(first.rows)
-    _add(connection, rows, "id", more, where)
-    return Candidates({hit.id: hit.score for hit in first.ranked}, _placed(connection, rows))
-
-
-def _selecting(where: "Condition | None") -> tuple[str, dict[str, Any]]:
-    allowed, bound = conditions_of(Filter(include_hidden=False, where=where))
-    return f"SELECT ordinal, id, speaker FROM memory WHERE {allowed}", bound
-
-
-def _add(
-    connection: Connection,
-    rows: dict[int, tuple[str, str | None]],
-    column: str,
-    wanted: Sequence[object],
-    where: "Condition | None",
-) -> None:
-    """Memories by that column, in the order they were named, those that are allowed."""
-    if not wanted:
-        return
-    select, bound = _selecting(where)
-    chosen = f"{select} AND {column} IN (SELECT value FROM json_each(:wanted))"
-    known: dict[object, tuple[int, str, str | None]] = {
-        row[1 if column == "id" else 0]: row
-        for row in rows_of(connection, chosen, {**bound, "wanted": json.dumps(list(wanted))})
-    }
-    for key in wanted:
-        if key in known:
-            ordinal, memory_id, speaker = known[key]
-            rows.setdefault(ordinal, (memory_id, speaker))
+    for column, wanted in (("ordinal", near), ("id", list(more))):
+        if not wanted:
+            continue
+        chosen = f"{select} AND {column} IN (SELECT value FROM json_each(:wanted))"
+        found = rows_of(connection, chosen, {**bound, "wanted": json.dumps(wanted)})
+        known = {row[0]: (row[1], row[2]) for row in found}
+        by_key = {row[0] if column == "id" else ordinal: ordinal for ordinal, row in known.items()}
+        for key in wanted:  # in the order they were named
+            if key in by_key:
+                rows.setdefault(by_key[key], known[by_key[key]])
+    return Candidates({hit.id: hit.score for hit in ranked}, _placed(connection, rows))
 
 
 def _placed(connection: Connection, rows: dict[int, tuple[str, str | None]]) -> dict[str, Place]:

@@ -1,7 +1,7 @@
 """`Store`: the bank on disk, as the rooms above see it."""
 
 import builtins
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -24,7 +24,7 @@ from mnemos.store import (
     words,
     writing,
 )
-from mnemos.store.candidates import Candidates, candidates, first_candidates
+from mnemos.store.candidates import Candidates, candidates
 from mnemos.store.core import Core
 from mnemos.store.ids import check_namespace
 from mnemos.store.keys import KeyProvider, LockKind, kind_of
@@ -397,11 +397,10 @@ class Store(TraceStore, FadingStore, ErasingStore, SessionStore, CareStore, Brow
         recent: int,
         beside: int,
         where: Condition | None = None,
-        more: Sequence[str] | Callable[[builtins.list[str]], Sequence[str]] = (),
+        more: Sequence[str] = (),
     ) -> Candidates:
         """What a router scores for a query: `by_words` memories by its words (none without a query), the
-        `recent` latest ones, the neighbours of the best `beside`, and `more` by their ids, which may be asked
-        for once the ids of the others are known.
+        `recent` latest ones, the neighbours of the best `beside`, and `more` by their ids.
         """
         with self._core.reading():
             found = self._core.find(namespace)
@@ -409,12 +408,15 @@ class Store(TraceStore, FadingStore, ErasingStore, SessionStore, CareStore, Brow
                 return Candidates({}, {})
             with found.database.read() as connection:
                 allowed = None if where is None else resolved(connection, where)
-                first = first_candidates(
-                    connection, query, by_words=by_words, recent=recent, beside=beside, where=allowed
+                return candidates(
+                    connection,
+                    query,
+                    by_words=by_words,
+                    recent=recent,
+                    beside=beside,
+                    where=allowed,
+                    more=more,
                 )
-            further = more(first.ids) if callable(more) else more
-            with found.database.read() as connection:
-                return candidates(connection, first, further, allowed)
 
     def places(self, namespace: str, ids: Sequence[str]) -> builtins.list[nearby.Place]:
         """Speaker and visible neighbours of those memories that are there."""

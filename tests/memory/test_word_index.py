@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnemos import MemoryBank
-from mnemos.attention.embedder_files import EMBEDDER_ENV, MINILM, fetch_embedder
+from mnemos.attention.embedder_files import EMBEDDER_ENV, GRANITE, fetch_embedder
 from mnemos.attention.memory_codec import decode_route
 from mnemos.attention.models import LanguageModel
 from mnemos.memory import router, word_index
@@ -30,7 +30,7 @@ def model(tiny_model: LanguageModel) -> LanguageModel:
     """A tiny model that knows nothing, calibrated to use the sentence encoder."""
     fetch_embedder()
     weights = {"lexical": 1.0, "mass": 0.0, "speaker": 0.5, "vector": 1.0}
-    calibration = tiny_model.calibration.model_copy(update={"embedder": MINILM.name, "weights": weights})
+    calibration = tiny_model.calibration.model_copy(update={"embedder": GRANITE.name, "weights": weights})
     return replace(tiny_model, calibration=calibration)
 
 

@@ -1,8 +1,9 @@
-"""Sentence vectors: one text, read alone by a small BERT, to the mean of its last states.
+"""Sentence vectors: one text, read alone by a small BERT, to the state of its first token or the mean of all.
 
-The encoder is all-MiniLM-L6-v2 (arXiv 2002.10957, trained as in arXiv 1908.10084). Every text goes through by
-itself, so that its vector is that of its own words whatever else is read. Vectors lie in int8 at the scale of
-`projection.to_int8`.
+The encoder is Granite Embedding 30M English (arXiv 2502.20204); beside it all-MiniLM-L6-v2 (arXiv 2002.10957,
+trained as in arXiv 1908.10084) is known, which recall is measured against. Both have six layers of 384. Every
+text goes through by itself, so that its vector is that of its own words whatever else is read. Vectors lie in
+int8 at the scale of `projection.to_int8`.
 """
 
 import hashlib
@@ -15,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mnemos.attention.compiled import kernels
-from mnemos.attention.embedder_files import MINILM, EmbedderFiles, usable
+from mnemos.attention.embedder_files import GRANITE, EmbedderFiles, usable
+from mnemos.attention.embedder_weights import load_parts, load_tokenizer
 from mnemos.attention.projection import to_int8
 from mnemos.attention.step_compiled import PackedWeights
 
@@ -28,7 +30,6 @@ DIMS = 384
 MAX_TOKENS = 254  # of one vector, beside the two that open and close every text
 _LAYERS, _HEADS = 6, 12
 _EPSILON = 1e-12
-_OPEN, _CLOSE = 101, 102  # [CLS], [SEP]
 _READING = "1"  # how texts are cut and pooled: a part of the form
 _PARTS = 4  # of a long text
 _READ_CHARACTERS = 64 * MAX_TOKENS  # the tokenizer would take seconds over more, and a token has few
@@ -64,24 +65,28 @@ class _Layer(NamedTuple):
 class _Bert:
     """The encoder's weights."""
 
-    def __init__(self, weights: dict[str, Tensor]) -> None:
+    def __init__(self, known: EmbedderFiles) -> None:
+        parts = load_parts(known)
+        weights = parts.tensors
+
         def pair(name: str) -> Pair:
             return weights[f"{name}.weight"], weights[f"{name}.bias"]
 
-        self._words = weights["embeddings.word_embeddings.weight"]
+        self._pools_first = known.pools_first
+        self._words = parts.words
         # A text has one part: the vector of its type is the same at every place.
         self._places = (
-            weights["embeddings.position_embeddings.weight"]
+            weights["embeddings.position_embeddings.weight"][known.first_place :]
             + weights["embeddings.token_type_embeddings.weight"][0]
         )
         self._norm = pair("embeddings.LayerNorm")
         self._layers = []
         for index in range(_LAYERS):
             name = f"encoder.layer.{index}."
-            parts = [pair(f"{name}attention.self.{part}") for part in ("query", "key", "value")]
+            three = [pair(f"{name}attention.self.{part}") for part in ("query", "key", "value")]
             self._layers.append(
                 _Layer(
-                    _Dense(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])),
+                    _Dense(torch.cat([part[0] for part in three]), torch.cat([part[1] for part in three])),
                     _Dense(*pair(f"{name}attention.output.dense")),
                     pair(f"{name}attention.output.LayerNorm"),
                     _Dense(*pair(f"{name}intermediate.dense")),
@@ -94,7 +99,7 @@ class _Bert:
     def vector(self, tokens: list[int]) -> Tensor:
         """The vector `[DIMS]`, of length one, of one text's tokens."""
         count = len(tokens)
-        states = _normed(self._words[tokens] + self._places[:count], self._norm)  # [tokens, DIMS]
+        states = _normed(self._words(tokens) + self._places[:count], self._norm)  # [tokens, DIMS]
         for layer in self._layers:
             split = layer.qkv(states).view(count, 3, _HEADS, -1).permute(1, 2, 0, 3)
             q, k, v = split  # [heads, tokens, dim] each
@@ -103,7 +108,7 @@ class _Bert:
             states = _normed(states + layer.out(joined), layer.attn_norm)
             wide = functional.gelu(layer.up(states))
             states = _normed(states + layer.down(wide), layer.mlp_norm)
-        return functional.normalize(states.mean(dim=0), dim=0)
+        return functional.normalize(states[0] if self._pools_first else states.mean(dim=0), dim=0)
 
 
 def _normed(states: Tensor, norm: Pair) -> Tensor:
@@ -119,9 +124,8 @@ class Embedder:
         self._known = known
         self._guard = Lock()
         self.name = known.name
-        self.form = hashlib.sha256(
-            "\0".join([known.weights[2], known.tokenizer[2], _READING]).encode()
-        ).hexdigest()[:16]
+        digests = [digest for _, _, digest in known.files]
+        self.form = hashlib.sha256("\0".join([*digests, _READING]).encode()).hexdigest()[:16]
 
     def query(self, text: str) -> Tensor:
         """A query's vector `[dims]` in int8, of its last tokens: a question often comes at the end."""
@@ -143,22 +147,18 @@ class Embedder:
         return list(self._tokenizer.encode(text[:_READ_CHARACTERS], add_special_tokens=False).ids)
 
     def _vector(self, tokens: list[int]) -> Tensor:
-        return self._bert.vector([_OPEN, *tokens, _CLOSE])
+        return self._bert.vector([self._known.open_token, *tokens, self._known.close_token])
 
     @cached_property
     def _tokenizer(self) -> "Tokenizer":
-        from tokenizers import Tokenizer
-
-        made = Tokenizer.from_file(str(self._known.folder / self._known.tokenizer[0]))
+        made = load_tokenizer(self._known)
         made.no_padding()
         made.no_truncation()
         return made
 
     @cached_property
     def _weights(self) -> _Bert:
-        from safetensors.torch import load_file
-
-        return _Bert(load_file(self._known.folder / self._known.weights[0]))
+        return _Bert(self._known)
 
     @property
     def _bert(self) -> _Bert:
@@ -172,9 +172,9 @@ def _shared(name: str, _folder: str) -> Embedder | None:
     return None if known is None else Embedder(known)
 
 
-def any_embedder() -> Embedder | None:
-    """The sentence encoder that is here, whichever calibration names it."""
-    known = usable(MINILM.name)
+def embedder_named(name: str = GRANITE.name) -> Embedder | None:
+    """The sentence encoder of that name, where it is here and not switched off."""
+    known = usable(name)
     return None if known is None else _shared(known.name, str(known.folder))
 
 
@@ -182,5 +182,4 @@ def embedder_of(calibration: "Calibration") -> Embedder | None:
     """The sentence encoder that a calibration names, where it is here; a trained router takes its place."""
     if not calibration.embedder or calibration.vectors is not None:
         return None
-    known = usable(calibration.embedder)
-    return None if known is None else _shared(known.name, str(known.folder))
+    return embedder_named(calibration.embedder)

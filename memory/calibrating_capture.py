@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mnemos.attention.decoder import Collect
-from mnemos.attention.embedder import any_embedder
+from mnemos.attention.embedder import embedder_named
 from mnemos.attention.encode import SPAN_TOKENS, encode_prefix
 from mnemos.attention.memory_codec import decode_route, encode_route
 from mnemos.attention.models import LanguageModel
@@ -26,7 +26,7 @@ from mnemos.memory.conversations import Turn
 from mnemos.memory.evaluate_recall import draft_of
 from mnemos.memory.layout import MEMORY_HEADER, render_memory, said_in
 from mnemos.memory.records import Memory
-from mnemos.memory.router import LEXICAL_CANDIDATES, neighbours_of, speaker_signal
+from mnemos.memory.router import LEXICAL_CANDIDATES, neighbours_of, speaker_signal, word_share
 from mnemos.store.keys import KeyFile
 
 MEMORY_TOKENS = 320  # of a memory at most: the first ones
@@ -54,6 +54,7 @@ class Probe:
     visible: Tensor  # [memories], int64: which of all memories exist
     query: Tensor  # [hidden layers, hidden]
     vector: Tensor | None = None  # [memories]: products with the sentence encoder's vectors, if it is here
+    worded: float = 1.0  # `word_share` of the question
 
 
 def heads_of(model: LanguageModel) -> list[tuple[int, int]]:
@@ -84,7 +85,7 @@ class Capturer:
         self.heads = heads_of(model)
         self._layers = tuple(dict.fromkeys(layer for layer, _ in self.heads))
         self._hidden = hidden_layers_of(model)
-        self.embedder = any_embedder()
+        self.embedder = embedder_named()
         head, tail = model.template.parts("system", model.tokenizer)
         user_head, _ = model.template.parts("user", model.tokenizer)
         decoder = model.decoder
@@ -203,6 +204,7 @@ class Capturer:
             means=nothing,
             visible=nothing,
             query=nothing,
+            worded=word_share(query),
         )
 
     def _read_question(self, text: str) -> tuple[Tensor, Tensor]:

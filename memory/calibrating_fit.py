@@ -100,7 +100,7 @@ def _fused(
         signals["vector"] = probe.vector
     if mass is not None:
         signals["mass"] = mass.clamp_min(1e-12).log()
-    return fuse(signals, weights, probe.before, probe.after)[0]
+    return fuse(signals, weights, probe.before, probe.after, worded=probe.worded)[0]
 
 
 def _cosine(probe: Probe, hidden: int, centre: Tensor | None) -> Tensor:

@@ -263,6 +263,8 @@ class Held:
             tally.encode_s += time.perf_counter() - started
             tally.tokens += self._bank.stats(_NAMESPACE).tokens
             return
+        from mnemos.memory.word_index import WordIndex
+
         encoder = self._bank.recaller(self._model).encoder
         pending = self._bank.store.pending_traces(_NAMESPACE, encoder.fingerprint)
         lacking = {memory_id for _, memory_id in pending}
@@ -281,6 +283,9 @@ class Held:
             tally.tokens += sum(draft.tokens for draft in drafts)
             self._bank.store.put_traces(_NAMESPACE, drafts)
         encoder.adopt()
+        vectors = self._bank.recaller(self._model).vectors
+        if isinstance(vectors, WordIndex):  # of memories that were read before with another encoder
+            vectors.complete(_NAMESPACE)
 
     def ask(self, asked: Sequence[Asked], limit: int, router: RouterName) -> Iterator[Ranked]:
         """The latest questions of a conversation first, so that each memory is hidden once."""

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from mnemos.attention.embedder import Embedder, any_embedder
+from mnemos.attention.embedder import Embedder, embedder_named
+from mnemos.attention.embedder_files import MINILM
 from mnemos.attention.projection import similarity
 from mnemos.errors import ModelError
 from mnemos.memory.bank import MemoryBank
@@ -20,11 +21,9 @@ _RANK_OFFSET = 60.0
 
 def encoder() -> Embedder:
     """The rival's encoder. Raises ModelError when it isn't here."""
-    found = any_embedder()
+    found = embedder_named(MINILM.name)
     if found is None:
-        raise ModelError(
-            "the rival's weights aren't here; `mnemos model pull` fetches them with the default model"
-        )
+        raise ModelError(f"the rival's weights aren't here: `mnemos model pull {MINILM.name}` fetches them")
     return found
 
 

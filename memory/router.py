@@ -49,8 +49,10 @@ PHRASE_BONUS = 5.0  # of one with the pairs of rare words of the query, likewise
 _READ_FOR_DAYS = 1000  # characters of a memory
 _NARROWED = 32  # times as many are looked at where a condition leaves some out
 _NEIGHBOURLY = 32  # best lexical candidates whose neighbours become candidates too
+_QUESTION_WORDS = 20  # of a question; a longer message tells, thanks and asks at once
 _NEAR_BEST = 0.5  # share of the best score that a memory needs to be read beside it
 _WORD = re.compile(r"\w\w+")
+_ANY_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,9 @@ class Router:
         if router == "full":
             signals["lexical"] = torch.tensor([lexical.get(memory_id, 0.0) for memory_id in ids])
             signals["speaker"] = speaker_signal(query, ids, placed)
-        fused, signals["neighbours"] = fuse(signals, self._calibration.weights, *neighbours_of(ids, placed))
+        fused, signals["neighbours"] = fuse(
+            signals, self._calibration.weights, *neighbours_of(ids, placed), worded=word_share(query)
+        )
         if router == "full" and (aside := assistant_signal(query, ids, placed)) is not None:
             signals["assistant"] = aside
             fused = fused - ASSISTANT_COST * aside
@@ -265,22 +269,38 @@ class Router:
 
 
 def fuse(
-    signals: Mapping[str, Tensor], weights: Mapping[str, float | Tensor], before: Tensor, after: Tensor
+    signals: Mapping[str, Tensor],
+    weights: Mapping[str, float | Tensor],
+    before: Tensor,
+    after: Tensor,
+    *,
+    worded: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """The fused score of each memory and what its neighbours brought, `[..., memories]` both.
 
     `signals` are `[..., memories]`, the mass as its logarithm. `before` and `after`, `[memories]`, are the
-    indices of the neighbours, or the number of memories where there is none.
+    indices of the neighbours, or the number of memories where there is none. `worded` is what is left of the
+    weights of what goes word by word, beside a vector of the whole query.
     """
+    left = worded if "vector" in signals else 1.0
     fused = torch.zeros(before.shape)
     for name, values in signals.items():
         # The root of the mass: its logarithm spreads out memories that get next to none of it.
         # In numpy, since PyTorch wakes threads for it.
         spread = torch.from_numpy(np.exp(values.numpy() / 2)) if name == "mass" else values
-        fused = fused + weights.get(name, 0.0) * standardised(spread)
+        weight = weights.get(name, 0.0) * (left if name in ("lexical", "mass") else 1.0)
+        fused = fused + weight * standardised(spread)
     known = torch.nn.functional.pad(fused.clamp_min(0), (0, 1))  # a neighbour that isn't there scores 0
     beside = known[..., before] + known[..., after]
-    return fused + weights.get("neighbours", 0.0) * beside, beside
+    return fused + left * weights.get("neighbours", 0.0) * beside, beside
+
+
+def word_share(query: str) -> float:
+    """How far to go by a query's single words: in a long message most of them are beside the point.
+
+    1 up to the length of a question, from there as the square of the lengths' ratio.
+    """
+    return min(1.0, _QUESTION_WORDS / max(1, len(_ANY_WORD.findall(query)))) ** 2
 
 
 def neighbours_of(ids: Sequence[str], placed: Mapping[str, Place]) -> tuple[Tensor, Tensor]:

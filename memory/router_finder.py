@@ -123,7 +123,7 @@ def fused(
     signals = {"mass": mass, "lexical": probe.lexical, "speaker": probe.speaker}
     if near is not None:
         signals["vector"] = near
-    return fuse(signals, weights, probe.before, probe.after)[0]
+    return fuse(signals, weights, probe.before, probe.after, worded=probe.worded)[0]
 
 
 def haystack_of(

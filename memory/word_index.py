@@ -30,6 +30,7 @@ _PIECE_S = 0.1  # of making vectors beside the searches, which ends it
 _MADE = 16  # memories whose words are read at once for that
 _SAVED = 256  # memories that are kept at once
 _READ = 64  # frames read at once beside a search
+_LAST_PIECE_S = 60.0  # at most, for the worker to finish
 
 
 class WordIndex(VectorIndex):
@@ -82,6 +83,13 @@ class WordIndex(VectorIndex):
                 self._save(namespace, held)
                 self._reader.unsaved = 0
             return held
+
+    def complete(self, namespace: str) -> None:
+        """Makes every vector that is missing, however long that takes: for measurements."""
+        self.catch_up(namespace)
+        while self._piece() is not None:
+            pass
+        self.worker.wait(_LAST_PIECE_S)
 
     def drop(self, namespace: str | None = None, ids: "Sequence[str] | None" = None) -> None:  # type: ignore[override]
         with self._lock:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mnemos.attention.embedder import Embedder, any_embedder
+from mnemos.attention.embedder import Embedder, embedder_named
 from mnemos.memory.vectors_held import Codes
 
 _OF_EACH = 4000  # texts of a file at most, evenly spread
@@ -64,7 +64,7 @@ def made_lists(paths: Sequence[Path], embedder: Embedder) -> Codes:
 
 def main(arguments: Sequence[str]) -> int:
     """Writes `NAME.lists.npy` into the working directory."""
-    embedder = any_embedder()
+    embedder = embedder_named()
     if embedder is None or not arguments:
         print(__doc__, "The sentence encoder has to be here.", file=sys.stderr)
         return 2

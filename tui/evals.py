@@ -80,6 +80,11 @@ def recall(
     from mnemos.tui.opening import load_model
 
     loaded = None if router is Router.LEXICAL else load_model(model)
+    if rival is not None:
+        from mnemos.attention.embedder_files import MINILM, fetch_embedder
+
+        with progress(f"fetching {MINILM.name}", in_bytes=True) as on_progress:
+            fetch_embedder(MINILM, on_progress)
     with progress("recalling") as on_progress:
         measured = evaluate_recall.run(
             file,

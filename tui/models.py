@@ -75,16 +75,20 @@ def pull(
         else:
             print(path)
         return
-    known = registry.known_model(named)
-    with console.progress(f"fetching {known.name}", in_bytes=True) as on_progress:
-        path = fetch(known.name, on_progress)
-    if known.name in registry.calibrated_names():
-        from mnemos.attention.embedder_files import MINILM, fetch_embedder
+    from mnemos.attention.embedder_files import GRANITE, KNOWN_EMBEDDERS, fetch_embedder
 
-        with console.progress(f"fetching {MINILM.name}", in_bytes=True) as on_progress:
-            fetch_embedder(MINILM, on_progress)
+    if (encoder := KNOWN_EMBEDDERS.get(named)) is None:
+        known = registry.known_model(named)
+        with console.progress(f"fetching {known.name}", in_bytes=True) as on_progress:
+            path = fetch(known.name, on_progress)
+        encoder = GRANITE if known.name in registry.calibrated_names() else None
+    else:
+        path = encoder.folder
+    if encoder is not None:
+        with console.progress(f"fetching {encoder.name}", in_bytes=True) as on_progress:
+            fetch_embedder(encoder, on_progress)
     if json:
-        output.document({"model": known.name, "path": str(path)})
+        output.document({"model": named, "path": str(path)})
     else:
         print(path)
 

@@ -10,7 +10,7 @@ from mnemos import MemoryBank
 from mnemos.attention.models import LanguageModel
 from mnemos.memory.records import RecalledMemory
 from mnemos.memory.role_cues import assistant_signal
-from mnemos.memory.router import fuse, neighbours_of, standardised
+from mnemos.memory.router import fuse, neighbours_of, standardised, word_share
 from mnemos.store.nearby import Place
 from mnemos.store.records import MemoryDraft
 
@@ -50,6 +50,27 @@ def test_neighbours_gain_by_a_good_candidate() -> None:
     assert torch.allclose(fused, standardised(lexical) + 0.5 * gained)
     alone = fuse({"lexical": torch.tensor([1.0])}, {"neighbours": 1.0}, *neighbours_of(["z"], {}))
     assert [part.tolist() for part in alone] == [[0.0], [0.0]]
+
+
+def test_a_long_message_goes_less_by_its_words() -> None:
+    question = "Where did we put the spare key of the boat?"
+    assert word_share("") == word_share(question) == word_share(" ".join(["word"] * 20)) == 1.0
+    shares = [word_share(" ".join(["word"] * count)) for count in (21, 40, 80, 10_000)]
+    assert shares == sorted(shares, reverse=True) and shares[1] == 0.25 and shares[-1] > 0
+    places = {"a": Place("a", None, None, "b"), "b": Place("b", None, "a", None)}
+    beside = neighbours_of(["a", "b", "c"], places)
+    lexical, vector = torch.tensor([3.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 2.0])
+    weights = {"lexical": 1.0, "vector": 0.9, "speaker": 1.0, "neighbours": 0.5}
+    signals = {"lexical": lexical, "vector": vector}
+    assert fuse(signals, weights, *beside)[0].argmax() == 0
+    fused, gained = fuse(signals, weights, *beside, worded=0.25)
+    assert fused.argmax() == 2
+    assert torch.allclose(
+        fused, 0.25 * standardised(lexical) + 0.9 * standardised(vector) + 0.25 * 0.5 * gained
+    )
+    # Without a vector there is nothing else to go by.
+    alone = {"lexical": lexical}
+    assert torch.equal(fuse(alone, weights, *beside, worded=0.25)[0], fuse(alone, weights, *beside)[0])
 
 
 def test_many_masses_fuse_as_each_alone() -> None:

@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 
 from mnemos import MemoryBank
-from mnemos.attention.embedder_files import EMBEDDER_ENV, MINILM, fetch_embedder
+from mnemos.attention.embedder_files import EMBEDDER_ENV, GRANITE, MINILM, fetch_embedder
 from mnemos.attention.memory_codec import decode_route
 from mnemos.attention.models import LanguageModel
 from mnemos.memory import router, word_index
@@ -31,7 +31,7 @@ def model(tiny_model: LanguageModel) -> LanguageModel:
     """A tiny model that knows nothing, calibrated to use the sentence encoder."""
     fetch_embedder()
     weights = {"lexical": 1.0, "mass": 0.0, "speaker": 0.5, "vector": 1.0}
-    calibration = tiny_model.calibration.model_copy(update={"embedder": MINILM.name, "weights": weights})
+    calibration = tiny_model.calibration.model_copy(update={"embedder": GRANITE.name, "weights": weights})
     return replace(tiny_model, calibration=calibration)
 
 
@@ -153,6 +153,25 @@ def test_searches_after_the_first_leave_the_making_to_the_thread(
         assert index._piece() is None and not index._held["default"].unsaved
         assert bank.search(QUESTION, model=model, limit=5)[0].memory.id == ids[0]
     assert len(list((tmp_path / "bank").rglob("*.shard"))) == 1
+
+
+def test_vectors_of_another_encoder_give_way(
+    tmp_path: Path, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_embedder(MINILM)
+    calibration = model.calibration.model_copy(update={"embedder": MINILM.name})
+    with MemoryBank.open(tmp_path / "bank") as bank:
+        ids = talk(bank)
+        bank.search(QUESTION, model=replace(model, calibration=calibration))
+        assert vectors_kept(bank, ids) == [True] * 5
+    monkeypatch.setattr(word_index, "MADE_S", 0.0)
+    with MemoryBank.open(tmp_path / "bank") as bank:
+        index = bank.recaller(model).vectors
+        assert isinstance(index, WordIndex)
+        index.complete("default")
+        assert index._reader.made == 5
+        found = bank.search(QUESTION, model=model, limit=5)
+        assert found[0].memory.id == ids[0] and len({each.signals["vector"] for each in found}) == 5
 
 
 def test_a_bank_from_before_gets_its_vectors_when_it_is_searched(

@@ -35,4 +35,4 @@ def _set_threads() -> "Callable[[int], None] | None":
     except (OSError, AttributeError, TypeError):  # not on this system, or under another name
         return None
     found.argtypes, found.restype = [ctypes.c_int], None
-    return found  # type: ignore[no-any-return]
+    return found

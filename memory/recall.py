@@ -245,7 +245,7 @@ class Recaller:
 
         Without a threshold, that of the model's calibration.
         """
-        states = self._states(text, namespace)
+        states = self._states(text, namespace) if text.strip() else None
         if states is None:
             raise InvalidSelectorError("`like` needs a word to go by; its text has none.")
         calibration, config = self.model.calibration, self.model.config

@@ -243,7 +243,9 @@ class Held:
         """`known` are the memories that they became in an earlier run."""
         parts = list(units(turns, unit))
         if known is None:
-            made = self._bank.remember_many([draft_of(part) for part in parts], namespace=_NAMESPACE)
+            # As an agent has them: what was said at one time of a conversation is a session.
+            drafts = [replace(draft_of(part), session_id=f"{at}/{part[0].time}") for part in parts]
+            made = self._bank.remember_many(drafts, namespace=_NAMESPACE)
         else:
             made = [self._bank.get(memory_id, namespace=_NAMESPACE) for memory_id in known]
             for hidden in (memory for memory in made if memory.hidden):  # by a run that was stopped

@@ -28,6 +28,7 @@ from mnemos.attention.routing import (
 from mnemos.memory.records import RouterName
 from mnemos.memory.role_cues import ROLES, assistant_signal
 from mnemos.memory.route_index import RouteIndex
+from mnemos.memory.session_cues import session_signal
 from mnemos.memory.time_cues import Days, day_of, days_spoken_of, overlaps
 from mnemos.store.candidates import Candidates
 from mnemos.store.nearby import Place
@@ -45,6 +46,7 @@ TIME_CANDIDATES = 64  # of each span of days that the query names
 TIME_BONUS = 3.0  # of a memory of those days, in deviations of the other signals
 ASSISTANT_COST = 1.0  # of what the assistant said, unless it is asked for, likewise
 PHRASE_BONUS = 5.0  # of one with the pairs of rare words of the query, likewise
+SESSION_SHARE = 1.0  # of the best score in a memory's session
 _READ_FOR_DAYS = 1000  # characters of a memory
 _NARROWED = 32  # times as many are looked at where a condition leaves some out
 _NEIGHBOURLY = 32  # best lexical candidates whose neighbours become candidates too
@@ -132,12 +134,15 @@ class Router:
         fused, signals["neighbours"] = fuse(
             signals, self._calibration.weights, *neighbours_of(ids, placed), worded=word_share(query)
         )
+        if router == "full" and (together := session_signal(fused, ids, placed)) is not None:
+            signals["session"] = together
+            fused = fused + SESSION_SHARE * together
         if router == "full" and (aside := assistant_signal(query, ids, placed)) is not None:
             signals["assistant"] = aside
             fused = fused - ASSISTANT_COST * aside
         if looked.phrases:
             signals["phrase"] = torch.tensor([looked.phrases.get(memory_id, 0.0) for memory_id in ids])
-            fused = fused + PHRASE_BONUS * signals["phrase"]
+            fused = fused + word_share(query) * PHRASE_BONUS * signals["phrase"]
         if days:
             signals["time"] = self._time_signal(namespace, ids, days, asked)
             fused = fused + TIME_BONUS * signals["time"]
@@ -250,7 +255,9 @@ class Router:
         """
         if not ranked:
             return []
-        near = [scored for scored in ranked if scored.score >= _NEAR_BEST * ranked[0].score]
+        # By itself: what its session brings is another memory's doing.
+        alone = [each.score - SESSION_SHARE * each.signals.get("session", 0.0) for each in ranked]
+        near = [each for each, own in zip(ranked, alone, strict=True) if own >= _NEAR_BEST * max(alone)]
         worded = [scored for scored in near if scored.signals.get("lexical", 0.0) > 0]
         pointed = [
             scored

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from mnemos.store import lexical, words
 from mnemos.store.catalog import now_us
 from mnemos.store.database import rows_of
-from mnemos.store.nearby import Place
+from mnemos.store.nearby import Place, sessions_of
 from mnemos.store.words import Filter, conditions_of
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def _placed(connection: Connection, rows: dict[int, tuple[str, str | None]]) -> 
     for low, high in pairwise(ordered):
         if (low, high) not in apart:
             before[high], after[low] = rows[low][0], rows[high][0]
+    sessions = sessions_of(connection, rows)
     return {
-        memory_id: Place(memory_id, speaker, before.get(ordinal), after.get(ordinal))
+        memory_id: Place(memory_id, speaker, before.get(ordinal), after.get(ordinal), sessions.get(ordinal))
         for ordinal, (memory_id, speaker) in rows.items()
     }

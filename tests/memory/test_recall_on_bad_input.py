@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 from tests.memory.random_vectors import with_vectors
@@ -17,6 +18,7 @@ from mnemos.errors import InvalidSelectorError
 from mnemos.memory import vector_index
 from mnemos.memory.pager import Pager
 from mnemos.memory.records import RouterName
+from mnemos.memory.router import Router, Scored
 from mnemos.store.records import MemoryDraft
 
 ROUTERS: tuple[RouterName, ...] = ("full", "latent", "lexical")
@@ -116,6 +118,28 @@ def test_many_identical_memories_by_words_alone(bank: MemoryBank) -> None:
     (ladder,) = bank.search("which ladder", router="lexical")
     assert ladder.memory.text == "a ladder leans on the barn"
     assert time.process_time() - started < 2.0
+
+
+def test_repeats_do_not_take_the_places_of_other_memories(
+    bank: MemoryBank, tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all of the best say the same, it stands once, and what comes after it is found too."""
+    others = {"a ladder leans on the barn", "kettles whistle"}
+    bank.remember_many([MemoryDraft(each) for each in others])
+    copies = {each.id for each in bank.remember_many([MemoryDraft("the heron stood by the weir")] * 40)}
+    real = Router.score
+
+    def copies_first(self: Router, *given: Any, limit: int, **named: Any) -> list[Scored]:
+        ranked = real(self, *given, limit=1000, **named)
+        return sorted(ranked, key=lambda each: each.id not in copies)[:limit]
+
+    monkeypatch.setattr(Router, "score", copies_first)
+    found = [each.memory.text for each in bank.search("heron", model=tiny_model, limit=3)]
+    assert found[0] == "the heron stood by the weir" and set(found[1:]) == others
+    recaller = bank.recaller(tiny_model)
+    context, words = recaller.question("heron")
+    recall = recaller.recall("heron", context, words, namespace="default", k=3, selective=False)
+    assert {each.memory.text for each in recall.memories} == set(found)
 
 
 def test_no_budget_holds_a_memory(bank: MemoryBank, tiny_model: LanguageModel) -> None:

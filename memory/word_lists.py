@@ -18,7 +18,7 @@ import torch
 from mnemos.attention.embedder import Embedder, embedder_named
 from mnemos.memory.vectors_held import Codes
 
-_OF_EACH = 4000  # texts of a file at most, evenly spread
+_OF_EACH = 1000  # texts of a file at most, evenly spread
 _PASSAGE = 300  # characters of a piece of a book
 _SEED = 0
 

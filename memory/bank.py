@@ -327,10 +327,14 @@ class MemoryBank(SessionBank, ForgettingBank, FadingBank, ArchiveBank, CareBank)
         that the query names ("last week") are counted from `now`, the present moment without it.
 
         `lexical` needs no model. `full` and `latent` use `model`, or the model this bank was last used with;
-        the default model is loaded when there is neither.
+        the default model is loaded when there is neither. A blank query finds nothing.
         """
         if limit < 1:
             raise UsageError(f"limit must be at least 1, not {limit}")
+        if not query.strip():
+            return []
+        if now is not None:  # days around it have to be in the calendar, in every time zone
+            now = now.replace(year=min(max(now.year, 2), 9998))
         allowed, _ = self._choose(where, namespace, model)
         if router == "lexical":
             return self._lexical(query, namespace, limit, allowed)

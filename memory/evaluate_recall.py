@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from mnemos.errors import UsageError
+from mnemos.errors import ModelMismatchError, UsageError
 from mnemos.memory.bank import MemoryBank
 from mnemos.memory.conversations import Conversation, Turn, fitting, read_conversations
-from mnemos.memory.evaluate_kept import place_of
+from mnemos.memory.evaluate_kept import kept_for_one_run, place_of
 from mnemos.memory.recall_measures import Asked, Ranked, by_category, exported, measured, percentile
 from mnemos.memory.records import RecalledMemory, RouterName
 from mnemos.memory.rounds import search_in_rounds
@@ -69,7 +69,8 @@ def run(
     the same questions are put to `rival_recall.RIVALS` too. `export` becomes a file of JSON lines with ranks
     by id, never words. Banks are left below `kept`: what is there isn't read again, a stopped run goes on.
     `on_progress` is told of every memory and every question. Raises NotFoundError, UsageError when the file
-    holds no question with evidence or `kept` is another file's, and ModelError without the rival's weights.
+    holds no question with evidence or `kept` is another file's or model's, BankLockedError while another run
+    is at `kept`, and ModelError without the rival's weights.
     """
     if rounds > 1 and (len(ks) > 1 or router != "full"):
         raise UsageError("Rounds of recall share one k and are made by the full router: give one --k.")
@@ -92,19 +93,26 @@ def run(
         [wanted[at] for at in sorted(wanted) if merge or at in asking], len(asked), unit, on_progress
     )
     groups = [range(len(taken))] if merge else [range(at, at + 1) for at in range(len(taken))]
-    for group in groups:
-        of_group = [each for each in asked if each.conversation in group]
-        if not of_group:
-            continue
-        with place_of(kept, path, group, unit=unit, merge=merge) as place:
-            keys = KeyFile(place.folder / "bank.key")
-            with MemoryBank.open(place.folder / "bank", keys=keys) as bank:
+    with kept_for_one_run(kept):
+        for group in groups:
+            of_group = [each for each in asked if each.conversation in group]
+            if not of_group:
+                continue
+            with (
+                place_of(kept, path, group, unit=unit, merge=merge) as place,
+                MemoryBank.open(place.bank, keys=KeyFile(place.key)) as bank,
+            ):
                 held = Held(bank, None if router == "lexical" else model, rounds, embedder)
                 for at in group:
                     held.write(at, wanted[at], unit, place.ids.get(at))
                 if not place.ids:
                     place.keep(held.ids)
-                held.encode(tally, steps.take)
+                try:
+                    held.encode(tally, steps.take)
+                except ModelMismatchError:
+                    raise UsageError(
+                        f"{place.folder} was read by another model: give that one, or name another --path"
+                    ) from None
                 for ranked in held.ask(of_group, max(ks), router):
                     tally.ranked.append(ranked)
                     steps.take()

@@ -43,6 +43,7 @@ PAGED_TOKENS = 2048  # most memory tokens brought in for one reply
 _RECALLS_KEPT = 16  # whose cost is told
 _SMALL_HIDDEN = 1024  # of a model that reads a question in the time that looking memories up takes
 _ANY_WORD = "hello"
+_CROWD = 512  # memories scored beyond k where repeats took the places of others
 _SPARE = 6  # memories scored beyond k, in place of those that repeat the message or another memory
 
 if TYPE_CHECKING:
@@ -230,10 +231,8 @@ class Recaller:
         context, words = self._asked(query, namespace)
         if not words:
             return []
-        scored = self._ranked(
-            namespace, query, context, words, limit=limit + _SPARE, router=router, where=where, now=now
-        )
-        return _described(*self._settled(namespace, scored, query))[:limit]
+        rank = partial(self._ranked, namespace, query, context, words, router=router, where=where, now=now)
+        return _described(*self._told_apart(namespace, query, rank, limit))[:limit]
 
     def like(
         self,
@@ -247,7 +246,7 @@ class Recaller:
 
         Without a threshold, that of the model's calibration.
         """
-        states = self._states(text, namespace)
+        states = self._states(text, namespace) if text.strip() else None
         if states is None:
             raise InvalidSelectorError("`like` needs a word to go by; its text has none.")
         calibration, config = self.model.calibration, self.model.config
@@ -356,9 +355,9 @@ class Recaller:
         """
         self.refresh()
         started = time.perf_counter()
-        limit = k + _SPARE + len(exclude) if selective else k + _SPARE
-        ranked = self._ranked(namespace, query, context, words, limit=limit, where=where)
-        scored, known = self._settled(namespace, ranked, query)
+        limit = k + len(exclude) if selective else k
+        rank = partial(self._ranked, namespace, query, context, words, where=where)
+        scored, known = self._told_apart(namespace, query, rank, limit)
         if selective:
             left = [each for each in scored if each.id not in exclude]
             repeats = _repeats(known.values(), query)
@@ -418,6 +417,16 @@ class Recaller:
         pool = self.device_pool
         device = 0 if pool is None else pool.hits
         return device, self.pager.hits, self.kv_source.disk.reads, self.kv_source.revived.reads
+
+    def _told_apart(
+        self, namespace: str, query: str, rank: Callable[..., list[Scored]], limit: int
+    ) -> tuple[list[Scored], dict[str, Memory]]:
+        """The ranking, settled: `limit` memories and some to spare, as far as there are so many."""
+        scored = rank(limit=limit + _SPARE)
+        found = self._settled(namespace, scored, query)
+        if len(found[0]) < limit and len(scored) == limit + _SPARE:  # repeats had the places of others
+            found = self._settled(namespace, rank(limit=limit + _CROWD), query)
+        return found
 
     def _settled(
         self, namespace: str, scored: Sequence[Scored], query: str

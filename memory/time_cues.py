@@ -11,6 +11,8 @@ from datetime import date, datetime, timedelta
 
 Days = tuple[date, date]  # the first day, and the first one after
 
+_FIRST = date(1, 1, 3)  # of which every time zone has the start
+
 _MONTHS = {name.lower(): at for at, name in enumerate(calendar.month_name) if name}
 _MONTHS |= {name.lower(): at for at, name in enumerate(calendar.month_abbr) if name} | {"sept": 9}
 _WEEKDAYS = {name.lower(): at for at, name in enumerate(calendar.day_name)}
@@ -21,11 +23,13 @@ _DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
 _YEAR = r"((?:19|20)\d\d)"
 _COUNT = "|".join(sorted(map(re.escape, _NUMBERS), key=len, reverse=True))
 _MOST_CUES = 8  # of one sentence: a chronicle points nowhere
+_READ = 8000  # characters, the last ones: every cue is held against all that were found
 
 
 def days_spoken_of(text: str, spoken: datetime) -> list[Days]:
     """The days that a text names, as one who says it at `spoken` means them; [] for a text without a cue."""
     today = spoken.date()
+    text = text[-_READ:]
     found: dict[tuple[int, int], Days] = {}  # by the place in the text: the first rule that reads it has it
     for pattern, rule in _RULES:
         for match in pattern.finditer(text):
@@ -35,7 +39,7 @@ def days_spoken_of(text: str, spoken: datetime) -> list[Days]:
                 days = rule(match, today)
             except (ValueError, OverflowError):  # no such day in the calendar
                 continue
-            if days is not None:
+            if days is not None and days[0] >= _FIRST:
                 found[match.span()] = days
     return [found[span] for span in sorted(found)][:_MOST_CUES]
 

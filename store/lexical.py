@@ -109,7 +109,8 @@ def telling_terms(connection: Connection, terms: list[str]) -> list[str]:
     found = {term: count_of(connection, term, most + 1) for term in telling}
     kept: list[str] = []
     scored = 0
-    for term in sorted((term for term in telling if found[term] <= most), key=lambda term: found[term]):
+    # A term that no memory holds tells nothing: kept alone it would hide what the common ones find.
+    for term in sorted((term for term in telling if 0 < found[term] <= most), key=lambda term: found[term]):
         scored += found[term]
         if kept and scored > _MOST_SCORED:
             break

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 # What may be shown: not buried, and known to the catalog. The plus keeps the planner off that index.
 LIVE = "+erased = 0 AND born <= committed()"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_US, _LAST_US = (
+    (moment - _EPOCH) // timedelta(microseconds=1)
+    for moment in (datetime(1, 1, 3, tzinfo=UTC), datetime(9999, 12, 29, tzinfo=UTC))
+)
 COLUMNS = (
     "ordinal, id, kind, text, reply, speaker, title, source, session_id, created_us, expires_us, tags, "
     "status, pinned, hidden, content_tag, text_bytes, batch, born"
@@ -78,7 +82,8 @@ def to_us(moment: datetime) -> int:
 
 
 def from_us(moment_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=moment_us)
+    """In UTC; what no calendar holds, or only in some time zones, is the nearest moment that all hold."""
+    return _EPOCH + timedelta(microseconds=min(max(moment_us, _FIRST_US), _LAST_US))
 
 
 def batch(connection: Connection) -> int:

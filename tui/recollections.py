@@ -194,10 +194,12 @@ def search(
     """Find the memories that answer a query best, as a turn would."""
     from contextlib import suppress
 
-    from mnemos.errors import BankLockedError
+    from mnemos.errors import BankLockedError, InvalidTextError
     from mnemos.tui.opening import catch_up, load_model, open_bank
 
     words = console.text_or_stdin(query)
+    if not words.strip():
+        raise InvalidTextError("there is nothing to look for: the query is blank")
     with open_bank(bank, namespace) as opened:
         loaded = None if router is Router.LEXICAL else load_model(model)
         if loaded is not None:

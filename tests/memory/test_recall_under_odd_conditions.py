@@ -81,7 +81,7 @@ def test_many_identical_memories_take_one_place_and_no_more_time(
     recaller.encode_pending()
     times = {}
     for count in (1000, 4000):
-        added = bank.store.add("default", [MemoryDraft(only.text)] * count)
+        added = bank.store.add("default", [MemoryDraft(only.text, speaker=only.speaker)] * count)
         bank.store.put_traces(
             "default",
             [TraceDraft(each.id, draft.fingerprint, draft.tokens, b"", draft.route) for each in added],

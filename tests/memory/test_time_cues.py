@@ -1,5 +1,6 @@
 """Which days a sentence means, from the day it is said on."""
 
+import time
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -74,3 +75,15 @@ def test_overlap() -> None:
 def test_no_text_and_no_day_breaks_it(text: str, spoken: datetime) -> None:
     for first, after in days_spoken_of(f"{text} 3 days ago, last month", spoken):
         assert first < after
+
+
+def test_a_text_of_any_length_is_read_in_no_time() -> None:
+    text = "in May 2023, last week, on 3 March, " * 30_000
+    started = time.process_time()
+    assert len(days_spoken_of(f"{text} 3 days ago", NOW)) == 8
+    assert time.process_time() - started < 5.0
+
+
+def test_days_that_not_every_time_zone_has_are_none() -> None:
+    for text in ("on 0001-01-01", "on 9999-12-31"):
+        assert days_spoken_of(text, NOW) == []

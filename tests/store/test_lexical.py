@@ -67,3 +67,10 @@ def test_query_syntax_is_only_words(store: Store, query: str) -> None:
     store.add("a", [MemoryDraft("and or near text drop")])
     store.lexical("a", query, 3)
     assert store.verify().ok
+
+
+def test_a_word_that_no_memory_holds_does_not_hide_what_the_common_ones_find(store: Store) -> None:
+    store.add("a", [MemoryDraft("the heron by the weir")] * 600 + [MemoryDraft("a ladder")])
+    assert len(store.lexical("a", "zeppelin heron", 10)) == 10
+    assert len(store.lexical("a", "zeppelin ladder", 10)) == 1
+    assert store.lexical("a", "zeppelin", 10) == []

@@ -67,6 +67,15 @@ def test_an_empty_text(mnemos: Command, command: str, text: bytes) -> None:
     assert (ran.code, ran.json["error"]["type"]) == (2, "InvalidTextError")
 
 
+@pytest.mark.parametrize("router", ["lexical", "full"])
+@pytest.mark.parametrize("query", ["", " \n\t\u3000"])
+def test_a_query_without_a_word(mnemos: Command, router: str, query: str) -> None:
+    """Told before a model is loaded."""
+    mnemos.remember("text")
+    ran = mnemos("memory", "search", query, "--router", router, "--json")
+    assert (ran.code, ran.json["error"]["type"]) == (2, "InvalidTextError")
+
+
 @pytest.mark.parametrize("megabytes", [10, 17])
 def test_a_text_of_many_megabytes(mnemos: Command, megabytes: int) -> None:
     ran = mnemos("remember", "-", "--json", stdin=b"word " * (megabytes * 200_000))

@@ -54,3 +54,10 @@ def test_what_it_cannot_do(mnemos: Command, talk: Path, options: list[str], code
 def test_a_file_that_is_not_there(mnemos: Command, tmp_path: Path) -> None:
     ran = mnemos("eval", "recall", str(tmp_path / "none.jsonl"), "--router", "lexical")
     assert ran.code == 1 and "no file" in ran.err
+
+
+@pytest.mark.parametrize("below", ["", "sub"])
+def test_banks_can_not_be_kept_in_a_file(mnemos: Command, talk: Path, below: str) -> None:
+    ran = mnemos("eval", "recall", str(talk), "--router", "lexical", "--path", str(talk / below), "--json")
+    assert (ran.code, ran.json["error"]["type"]) == (2, "UsageError")
+    assert "--path" in ran.err and ran.err.count("\n") == 1

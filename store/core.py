@@ -268,13 +268,21 @@ class Core:
             zero_and_unlink(path.with_name(name))
         fsync_dir(path.parent)
 
+    def index_files(self, namespace_id: str) -> list[Path]:
+        """Of a namespace's vectors. Folders are other programs': file servers keep some in every folder."""
+        folder = self.index_path(namespace_id)
+        return sorted(path for path in folder.iterdir() if not path.is_dir()) if folder.is_dir() else []
+
     def remove_index(self, namespace_id: str) -> None:
-        """Zeroes and removes a namespace's folder of vectors."""
+        """Zeroes and removes a namespace's folder of vectors; it stays where another program has folders of
+        its own in it.
+        """
         folder = self.index_path(namespace_id)
         if folder.is_dir():
-            for path in folder.iterdir():
+            for path in self.index_files(namespace_id):
                 zero_and_unlink(path)
-            folder.rmdir()
+            if not any(folder.iterdir()):
+                folder.rmdir()
             fsync_dir(folder.parent)
 
     def remove_keys(self, namespace_id: str) -> None:

@@ -35,6 +35,11 @@ def id_to_bytes(text: str) -> bytes:
     return base64.b32decode(text.upper() + "======")
 
 
+def is_id(text: str) -> bool:
+    """Whether it could be one."""
+    return len(text) == ID_CHARS and _PREFIX.fullmatch(text) is not None
+
+
 def check_namespace(name: str) -> str:
     """The name itself, or InvalidNamespaceError."""
     if not isinstance(name, str) or not 1 <= len(name) <= NAMESPACE_CHARS or not _NAMESPACE.fullmatch(name):

@@ -11,6 +11,7 @@ from mnemos.store import catalog, catalog_schema, shards, words
 from mnemos.store.core import Core, Namespace
 from mnemos.store.disk import fsync_dir, zero_and_unlink
 from mnemos.store.frames import FrameError, decode_frame
+from mnemos.store.ids import is_id
 from mnemos.store.payload import unpack_text
 
 REBUILT = ".rebuilt"  # a namespace's database on its way to be made anew
@@ -154,6 +155,10 @@ def reclaim_files(core: Core) -> None:
                 zero_and_unlink(core.path / folder / entry.name)
     index = core.path / "index"
     for name in [path.name for path in index.iterdir()] if index.is_dir() else []:
-        if name not in known:
-            zero_and_unlink(index / name) if (index / name).is_file() else core.remove_index(name)
+        if name in known:
+            continue
+        if not (index / name).is_dir():
+            zero_and_unlink(index / name)
+        elif is_id(name):  # other folders are other programs'
+            core.remove_index(name)
     zero_and_unlink(core.path / "catalog.db.before-upgrade")

@@ -80,7 +80,7 @@ def check_erased(
     if is_whole:
         checks["no_database"] = not core.namespace_path(namespace_id).exists()
         checks["no_key_file"] = not core.key_path(namespace_id).exists()
-        checks["no_vectors"] = not core.index_path(namespace_id).exists()
+        checks["no_vectors"] = not core.index_files(namespace_id)
         return checks, cleared
     namespace = core.by_id(namespace_id)
     if namespace is None:

@@ -1,10 +1,12 @@
 """What a verify looks at in the vector index."""
 
 from collections.abc import Set
+from pathlib import Path
 
 from mnemos.errors import BankUnreadableError
 from mnemos.store import shards
 from mnemos.store.core import Core, Namespace
+from mnemos.store.ids import is_id
 from mnemos.store.verify_findings import Findings
 
 
@@ -33,8 +35,18 @@ def check_shards(
 
 
 def stray_folders(core: Core, known: Set[str]) -> list[str]:
-    """Names in the index folder that are no namespace's."""
+    """Names in the index folder that are no namespace's: files, and a former namespace's folder that still
+    has some. Other folders are other programs'.
+    """
     folder = core.path / "index"
     if not folder.is_dir():
         return []
-    return sorted(path.name for path in folder.iterdir() if path.name not in known)
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.name not in known and (not path.is_dir() or _is_left(core, path))
+    )
+
+
+def _is_left(core: Core, folder: Path) -> bool:
+    return is_id(folder.name) and bool(core.index_files(folder.name))

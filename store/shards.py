@@ -173,10 +173,7 @@ def drop(namespace: Namespace, blocks: Iterable[int]) -> None:
 
 def strays(core: Core, namespace: Namespace) -> list[str]:
     """Names of files that no row knows of: of a write that was cut off, or overtaken by an erase."""
-    folder = core.index_path(namespace.id)
-    if not folder.is_dir():
-        return []
-    names = sorted(path.name for path in folder.iterdir())
+    names = [path.name for path in core.index_files(namespace.id)]
     if not names:
         return []
     with namespace.database.read() as connection:

@@ -180,6 +180,25 @@ def test_a_file_without_a_row_is_swept_at_the_next_opening(bank: Path) -> None:
         assert files(bank) == [path]
 
 
+def test_folders_of_other_programs_are_left_alone(bank: Path) -> None:
+    with opened(bank) as store:
+        vectors = filled(store)
+    (path,) = files(bank)
+    for folder in (path.parent, path.parent.parent):  # as a file server keeps them
+        (folder / "@eaDir" / "inner").mkdir(parents=True)
+        (folder / "@eaDir" / "SYNO@.data").write_bytes(b"theirs")
+    with opened(bank) as store:
+        assert held(store) == vectors and store.verify(deep=True).problems == ()
+        gone = next(iter(vectors))
+        assert forget(store, gone)["no_vectors"] and gone not in held(store)
+        receipt = store.erase(store.plan_erase(Selector("a", everything=True)))
+        assert receipt["checks"]["no_vectors"]
+    with opened(bank) as store:
+        assert store.verify(deep=True).problems == ()
+    left = [each for each in (bank / "index").rglob("*") if each.is_file()]
+    assert [each.name for each in left] == ["SYNO@.data"] * 2
+
+
 @pytest.mark.parametrize("harm", ["flip", "cut", "version", "remove", "folder"])
 def test_damage_is_told_by_verify_mended_by_repair_and_no_hindrance(bank: Path, harm: str) -> None:
     with opened(bank) as store:

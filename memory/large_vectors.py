@@ -4,7 +4,7 @@ Everything but `nearest` is bounded: whoever calls does one piece after another.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ import numpy as np
 from mnemos.memory.vector_blocks import Part, VectorBlocks
 from mnemos.memory.vectors_held import Codes, HeldVectors
 
-WALKED = 2048  # rows of the catalog looked through at once
+WALKED = 512  # rows of the catalog looked through at once
 TOGETHER = 8  # shards that share their lists, read one after another beside the searches
 _AT_ONCE = 4  # shards read in a search's way: those that an erase or a write put in place of others
 
@@ -35,6 +35,20 @@ class ReadShards:
     names: Mapping[int, str]
     entries: Mapping[int, bytes | None]
     part: Part | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRoutes:
+    """Memories with a routing record, from one mark of the catalog to another."""
+
+    before: int
+    mark: int
+    ids: Sequence[str]
+    is_last: bool
+
+
+def _keep_on() -> None:
+    """Gives way to nobody."""
 
 
 def _there(entries: Mapping[int, bytes | None]) -> dict[int, bytes]:
@@ -77,11 +91,13 @@ class LargeVectors:
         self.is_read = not missing
         return {block: wanted[block] for block in missing[:most]}
 
-    def read(self, names: Mapping[int, str]) -> ReadShards:
-        """Shards for `take`: this takes long, and changes nothing here."""
-        entries = {
-            block: self._store.vector_block(self._namespace, block, name) for block, name in names.items()
-        }
+    def read(self, names: Mapping[int, str], give_way: Callable[[], None] = _keep_on) -> ReadShards:
+        """Shards for `take`: this takes long, gives way before each, and changes nothing here."""
+        entries: dict[int, bytes | None] = {}
+        for block, name in names.items():
+            give_way()
+            entries[block] = self._store.vector_block(self._namespace, block, name)
+        give_way()
         return ReadShards(names, entries, self.blocks.part_of(_there(entries)))
 
     def take(self, shards: ReadShards) -> None:
@@ -99,13 +115,24 @@ class LargeVectors:
 
     def walk(self, most: int = WALKED) -> list[str]:
         """Looks through more of the catalog for memories that have no vector here: adds them to `lacking`."""
+        return self.walked(self.read_routes(most))
+
+    def read_routes(self, most: int = WALKED) -> ReadRoutes:
+        """The next part of the catalog, for `walked`: this takes long, and changes nothing here."""
         before = self._mark
-        self._mark, found = self._store.new_routes(self._namespace, before, most)
-        if self._mark < before:  # the catalog was made anew
+        mark, found = self._store.new_routes(self._namespace, before, most)
+        return ReadRoutes(before, mark, found, len(found) < most)
+
+    def walked(self, routes: ReadRoutes) -> list[str]:
+        """As `walk`, of what was read; nothing when others have begun again or gone on since."""
+        if routes.before != self._mark:
+            return []
+        if routes.mark < routes.before:  # the catalog was made anew
             self._walk_again()
             return []
-        self.is_walked = len(found) < most
-        fresh = [each for each in self.blocks.without(found) if each not in self.tail.seen] if found else []
+        self._mark, self.is_walked = routes.mark, routes.is_last
+        ids = routes.ids
+        fresh = [each for each in self.blocks.without(ids) if each not in self.tail.seen] if ids else []
         self.lacking += fresh
         return fresh
 

@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from threading import Event, Lock, Thread, get_native_id
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Condition, Event, Lock, Thread, get_native_id
 
 from mnemos.attention.one_thread import one_thread
 from mnemos.errors import MnemosError
@@ -12,6 +12,7 @@ from mnemos.errors import MnemosError
 _NICE = 15
 _REST = 1.0  # times as long as a quiet piece took, until the next
 _QUIET_S = 0.5  # without a search, before a quiet piece
+_PATIENCE_S = 0.5  # for a search to end; where there always is one, the work goes on all the same
 
 
 class QuietWorker:
@@ -27,6 +28,8 @@ class QuietWorker:
         self._stopped = Event()
         self._thread: Thread | None = None
         self._searched = 0.0
+        self._searches = 0  # in progress
+        self._ended = Condition()
 
     @property
     def is_stopping(self) -> bool:
@@ -35,11 +38,30 @@ class QuietWorker:
     @property
     def is_quiet(self) -> bool:
         """Whether nobody has searched for a while."""
-        return time.monotonic() - self._searched >= _QUIET_S
+        return not self._searches and time.monotonic() - self._searched >= _QUIET_S
 
-    def searched(self) -> None:
-        """Somebody searches: what can wait waits."""
-        self._searched = time.monotonic()
+    @contextmanager
+    def searching(self) -> Iterator[None]:
+        """Somebody searches while the block lasts: no piece begins, and one at hand gets no further than to
+        where it gives way. A thread that runs Python takes the interpreter's lock for 5 ms at a time, and a
+        search wants it again after each of its many small steps.
+        """
+        with self._ended:
+            self._searches += 1
+        try:
+            yield
+        finally:
+            with self._ended:
+                self._searches -= 1
+                self._searched = time.monotonic()
+                self._ended.notify_all()
+
+    def give_way(self) -> None:
+        """Waits while somebody searches, for a while at most. For the work, between two steps of a few
+        milliseconds, where it holds nothing that a search may wait for.
+        """
+        with self._ended:
+            self._ended.wait_for(lambda: not self._searches or self.is_stopping, _PATIENCE_S)
 
     def wake(self) -> None:
         with self._guard:
@@ -55,6 +77,8 @@ class QuietWorker:
     def close(self) -> None:
         """Ends it after the piece at hand."""
         self._stopped.set()
+        with self._ended:
+            self._ended.notify_all()
         if (thread := self._thread) is not None:
             thread.join()
 
@@ -71,6 +95,9 @@ class QuietWorker:
     def _work(self) -> None:
         is_urgent: bool | None = True
         while is_urgent is not None and not self._stopped.is_set():
+            self.give_way()
+            if self._stopped.is_set():
+                return
             started = time.monotonic()
             try:
                 is_urgent = self._piece()

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -43,6 +43,7 @@ PAGED_TOKENS = 2048  # most memory tokens brought in for one reply
 _RECALLS_KEPT = 16  # whose cost is told
 _SMALL_HIDDEN = 1024  # of a model that reads a question in the time that looking memories up takes
 _ANY_WORD = "hello"
+_READ_TOKENS = 1024  # of a query, from its start: what it costs to read grows faster than what it tells
 _CROWD = 512  # memories scored beyond k where repeats took the places of others
 _SPARE = 6  # memories scored beyond k, in place of those that repeat the message or another memory
 
@@ -253,6 +254,10 @@ class Recaller:
         group = config.heads // config.kv_heads
         return like_match(self._store, namespace, text, states, calibration, group, threshold, on_progress)
 
+    def _searching(self) -> AbstractContextManager[None]:
+        """For as long as a search takes: the index of vectors leaves the processor to it."""
+        return nullcontext() if self.vectors is None else self.vectors.searching()
+
     def _states(self, query: str, namespace: str) -> RouteQuery | None:
         """The routing side of a query that stands alone; None when it has no words. Encodes what is new."""
         context, words = self._asked(query, namespace)
@@ -317,11 +322,11 @@ class Recaller:
         )
 
     def question(self, query: str, *, room: int = 0) -> tuple[KVCache, list[int]]:
-        """The tokens of a query that stands alone, as far as half the window goes, and a context to route it
-        behind with `room` tokens more than it takes.
+        """The first tokens of a query that stands alone, 1,024 or half the window at most, and a context to
+        route it behind with `room` tokens more than it takes.
         """
         prefix = self._query_prefix or self._make_query_prefix()
-        most = (self.model.config.max_positions - prefix.tokens) // 2
+        most = min((self.model.config.max_positions - prefix.tokens) // 2, _READ_TOKENS)
         words = self.model.tokenizer.encode(query)[:most]
         context = self.model.decoder.new_cache(prefix.tokens + len(words) + room)
         context.load_prefix(prefix)
@@ -374,7 +379,8 @@ class Recaller:
         mass = {found.id: found.spans for found in scored}
         before = self._reads()
         certain = _fitting(described)
-        read: dict[str, Sequence[Span]] = {**self.pager.page_present(namespace, certain)}
+        with self._searching():
+            read: dict[str, Sequence[Span]] = {**self.pager.page_present(namespace, certain)}
         for recalled in described:
             if recalled.memory.id not in certain:
                 read |= self.pager.page_present(namespace, [recalled.memory.id])
@@ -422,11 +428,12 @@ class Recaller:
         self, namespace: str, query: str, rank: Callable[..., list[Scored]], limit: int
     ) -> tuple[list[Scored], dict[str, Memory]]:
         """The ranking, settled: `limit` memories and some to spare, as far as there are so many."""
-        scored = rank(limit=limit + _SPARE)
-        found = self._settled(namespace, scored, query)
-        if len(found[0]) < limit and len(scored) == limit + _SPARE:  # repeats had the places of others
-            found = self._settled(namespace, rank(limit=limit + _CROWD), query)
-        return found
+        with self._searching():
+            scored = rank(limit=limit + _SPARE)
+            found = self._settled(namespace, scored, query)
+            if len(found[0]) < limit and len(scored) == limit + _SPARE:  # repeats had the places of others
+                found = self._settled(namespace, rank(limit=limit + _CROWD), query)
+            return found
 
     def _settled(
         self, namespace: str, scored: Sequence[Scored], query: str

@@ -6,7 +6,7 @@ missing is read from the frames, and kept in shards when enough of it has come t
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from threading import RLock
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from mnemos.store.store import Store
 
 _SAVE_MEMORIES = 256  # new ones that make up a write of their shards
 _READ_MEMORIES = 256  # whose frames are read at once
+_READ_IN_TIME = 64  # likewise where there is only so much time
 
 
 class VectorStore(Protocol):
@@ -53,6 +54,10 @@ class VectorIndex:
         self._held: dict[str, HeldVectors] = {}
         self._lock = RLock()
 
+    def searching(self) -> AbstractContextManager[None]:
+        """For as long as a search takes: what goes on beside it leaves it alone."""
+        return nullcontext()
+
     def nearest(self, namespace: str, query: Codes, count: int) -> dict[str, float]:
         """As `HeldVectors.nearest`, of what the bank holds now."""
         with self._lock:
@@ -82,8 +87,9 @@ class VectorIndex:
             held.waiting += fresh
             held.mark, held.epoch = mark, epoch
             started = time.perf_counter()
+            most = _READ_MEMORIES if most_s is None else _READ_IN_TIME
             while held.waiting and (most_s is None or time.perf_counter() < started + most_s):
-                part = [held.waiting.popleft() for _ in range(min(_READ_MEMORIES, len(held.waiting)))]
+                part = [held.waiting.popleft() for _ in range(min(most, len(held.waiting)))]
                 held.add(part, self._read(namespace, part))
             if len(held.unsaved) >= _SAVE_MEMORIES and not held.waiting:
                 self._save(namespace, held)

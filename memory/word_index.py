@@ -8,7 +8,9 @@ until that is done.
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Lock
 
 import numpy as np
 
@@ -48,10 +50,14 @@ class WordIndex(VectorIndex):
         # One list: what is small enough to be searched at once stays flat.
         super().__init__(store, self._reader, embedder.form, np.zeros((1, embedder.dims), dtype=np.int8))
 
+    @contextmanager
+    def searching(self) -> Iterator[None]:
+        with self.worker.searching():
+            yield
+
     def nearest(self, namespace: str, query: Codes, count: int) -> dict[str, float]:
         """As `VectorIndex.nearest`; nothing while a large namespace is being read."""
-        self.worker.searched()
-        with self._lock:
+        with self.worker.searching(), self._lock:
             held = self.catch_up(namespace)
             large = self._large.get(namespace)
             return held.nearest(query, count) if large is None else large.nearest(query, count)
@@ -158,19 +164,17 @@ class WordIndex(VectorIndex):
             with self._lock:
                 wanted = large.next_shards()
             if wanted:
-                read = large.read(wanted)
+                read = large.read(wanted, self.worker.give_way)
                 with self._lock:
                     if self._large.get(namespace) is large:
                         large.take(read)
                 return True
-            with self._lock:
-                if self._large.get(namespace) is large and self._has_room(large):
-                    if not large.lacking and not large.is_walked:
-                        large.walk()
-                        return False if large.lacking or not large.is_walked else None
-                    if large.lacking:
-                        self._read_lacking(namespace, large)
-                        return False
+            if self._has_room(large):
+                if large.lacking:
+                    self._read_lacking_beside(namespace, large)
+                    return False
+                if not large.is_walked:
+                    return False if self._walk_beside(namespace, large) else None
         with self._lock:
             held = self._held.get(namespace)
             if large is None and held is not None and held.waiting:
@@ -180,6 +184,30 @@ class WordIndex(VectorIndex):
 
     def _has_room(self, large: LargeVectors) -> bool:
         return len(large.tail) < SEARCHED_MEMORIES
+
+    def _walk_beside(self, namespace: str, large: LargeVectors) -> bool:
+        """Looks through a part of the catalog while others may search; whether there is more to do."""
+        epoch = self._bank.erase_epoch()
+        routes = large.read_routes()
+        with self._lock:
+            if self._large.get(namespace) is large and self._bank.erase_epoch() == epoch:
+                large.walked(routes)
+            return bool(large.lacking) or not large.is_walked
+
+    def _read_lacking_beside(self, namespace: str, large: LargeVectors) -> None:
+        """As `_read_lacking`, while others may search."""
+        with self._lock:
+            epoch = self._bank.erase_epoch()
+            part = [large.lacking.popleft() for _ in range(min(_READ, len(large.lacking)))]
+        vectors = self._reader(namespace, part)
+        with self._lock:
+            if self._large.get(namespace) is not large:
+                return
+            if self._bank.erase_epoch() != epoch:  # it may be one of them that is gone
+                large.lacking.extendleft(record.id for record in self._bank.records(namespace, part))
+                return
+            large.add(part, vectors)
+        self._save_when_many(namespace)
 
     def _read_lacking(self, namespace: str, large: LargeVectors) -> None:
         """Vectors of the next memories that have none here, from their frames."""
@@ -242,7 +270,7 @@ class WordIndex(VectorIndex):
     def _queue(self, namespace: str) -> deque[str]:
         """Memories without vectors; what the reader came upon since is added."""
         queue = self._to_make.setdefault(namespace, deque())
-        if found := self._reader.lacking.pop(namespace, None):
+        if found := self._reader.lacking_of(namespace):
             known = set(queue)
             queue.extend(each for each in found if each not in known)
         return queue
@@ -256,17 +284,27 @@ class _Reader:
         self._embedder = embedder
         self.made = 0
         self.unsaved = 0  # of those that were made
-        self.lacking: dict[str, list[str]] = {}  # by namespace: memories whose frames hold none
+        self._guard = Lock()
+        self._lacking: dict[str, list[str]] = {}  # by namespace: memories whose frames hold none
 
     def __call__(self, namespace: str, ids: Sequence[str]) -> Mapping[str, Codes]:
         found: dict[str, Codes] = {}
+        lacking: list[str] = []
         for memory_id, data in self._store.get_routes(namespace, ids).items():
             record = decode_route(data)
             if record.vectors is not None and record.form == self._embedder.form:
                 found[memory_id] = record.vectors.numpy()
             else:
-                self.lacking.setdefault(namespace, []).append(memory_id)
+                lacking.append(memory_id)
+        if lacking:
+            with self._guard:
+                self._lacking.setdefault(namespace, []).extend(lacking)
         return found
+
+    def lacking_of(self, namespace: str) -> list[str]:
+        """What it came upon since this was asked last."""
+        with self._guard:
+            return self._lacking.pop(namespace, [])
 
     def made_of(self, namespace: str, ids: Sequence[str]) -> dict[str, Codes]:
         """Vectors of those that are still there."""

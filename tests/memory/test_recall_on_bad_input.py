@@ -15,7 +15,7 @@ from tests.memory.random_vectors import with_vectors
 from mnemos import MemoryBank
 from mnemos.attention.models import LanguageModel
 from mnemos.errors import InvalidSelectorError
-from mnemos.memory import vector_index
+from mnemos.memory import recall, vector_index
 from mnemos.memory.pager import Pager
 from mnemos.memory.records import RouterName
 from mnemos.memory.router import Router, Scored
@@ -69,11 +69,22 @@ def test_a_query_of_a_hundred_thousand_characters(
     recaller.encode_pending()
     query = (piece * 100_000)[:99_995] + "weir?"
     _, words = recaller.question(query)
-    assert len(words) <= tiny_model.config.max_positions // 2
+    assert len(words) <= min(tiny_model.config.max_positions // 2, 1024)
     started = time.process_time()
     assert len(texts(bank, query, tiny_model)) == 2
     assert len(texts(bank, query, tiny_model, "lexical")) <= 2
     assert time.process_time() - started < 10.0
+
+
+def test_of_a_long_query_the_first_tokens_are_read(
+    bank: MemoryBank, tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recall, "_READ_TOKENS", 40)  # the tiny model's window is short
+    tokens = tiny_model.tokenizer.encode("the heron stood by the weir " * 100)
+    assert tiny_model.config.max_positions // 2 > 100 and len(tokens) > 100
+    context, words = bank.recaller(tiny_model).question("the heron stood by the weir " * 100)
+    assert words == tokens[:40]
+    assert context.capacity - context.length == 40
 
 
 def test_banks_of_one_memory_of_none_and_no_such_namespace(

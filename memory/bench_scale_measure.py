@@ -26,6 +26,7 @@ _COLD = 5
 _WRITES = 10
 _WARMING = 8  # questions that are not counted
 _PAGINGS = 12
+_SETTLING_S = 600.0  # at most, for what a namespace's first searches leave to a thread
 _MIB = 1 << 20
 
 
@@ -41,7 +42,8 @@ def measure(place: Path, model: str | None, queries: int, threads: int | None) -
 
     Cold is the first question after opening, with the bank's files out of the system's page cache. Warm are
     further questions, each another one, with the bank's databases in that cache, as after a while of use, and
-    its segments as they come. Cached are the same questions and memories once more, nothing of them being
+    its segments as they come, and once the thread beside the searches has read a large namespace's vectors
+    and made those that are missing. Cached are the same questions and memories once more, nothing of them being
     held, with what they need in the system's cache. `query_ms` is the model's part of a route: its pass over
     the question. `remember_ms` and `forget_ms` are until the disk has it, the model left out.
     """
@@ -63,7 +65,11 @@ def measure(place: Path, model: str | None, queries: int, threads: int | None) -
     with MemoryBank.open(place / "bank", keys=keys) as bank:
         recaller = bank.recaller(loaded)
         asked = questions(bank, queries + _WARMING, chance)
-        routed = [_route(recaller, question) for question in asked][_WARMING:]
+        for question in asked[:_WARMING]:
+            _route(recaller, question)
+        if recaller.vectors is not None:
+            recaller.vectors.wait(_SETTLING_S)
+        routed = [_route(recaller, question) for question in asked[_WARMING:]]
         route_ms, query_ms = [each[0] for each in routed], [each[1] for each in routed]
         vivid = sorted(bank.store.kv_sizes(NAMESPACE))
         route_cpu_ms, query_cpu_ms = [each[2] for each in routed], [each[3] for each in routed]

@@ -58,6 +58,9 @@ class VectorIndex:
         """For as long as a search takes: what goes on beside it leaves it alone."""
         return nullcontext()
 
+    def wait(self, seconds: float) -> None:
+        """Until nothing goes on beside the searches, or for so long."""
+
     def nearest(self, namespace: str, query: Codes, count: int) -> dict[str, float]:
         """As `HeldVectors.nearest`, of what the bank holds now."""
         with self._lock:

@@ -55,6 +55,9 @@ class WordIndex(VectorIndex):
         with self.worker.searching():
             yield
 
+    def wait(self, seconds: float) -> None:
+        self.worker.wait(seconds)
+
     def nearest(self, namespace: str, query: Codes, count: int) -> dict[str, float]:
         """As `VectorIndex.nearest`; nothing while a large namespace is being read."""
         with self.worker.searching(), self._lock:

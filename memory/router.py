@@ -134,10 +134,10 @@ class Router:
         if router == "full":
             signals["lexical"] = torch.tensor([lexical.get(memory_id, 0.0) for memory_id in ids])
             signals["speaker"] = speaker_signal(query, ids, placed)
-        fused, signals["neighbours"] = fuse(
+        fused, signals["neighbours"], alone = fuse(
             signals, self._calibration.weights, *neighbours_of(ids, placed), worded=word_share(query)
         )
-        if router == "full" and (together := session_signal(fused, ids, placed)) is not None:
+        if router == "full" and (together := session_signal(alone, ids, placed)) is not None:
             signals["session"] = together
             fused = fused + SESSION_SHARE * together
         if router == "full" and (aside := assistant_signal(query, ids, placed)) is not None:
@@ -282,8 +282,9 @@ def fuse(
     after: Tensor,
     *,
     worded: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """The fused score of each memory and what its neighbours brought, `[..., memories]` both.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The fused score of each memory, what its neighbours brought, and its score without that, all `[...,
+    memories]`.
 
     `signals` are `[..., memories]`, the mass as its logarithm. `before` and `after`, `[memories]`, are the
     indices of the neighbours, or the number of memories where there is none. `worded` is what is left of the
@@ -299,7 +300,7 @@ def fuse(
         fused = fused + weight * standardised(spread)
     known = torch.nn.functional.pad(fused.clamp_min(0), (0, 1))  # a neighbour that isn't there scores 0
     beside = known[..., before] + known[..., after]
-    return fused + left * weights.get("neighbours", 0.0) * beside, beside
+    return fused + left * weights.get("neighbours", 0.0) * beside, beside, fused
 
 
 def word_share(query: str) -> float:

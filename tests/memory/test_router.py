@@ -45,11 +45,11 @@ def test_neighbours_gain_by_a_good_candidate() -> None:
     assert (before.tolist(), after.tolist()) == ([2, 3, 1], [3, 2, 0])
     lexical = torch.tensor([9.0, 0.0, 3.0])
     scores = standardised(lexical).clamp_min(0)  # of c, a, b: 1.09, 0, 0
-    fused, gained = fuse({"lexical": lexical}, {"lexical": 1.0, "neighbours": 0.5}, before, after)
+    fused, gained, own = fuse({"lexical": lexical}, {"lexical": 1.0, "neighbours": 0.5}, before, after)
     assert torch.allclose(gained, torch.stack([scores[2], scores[2], scores[1] + scores[0]]))
-    assert torch.allclose(fused, standardised(lexical) + 0.5 * gained)
+    assert torch.allclose(own, standardised(lexical)) and torch.allclose(fused, own + 0.5 * gained)
     alone = fuse({"lexical": torch.tensor([1.0])}, {"neighbours": 1.0}, *neighbours_of(["z"], {}))
-    assert [part.tolist() for part in alone] == [[0.0], [0.0]]
+    assert [part.tolist() for part in alone] == [[0.0]] * 3
 
 
 def test_a_long_message_goes_less_by_its_words() -> None:
@@ -63,7 +63,7 @@ def test_a_long_message_goes_less_by_its_words() -> None:
     weights = {"lexical": 1.0, "vector": 0.9, "speaker": 1.0, "neighbours": 0.5}
     signals = {"lexical": lexical, "vector": vector}
     assert fuse(signals, weights, *beside)[0].argmax() == 0
-    fused, gained = fuse(signals, weights, *beside, worded=0.25)
+    fused, gained, _ = fuse(signals, weights, *beside, worded=0.25)
     assert fused.argmax() == 2
     assert torch.allclose(
         fused, 0.25 * standardised(lexical) + 0.9 * standardised(vector) + 0.25 * 0.5 * gained
@@ -82,8 +82,8 @@ def test_many_masses_fuse_as_each_alone() -> None:
     beside = neighbours_of(["a", "b", "c"], places)
     mass, lexical = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]).log(), torch.tensor([0.0, 2.0, 1.0])
     weights = {"mass": 1.0, "lexical": 0.6, "neighbours": 0.2}
-    together, _ = fuse({"mass": mass, "lexical": lexical}, weights, *beside)
-    for row, one in zip(mass, together, strict=True):
+    together = fuse({"mass": mass, "lexical": lexical}, weights, *beside)
+    for row, one in zip(mass, together[0], strict=True):
         assert torch.allclose(fuse({"mass": row, "lexical": lexical}, weights, *beside)[0], one)
 
 

@@ -44,10 +44,10 @@ LEXICAL_CANDIDATES = 256
 RECENT_CANDIDATES = 768
 VECTOR_CANDIDATES = 128
 TIME_CANDIDATES = 64  # of each span of days that the query names
-TIME_BONUS = 3.0  # of a memory of those days, in deviations of the other signals
+TIME_BONUS = 4.0  # of a memory of those days, in deviations of the other signals
 ASSISTANT_COST = 1.0  # of what the assistant said, unless it is asked for, likewise
 PHRASE_BONUS = 5.0  # of one with the pairs of rare words of the query, likewise
-SESSION_SHARE = 1.0  # of the best score in a memory's session
+SESSION_SHARE = 1.0  # of the best score in a memory's session, to 1 of its own
 _READ_FOR_DAYS = 1000  # characters of a memory
 _NARROWED = 32  # times as many are looked at where a condition leaves some out
 _NEIGHBOURLY = 32  # best lexical candidates whose neighbours become candidates too
@@ -66,6 +66,7 @@ class Scored:
     signals: dict[str, float]
     standing: float  # z-score of the mass signal: how far it stands out of the candidates
     spans: tuple[float, ...]
+    alone: float  # the score without what its session brings
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,21 +135,25 @@ class Router:
         if router == "full":
             signals["lexical"] = torch.tensor([lexical.get(memory_id, 0.0) for memory_id in ids])
             signals["speaker"] = speaker_signal(query, ids, placed)
-        fused, signals["neighbours"], alone = fuse(
-            signals, self._calibration.weights, *neighbours_of(ids, placed), worded=word_share(query)
+        worded = word_share(query)
+        fused, signals["neighbours"], own = fuse(
+            signals, self._calibration.weights, *neighbours_of(ids, placed), worded=worded
         )
-        if router == "full" and (together := session_signal(alone, ids, placed)) is not None:
-            signals["session"] = together
-            fused = fused + SESSION_SHARE * together
+        beside = torch.zeros(len(ids))
         if router == "full" and (aside := assistant_signal(query, ids, placed)) is not None:
             signals["assistant"] = aside
-            fused = fused - ASSISTANT_COST * aside
+            beside = beside - ASSISTANT_COST * aside
         if looked.phrases:
             signals["phrase"] = torch.tensor([looked.phrases.get(memory_id, 0.0) for memory_id in ids])
-            fused = fused + word_share(query) * PHRASE_BONUS * signals["phrase"]
+            beside = beside + worded * PHRASE_BONUS * signals["phrase"]
         if days:
             signals["time"] = self._time_signal(namespace, ids, days, asked)
-            fused = fused + TIME_BONUS * signals["time"]
+            beside = beside + TIME_BONUS * signals["time"]
+        alone = fused + beside
+        if router == "full" and (together := session_signal(own, ids, placed)) is not None:
+            signals["session"] = together
+            fused = (fused + SESSION_SHARE * together) / (1 + SESSION_SHARE)
+        fused = fused + beside
         order = fused.argsort(descending=True, stable=True)[:limit].tolist()
         standing = standardised(signals["mass"])
         ends = np.cumsum([len(record.span_tokens) for record in records]).tolist()
@@ -159,6 +164,7 @@ class Router:
                 {name: float(values[i]) for name, values in signals.items()},
                 float(standing[i]),
                 tuple(spans[ends[i] - len(records[i].span_tokens) : ends[i]].tolist()),
+                float(alone[i]),
             )
             for i in order
         ]
@@ -264,8 +270,8 @@ class Router:
         if not ranked:
             return []
         # By itself: what its session brings is another memory's doing.
-        alone = [each.score - SESSION_SHARE * each.signals.get("session", 0.0) for each in ranked]
-        near = [each for each, own in zip(ranked, alone, strict=True) if own >= _NEAR_BEST * max(alone)]
+        best = max(each.alone for each in ranked)
+        near = [scored for scored in ranked if scored.alone >= _NEAR_BEST * best]
         worded = [scored for scored in near if scored.signals.get("lexical", 0.0) > 0]
         pointed = [
             scored

@@ -9,7 +9,7 @@ import torch
 
 from mnemos import MemoryBank
 from mnemos.attention.models import LanguageModel
-from mnemos.memory.router import SESSION_SHARE, Scored
+from mnemos.memory.router import Scored
 from mnemos.memory.session_cues import session_signal
 from mnemos.store.nearby import Place
 from mnemos.store.records import MemoryDraft
@@ -62,11 +62,8 @@ def test_sessions_and_days_hold_memories_together(bank: MemoryBank, tiny_model: 
 
 
 def test_a_companion_is_not_read_for_its_session_alone(bank: MemoryBank, tiny_model: LanguageModel) -> None:
-    def scored(memory_id: str, own: float, session: float) -> Scored:
-        score = own + SESSION_SHARE * session
-        return Scored(memory_id, score, {"session": session, "lexical": 1.0}, 0.0, ())
+    def scored(memory_id: str, alone: float, score: float) -> Scored:
+        return Scored(memory_id, score, {"lexical": 1.0}, 0.0, (), alone)
 
-    ranked = [scored("a", 4.0, 4.0), scored("b", 1.0, 4.0), scored("c", 3.0, 3.0)]
-    assert ranked[1].score > ranked[0].score / 2  # its session's doing
-    read = bank.recaller(tiny_model)._router.worth_reading(sorted(ranked, key=lambda each: -each.score))
-    assert [each.id for each in read] == ["a", "c"]
+    ranked = [scored("a", 4.0, 4.0), scored("c", 3.0, 3.0), scored("b", 1.0, 2.5)]
+    assert [each.id for each in bank.recaller(tiny_model)._router.worth_reading(ranked)] == ["a", "c"]

@@ -17,7 +17,7 @@ def ranking(*lines: tuple[str, float, int], query: str = "", speaker: str = "Use
         str(at): Statement(text, speaker, START + timedelta(days=day))
         for at, (text, _, day) in enumerate(lines)
     }
-    scored = [Scored(str(at), score, {}, 0.0, ()) for at, (_, score, _) in enumerate(lines)]
+    scored = [Scored(str(at), score, {}, 0.0, (), score) for at, (_, score, _) in enumerate(lines)]
     return settled(sorted(scored, key=lambda each: -each.score), said, query)
 
 
@@ -65,7 +65,7 @@ def test_of_near_ties_one_that_says_something_new_goes_first() -> None:
 
 
 def test_what_is_unknown_is_left_out() -> None:
-    assert settled([Scored("a", 1.0, {}, 0.0, ())], {}, "x") == []
+    assert settled([Scored("a", 1.0, {}, 0.0, (), 1.0)], {}, "x") == []
 
 
 @given(

@@ -43,7 +43,7 @@ def measure(place: Path, model: str | None, queries: int, threads: int | None) -
     Cold is the first question after opening, with the bank's files out of the system's page cache. Warm are
     further questions, each another one, with the bank's databases in that cache, as after a while of use, and
     its segments as they come, and once the thread beside the searches has read a large namespace's vectors
-    and made those that are missing. Cached are the same questions and memories once more, nothing of them being
+    and made those that are missing. Cached are the same questions and memories once more, none of them being
     held, with what they need in the system's cache. `query_ms` is the model's part of a route: its pass over
     the question. `remember_ms` and `forget_ms` are until the disk has it, the model left out.
     """

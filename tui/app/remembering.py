@@ -100,8 +100,9 @@ class Remembering(Places):
 
     async def on_forgotten(self, plan: "ForgetPlan", receipt: "Receipt") -> None:
         ids = frozenset(receipt.forgotten) | {memory.id for memory in plan.selected}
-        self.panel.display = False  # first: it shows their words
-        await self.conversation.forgotten(ids, dict(receipt.rewritten))
+        with self.batch_update():  # at once: what is told to be forgotten isn't shown beside
+            self.panel.display = False
+            await self.conversation.forgotten(ids, dict(receipt.rewritten))
         gone = {memory.text for memory in plan.selected}
         self.prompt.history = [text for text in self.prompt.history if text not in gone]
         if len(self.screen_stack) == 1:

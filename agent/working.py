@@ -7,7 +7,8 @@ from threading import Lock
 from mnemos.agent.prompt import PromptBuilder
 from mnemos.attention.kv import KVCache
 from mnemos.errors import ContextOverflowError
-from mnemos.memory.recall import PAGED_TOKENS, Recaller
+from mnemos.memory.read_budget import PAGED_TOKENS
+from mnemos.memory.recall import Recaller
 from mnemos.memory.records import Memory
 
 _LONGEST_WINDOW = 16384  # tokens; a longer window of the model is not used for routing

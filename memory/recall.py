@@ -30,6 +30,7 @@ from mnemos.memory.convert import to_memory
 from mnemos.memory.encoder import MemoryEncoder
 from mnemos.memory.likeness import like_match
 from mnemos.memory.pager import Pager
+from mnemos.memory.read_budget import PAGED_TOKENS, fitting, readable, telling_spans
 from mnemos.memory.records import LikeMatch, Memory, RecallCost, RecalledMemory, RouterName
 from mnemos.memory.reviving import KVSource
 from mnemos.memory.route_index import RouteIndex
@@ -39,7 +40,6 @@ from mnemos.store.selectors import Condition
 from mnemos.store.store import Store
 
 DEFAULT_K = 4
-PAGED_TOKENS = 2048  # most memory tokens brought in for one reply
 _RECALLS_KEPT = 16  # whose cost is told
 _SMALL_HIDDEN = 1024  # of a model that reads a question in the time that looking memories up takes
 _ANY_WORD = "hello"
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from mnemos.memory.vector_index import VectorIndex
 
 _WORD = re.compile(r"\w+")
-_SPAN_SHARE = 0.5  # of the mass of a memory's best span, for another span to be read too
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,14 +370,14 @@ class Recaller:
         described = _described(scored[:k], known)
         routed = time.perf_counter()
         if as_text:
-            return Recall(_readable(described), (), (), (routed - started) * 1e3, 0.0)
+            return Recall(readable(described), (), (), (routed - started) * 1e3, 0.0)
         memories: list[RecalledMemory] = []
         spans: list[Span] = []
         owners: list[int] = []
         tokens = 0
         mass = {found.id: found.spans for found in scored}
         before = self._reads()
-        certain = _fitting(described)
+        certain = fitting(described)
         with self._searching():
             read: dict[str, Sequence[Span]] = {**self.pager.page_present(namespace, certain)}
         for recalled in described:
@@ -387,7 +386,7 @@ class Recaller:
             whole = read.get(recalled.memory.id)
             if whole is None:  # forgotten since it was routed
                 continue
-            block = _telling_spans(whole, mass[recalled.memory.id], PAGED_TOKENS - tokens)
+            block = telling_spans(whole, mass[recalled.memory.id], PAGED_TOKENS - tokens)
             if not block:
                 continue
             owners += [len(memories)] * len(block)
@@ -456,46 +455,7 @@ def _described(scored: Sequence[Scored], known: Mapping[str, Memory]) -> list[Re
     ]
 
 
-def _fitting(described: Sequence[RecalledMemory]) -> list[str]:
-    """Ids of the first of them, as many as fit into `PAGED_TOKENS`: each is sure to be read, so they are
-    fetched at once.
-    """
-    room_tokens = PAGED_TOKENS
-    ids: list[str] = []
-    for recalled in described:
-        room_tokens -= recalled.memory.tokens
-        if room_tokens < 0:
-            break
-        ids.append(recalled.memory.id)
-    return ids
-
-
-def _readable(described: Sequence[RecalledMemory]) -> tuple[RecalledMemory, ...]:
-    """The best of them, as far as `PAGED_TOKENS` goes."""
-    kept: list[RecalledMemory] = []
-    room_tokens = PAGED_TOKENS
-    for recalled in described:
-        if recalled.memory.tokens <= room_tokens:
-            room_tokens -= recalled.memory.tokens
-            kept.append(recalled.model_copy(update={"rank": len(kept) + 1}))
-    return tuple(kept)
-
-
 def _repeats(found: Iterable[Memory], query: str) -> set[str]:
     """Ids of those that only say what the message says: the same question, asked before, answers nothing."""
     words = _WORD.findall(query.casefold())
     return {each.id for each in found if _WORD.findall(each.text.casefold()) == words}
-
-
-def _telling_spans(spans: Sequence[Span], mass: Sequence[float], room_tokens: int) -> list[Span]:
-    """The spans of one memory that the query points at, in their order, as far as there is room.
-
-    Those are the spans with half the mass of its best one, or more; the best ones go first where not all fit.
-    """
-    chosen = set()
-    for index in sorted(range(len(spans)), key=lambda i: -mass[i]):
-        if mass[index] < _SPAN_SHARE * max(mass) or spans[index].tokens > room_tokens:
-            continue
-        room_tokens -= spans[index].tokens
-        chosen.add(index)
-    return [span for index, span in enumerate(spans) if index in chosen]

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from mnemos.attention.kv import KVCache
 from mnemos.memory.layout import render_memory
-from mnemos.memory.recall import DEFAULT_K, PAGED_TOKENS, Recall, Recaller
+from mnemos.memory.read_budget import PAGED_TOKENS
+from mnemos.memory.recall import DEFAULT_K, Recall, Recaller
 from mnemos.memory.records import RecalledMemory
 from mnemos.store.selectors import Condition
 

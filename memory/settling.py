@@ -52,7 +52,7 @@ def _once(
         if at == len(found):
             found.append(each)
         elif said[each.id].created_at > said[found[at].id].created_at:
-            found[at] = replace(each, score=found[at].score)
+            found[at] = replace(each, score=found[at].score, alone=found[at].alone)
     return found
 
 
@@ -77,7 +77,8 @@ def _updated(
                 and _is_restated(own, other)
                 and asked & other <= own
             ):
-                moved = replace(found.pop(at), score=found[index].score, signals={**each.signals, NEWER: 1.0})
+                place, marked = found[index], {**each.signals, NEWER: 1.0}
+                moved = replace(found.pop(at), score=place.score, alone=place.alone, signals=marked)
                 found.insert(index, moved)
                 break
     return found

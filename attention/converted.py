@@ -19,14 +19,21 @@ from mnemos.attention.config import ModelConfig
 from mnemos.attention.tokenizer_source import TokenizerSource
 from mnemos.attention.weights import Weights, assemble, tensor_shapes
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_KEPT_BYTES = 8 << 30  # larger models are converted at each start rather than kept twice on disk
 _DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
-def converted_path(digest: str) -> Path:
+def converted_path(digest: str, version: int = FORMAT_VERSION) -> Path:
     """Where the conversion of the file with this SHA-256 is kept."""
-    return cache_dir() / "converted" / f"{digest}.v{FORMAT_VERSION}.safetensors"
+    return cache_dir() / "converted" / f"{digest}.v{version}.safetensors"
+
+
+def _remove_former(digest: str) -> None:
+    """Conversions of former versions are in nobody's use, and as large as this one."""
+    for version in range(1, FORMAT_VERSION):
+        with contextlib.suppress(OSError):
+            converted_path(digest, version).unlink(missing_ok=True)
 
 
 def load_converted(digest: str, name: str) -> tuple[ModelConfig, Weights, TokenizerSource] | None:
@@ -56,6 +63,7 @@ def save_converted(
     with contextlib.suppress(OSError):
         with atomic_path(path) as temporary:
             _write(temporary, config, source, tensors)
+        _remove_former(digest)
         return load_converted(digest, config.name)
     return None
 

@@ -12,7 +12,9 @@ from gguf.constants import GGMLQuantizationType as Kind
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mnemos.attention.cache_dir import file_digest
 from mnemos.attention.config import ModelConfig
+from mnemos.attention.converted import converted_path
 from mnemos.attention.decoder import Decoder
 from mnemos.attention.gguf_loader import load_gguf
 from mnemos.errors import InvalidTokenizerError, InvalidWeightsError, ModelError, UnknownModelError
@@ -90,6 +92,21 @@ def test_a_torn_conversion_is_made_anew(write_gguf: Callable[..., Path], cache: 
     _, again, _, same = load_gguf(path)
     assert same == fingerprint
     assert torch.equal(again.embed, expected)
+
+
+def test_a_former_versions_conversion_is_not_used_and_goes(
+    write_gguf: Callable[..., Path], cache: Path
+) -> None:
+    path = write_gguf()
+    config, _, source, fingerprint = load_gguf(path)
+    (kept,) = (cache / "converted").iterdir()
+    former = converted_path(file_digest(path), 1)
+    # What is in it says so itself, and is no longer what the file becomes.
+    former.write_bytes(kept.read_bytes().replace(b"bos_id", b"pos_id"))
+    kept.unlink()
+    again = load_gguf(path)
+    assert (again[0], again[2], again[3]) == (config, source, fingerprint)
+    assert [each.name for each in (cache / "converted").iterdir()] == [kept.name]
 
 
 def test_without_a_writable_cache_it_loads_all_the_same(

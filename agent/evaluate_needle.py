@@ -9,15 +9,17 @@ import random
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mnemos.errors import UsageError
+from mnemos.errors import ModelMismatchError, UsageError
 from mnemos.memory.bank import MemoryBank
+from mnemos.memory.evaluate_kept import Place, digest_of, kept_for_one_run, place_at
 from mnemos.memory.needles import NeedleQuestion, hide, make_questions, placed
 from mnemos.memory.passages import passages
 from mnemos.memory.recall_measures import percentile
@@ -54,13 +56,16 @@ def run(
     k: int = 8,
     router: RouterName = "full",
     answers: int = 12,
+    kept: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Mean recall by size, and by size and depth, task and kind of value.
 
     `model` is needed unless the router is `lexical`; then there are no answers either. `answers` questions of
-    each size, spread over all, are put to an agent. Raises UsageError when a size is too small for the
-    needles, NotFoundError without the file.
+    each size, spread over all, are put to an agent. Banks are left below `kept`: what is there isn't read
+    again, a stopped run goes on. Raises UsageError when a size is too small for the needles or `kept` holds
+    other texts or another model's traces, NotFoundError without the file, BankLockedError while another run
+    is at `kept`.
     """
     questions = make_questions(repeats)
     if router != "lexical" and model is None:
@@ -70,14 +75,20 @@ def run(
     answered: dict[str, dict[str, int]] = {}
     memories: dict[str, int] = {}
     encoded_tokens, encode_s = 0, 0.0
-    for size in tokens:
-        with TemporaryDirectory(prefix="mnemos-eval-") as folder:
-            keys = KeyFile(Path(folder) / "bank.key")
-            with MemoryBank.open(Path(folder) / "bank", keys=keys) as bank:
-                count = max(size // MEMORY_TOKENS, 1)
-                texts = list(islice(passages(filler, MEMORY_TOKENS), count))
-                started_tokens, took_s, holders = _fill(bank, reader, texts, questions, on_progress)
-                encoded_tokens, encode_s = encoded_tokens + started_tokens, encode_s + took_s
+    with kept_for_one_run(kept):
+        for size in tokens:
+            count = max(size // MEMORY_TOKENS, 1)
+            texts = list(islice(passages(filler, MEMORY_TOKENS), count))
+            with (
+                _place(kept, size, filler, repeats) as place,
+                MemoryBank.open(place.bank, keys=KeyFile(place.key)) as bank,
+            ):
+                holders = _fill(bank, texts, questions, place)
+                if reader is None:
+                    _tell(on_progress, count, count)
+                else:
+                    read_tokens, took_s = _read(bank, reader, place, on_progress)
+                    encoded_tokens, encode_s = encoded_tokens + read_tokens, encode_s + took_s
                 memories[str(size)] = count
                 found[str(size)] = [_ask(bank, reader, each, holders, k, router) for each in questions]
                 if reader is not None and answers:
@@ -104,39 +115,68 @@ def run(
     }
 
 
+@contextmanager
+def _place(kept: Path | None, size: int, filler: Path | None, repeats: int) -> Iterator[Place]:
+    """Where the bank of a size is made or lies."""
+    if kept is None:
+        with TemporaryDirectory(prefix="mnemos-eval-") as folder:
+            yield Place(Path(folder), {})
+        return
+    file = None if filler is None else digest_of(filler)
+    about = {"file": file, "needles": repeats, "tokens": size, "memory_tokens": MEMORY_TOKENS}
+    yield place_at(kept / str(size), about)
+
+
 def _fill(
-    bank: MemoryBank,
-    model: "LanguageModel | None",
-    texts: Sequence[str],
-    questions: Sequence[NeedleQuestion],
-    on_progress: OnProgress | None,
-) -> tuple[int, float, dict[str, str]]:
-    """Tokens encoded, the seconds that took, and the memory of each needle by its sentence."""
+    bank: MemoryBank, texts: Sequence[str], questions: Sequence[NeedleQuestion], place: Place
+) -> dict[str, str]:
+    """Writes what isn't there yet; the memory of each needle by its sentence."""
     chance = random.Random(1)
     needles = [needle for each in questions for needle in (*each.needles, *each.others)]
     chance.shuffle(needles)
     hidden = placed(needles, len(texts))
-    holders: dict[str, str] = {}
+    if not place.ids:
+        ids: list[str] = []
+        for start in range(0, len(texts), _GROUP):
+            words = [
+                hide(texts[at], hidden[at], chance) if at in hidden else texts[at]
+                for at in range(start, min(start + _GROUP, len(texts)))
+            ]
+            made = bank.remember_many([MemoryDraft(each) for each in words], namespace=_NAMESPACE)
+            ids += [memory.id for memory in made]
+        place.keep({0: ids})
+        place.ids = {0: ids}
+    return {needle.sentence: place.ids[0][at] for at, needle in hidden.items()}
+
+
+def _read(
+    bank: MemoryBank, model: "LanguageModel", place: Place, on_progress: OnProgress | None
+) -> tuple[int, float]:
+    """Makes the routing keys that are missing: tokens encoded, and the seconds that took."""
+    try:
+        encoder = bank.recaller(model).encoder
+    except ModelMismatchError:
+        raise UsageError(
+            f"{place.folder} was read by another model: give that one, or name another --path"
+        ) from None
+    lacking = [each for _, each in bank.store.pending_traces(_NAMESPACE, encoder.fingerprint)]
+    known = len(place.ids[0]) - len(lacking)
     tokens, took_s = 0, 0.0
-    for start in range(0, len(texts), _GROUP):
-        group = range(start, min(start + _GROUP, len(texts)))
-        words = [hide(texts[at], hidden[at], chance) if at in hidden else texts[at] for at in group]
-        made = bank.remember_many([MemoryDraft(each) for each in words], namespace=_NAMESPACE)
-        holders |= {
-            hidden[at].sentence: memory.id for at, memory in zip(group, made, strict=True) if at in hidden
-        }
-        if model is not None:
-            encoder = bank.recaller(model).encoder
-            begun = time.perf_counter()
-            drafts = encoder.encode_faint(made)
-            took_s += time.perf_counter() - begun
-            tokens += sum(draft.tokens for draft in drafts)
-            bank.store.put_traces(_NAMESPACE, drafts)
-        if on_progress is not None:
-            on_progress(group.stop, len(texts))
-    if model is not None:
-        bank.recaller(model).encoder.adopt()
-    return tokens, took_s, holders
+    for start in range(0, len(lacking), _GROUP):
+        group = [bank.get(each, namespace=_NAMESPACE) for each in lacking[start : start + _GROUP]]
+        begun = time.perf_counter()
+        drafts = encoder.encode_faint(group)
+        took_s += time.perf_counter() - begun
+        tokens += sum(draft.tokens for draft in drafts)
+        bank.store.put_traces(_NAMESPACE, drafts)
+        _tell(on_progress, known + start + len(group), len(place.ids[0]))
+    encoder.adopt()
+    return tokens, took_s
+
+
+def _tell(on_progress: OnProgress | None, done: int, total: int) -> None:
+    if on_progress is not None:
+        on_progress(done, total)
 
 
 def _ask(

@@ -1,4 +1,6 @@
-"""Banks of `eval recall` that are left on disk, so that the same conversations needn't be read again."""
+"""Banks of `eval recall` and `eval needle` that are left on disk, so that the same texts needn't be read
+again.
+"""
 
 import hashlib
 import json
@@ -21,7 +23,7 @@ _LOCK = "lock"
 @dataclass(slots=True)
 class Place:
     """A folder for one bank, and the ids of the memories that each conversation became in it, by its number
-    in the file.
+    in the file; a haystack is number 0.
     """
 
     folder: Path
@@ -65,7 +67,7 @@ class Place:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{self.folder / _LIST} can't be read ({error}): name another --path") from None
         if not is_same:
-            raise UsageError(f"{self.folder} holds other conversations or units: name another --path")
+            raise UsageError(f"{self.folder} holds other texts or units: name another --path")
         if not self.ids:
             with storage_errors(self.folder):
                 shutil.rmtree(self.bank, ignore_errors=True)
@@ -115,11 +117,24 @@ def place_of(
         with TemporaryDirectory(prefix="mnemos-eval-") as temporary:
             yield Place(Path(temporary), {})
         return
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    about = {"file": digest, "conversations": len(group) if merge else 1, "unit": unit, "merged": merge}
-    folder = kept / ("merged" if merge else f"{group[0]:05d}")
+    about = {
+        "file": digest_of(file),
+        "conversations": len(group) if merge else 1,
+        "unit": unit,
+        "merged": merge,
+    }
+    yield place_at(kept / ("merged" if merge else f"{group[0]:05d}"), about)
+
+
+def place_at(folder: Path, about: Mapping[str, object]) -> Place:
+    """A folder for a bank of what `about` says, made or found. UsageError where something else lies there."""
     with storage_errors(folder):
         make_folder(folder)
     place = Place(folder, about)
     place.read()
-    yield place
+    return place
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 (hex) of a file's content."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,7 @@ from mnemos.memory.session_cues import session_signal
 from mnemos.memory.time_cues import Days, day_of, days_spoken_of, overlaps
 from mnemos.store.candidates import Candidates
 from mnemos.store.nearby import Place
+from mnemos.store.phrases import NOTHING, Phrases
 from mnemos.store.selectors import Condition, between
 from mnemos.store.store import Store
 
@@ -48,6 +50,8 @@ TIME_BONUS = 4.0  # of a memory of those days, in deviations of the other signal
 ASSISTANT_COST = 1.0  # of what the assistant said, unless it is asked for, likewise
 PHRASE_BONUS = 5.0  # of one with the pairs of rare words of the query, likewise
 SESSION_SHARE = 1.0  # of the best score in a memory's session, to 1 of its own
+_BEFORE_NAMED = 3  # memories at most go before those that hold a pair of words which names something
+_NAMED_APART = 1e-3  # between the scores of these
 _READ_FOR_DAYS = 1000  # characters of a memory
 _NARROWED = 32  # times as many are looked at where a condition leaves some out
 _NEIGHBOURLY = 32  # best lexical candidates whose neighbours become candidates too
@@ -75,7 +79,7 @@ class Looked:
 
     candidates: Candidates
     records: dict[str, RouteKeys]
-    phrases: dict[str, float]  # by memory id: how telling the pairs of words it shares are
+    phrases: Phrases  # pairs of its words that they hold
     days: Sequence[Days]  # that the query names
     asked: datetime
     as_of: int  # what had been dropped of the keys on a device before the records were read
@@ -143,8 +147,8 @@ class Router:
         if router == "full" and (aside := assistant_signal(query, ids, placed)) is not None:
             signals["assistant"] = aside
             beside = beside - ASSISTANT_COST * aside
-        if looked.phrases:
-            signals["phrase"] = torch.tensor([looked.phrases.get(memory_id, 0.0) for memory_id in ids])
+        if telling := looked.phrases.telling:
+            signals["phrase"] = torch.tensor([telling.get(memory_id, 0.0) for memory_id in ids])
             beside = beside + worded * PHRASE_BONUS * signals["phrase"]
         if days:
             signals["time"] = self._time_signal(namespace, ids, days, asked)
@@ -154,6 +158,8 @@ class Router:
             signals["session"] = together
             fused = (fused + SESSION_SHARE * together) / (1 + SESSION_SHARE)
         fused = fused + beside
+        if worded == 1 and (named := looked.phrases.named):
+            fused, signals["named"] = named_among_the_first(fused, ids, named)
         order = fused.argsort(descending=True, stable=True)[:limit].tolist()
         standing = standardised(signals["mass"])
         ends = np.cumsum([len(record.span_tokens) for record in records]).tolist()
@@ -184,7 +190,7 @@ class Router:
         """
         asked = (now or datetime.now()).astimezone(None if now is None else now.tzinfo)
         days = days_spoken_of(query, asked) if router == "full" else []
-        phrases = self._store.phrases(namespace, query) if router == "full" else {}
+        phrases = self._store.phrases(namespace, query) if router == "full" else NOTHING
         candidates = self._store.candidates(
             namespace,
             query if router == "full" else None,
@@ -192,7 +198,11 @@ class Router:
             recent=RECENT_CANDIDATES,
             beside=_NEIGHBOURLY,
             where=where,
-            more=[*self._alike(namespace, vector(), where), *self._then(namespace, days, asked, where)],
+            more=[
+                *chain.from_iterable(phrases.named),
+                *self._alike(namespace, vector(), where),
+                *self._then(namespace, days, asked, where),
+            ],
         )
         as_of = 0 if self._resident is None else self._resident.drops
         records = self._routes.records(namespace, list(candidates.places))
@@ -307,6 +317,32 @@ def fuse(
     known = torch.nn.functional.pad(fused.clamp_min(0), (0, 1))  # a neighbour that isn't there scores 0
     beside = known[..., before] + known[..., after]
     return fused + left * weights.get("neighbours", 0.0) * beside, beside, fused
+
+
+def named_among_the_first(
+    fused: Tensor, ids: Sequence[str], named: Sequence[Sequence[str]]
+) -> tuple[Tensor, Tensor]:
+    """The scores `[memories]`, and 1 where one was raised.
+
+    Of the memories that hold a pair of words which names something, the best of each pair goes behind three
+    others at most, so that of several things asked about at once none is crowded out by another.
+    """
+    at = {memory_id: index for index, memory_id in enumerate(ids)}
+    best = {
+        max(held, key=lambda index: float(fused[index]))
+        for holders in named
+        if (held := [at[each] for each in holders if each in at])
+    }
+    raised, marks = fused.clone(), torch.zeros(len(ids))
+    others = [index for index in range(len(ids)) if index not in best]
+    if not best or len(others) <= _BEFORE_NAMED:
+        return raised, marks
+    floor = float(fused[others].topk(_BEFORE_NAMED + 1).values[-1])
+    low = sorted((index for index in best if fused[index] <= floor), key=lambda index: float(fused[index]))
+    for step, index in enumerate(low, 1):
+        raised[index] = floor + _NAMED_APART * step
+        marks[index] = 1.0
+    return raised, marks
 
 
 def word_share(query: str) -> float:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import dataclass
 from itertools import pairwise
 
 from sqlalchemy import Connection
@@ -12,6 +13,8 @@ from mnemos.store.lexical import STOP_WORDS, count_of, rows_in, telling_terms
 _TOKEN = re.compile(r"\w+", re.UNICODE)
 _MOST_PAIRS = 16  # of a query: the first ones
 _COMMON = 64  # memories: a pair found in more tells nothing apart
+_FEW = 4  # memories: a pair found in no more, of telling words, names what they are about
+_NAMING = 0.45  # how telling such a pair is, at least
 
 _HOLDERS = (
     "SELECT m.id FROM words CROSS JOIN memory m ON m.ordinal = words.rowid "
@@ -19,15 +22,27 @@ _HOLDERS = (
 )
 
 
-def phrases(connection: Connection, query: str) -> dict[str, float]:
-    """By memory id how telling the pairs of neighbouring words are that it shares with the query, 0 to 1.
+@dataclass(frozen=True, slots=True)
+class Phrases:
+    """What memories share with a query of its pairs of words."""
+
+    telling: dict[str, float]  # by memory id: how telling the pairs are that it holds, 0 to 1
+    named: tuple[tuple[str, ...], ...] = ()  # of each pair that names something: the memories that hold it
+
+
+NOTHING = Phrases({})
+
+
+def phrases(connection: Connection, query: str) -> Phrases:
+    """The pairs of neighbouring words of a query, in memories.
 
     A pair counts by how rare it is, and by how rare its words are: chance puts common words together.
     """
     total = rows_in(connection)
-    found: dict[str, float] = {}
     if total < 2:
-        return found
+        return NOTHING
+    found: dict[str, float] = {}
+    named: list[tuple[str, ...]] = []
     rarity: dict[str, float] = {}
     pairs = pairs_of(query)
     # In a large namespace words that many memories hold are left out: looking for them takes longest.
@@ -35,16 +50,19 @@ def phrases(connection: Connection, query: str) -> dict[str, float]:
     for first, second in pairs:
         if first not in kept or second not in kept:
             continue
-        holders = rows_of(connection, _HOLDERS, {"query": f'"{first} {second}"', "most": _COMMON + 1})
+        rows = rows_of(connection, _HOLDERS, {"query": f'"{first} {second}"', "most": _COMMON + 1})
+        holders = tuple(str(row[0]) for row in rows)
         if not 0 < len(holders) <= _COMMON:
             continue
         for term in (first, second):
             if term not in rarity:
                 rarity[term] = _rarity(count_of(connection, term, total), total)
         telling = _rarity(len(holders), total) * math.sqrt(rarity[first] * rarity[second])
-        for row in holders:
-            found[row[0]] = min(1.0, found.get(row[0], 0.0) + telling)
-    return found
+        for memory_id in holders:
+            found[memory_id] = min(1.0, found.get(memory_id, 0.0) + telling)
+        if len(holders) <= _FEW and telling >= _NAMING:
+            named.append(holders)
+    return Phrases(found, tuple(named))
 
 
 def pairs_of(query: str) -> list[tuple[str, str]]:

@@ -379,12 +379,12 @@ class Store(TraceStore, FadingStore, ErasingStore, SessionStore, CareStore, Brow
                 allowed = None if where is None else resolved(connection, where)
                 return lexical.search(connection, query, limit, allowed)
 
-    def phrases(self, namespace: str, query: str) -> dict[str, float]:
+    def phrases(self, namespace: str, query: str) -> phrases.Phrases:
         """As `phrases.phrases`; hidden and expired memories are among them."""
         with self._core.reading():
             found = self._core.find(namespace)
             if found is None:
-                return {}
+                return phrases.NOTHING
             with found.database.read() as connection:
                 return phrases.phrases(connection, query)
 

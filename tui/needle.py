@@ -41,6 +41,15 @@ def needle(
         int,
         typer.Option("--answers", min=0, metavar="N", help="Questions of each size that an agent answers."),
     ] = 12,
+    path: Annotated[
+        Path | None,
+        typer.Option(
+            "--path",
+            metavar="PATH",
+            help="Make the banks there and leave them; what is there isn't read again.",
+            show_default=False,
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE.png", help="Draw recall by depth and size.", show_default=False),
@@ -71,6 +80,7 @@ def needle(
             k=k,
             router=router.value,
             answers=answers,
+            kept=None if path is None else path.expanduser(),
             on_progress=on_progress,
         )
     if plot is not None:

@@ -175,11 +175,11 @@ def test_kept_banks_are_asked_again(data: Path, tmp_path: Path) -> None:
 def test_a_place_of_something_else_is_refused(data: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     lexical(data, kept=kept)
-    with pytest.raises(UsageError, match="other conversations or units"):
+    with pytest.raises(UsageError, match="other texts or units"):
         lexical(data, unit="pair", kept=kept)
     with data.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(conversation("three", [])) + "\n")
-    with pytest.raises(UsageError, match="other conversations or units"):
+    with pytest.raises(UsageError, match="other texts or units"):
         lexical(data, kept=kept)
     listed = kept / "00000" / "evaluated.json"
     listed.write_text("[")

@@ -10,7 +10,13 @@ from mnemos import MemoryBank
 from mnemos.attention.models import LanguageModel
 from mnemos.memory.records import RecalledMemory
 from mnemos.memory.role_cues import assistant_signal
-from mnemos.memory.router import fuse, neighbours_of, standardised, word_share
+from mnemos.memory.router import (
+    fuse,
+    named_among_the_first,
+    neighbours_of,
+    standardised,
+    word_share,
+)
 from mnemos.store.nearby import Place
 from mnemos.store.records import MemoryDraft
 
@@ -179,3 +185,49 @@ def test_a_pair_of_rare_words_outweighs_the_same_words_apart(
     found = bank.search("Where is the copper market?", model=tiny_model)
     assert "named" in found[0].memory.text and found[0].signals["phrase"] > 0.5
     assert all(each.signals["phrase"] == 0 for each in found[1:])
+
+
+def test_of_several_things_that_are_named_none_is_crowded_out() -> None:
+    ids = [*"abcdefg", "x", "y", "z"]
+    fused = torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.5])
+    raised, marks = named_among_the_first(fused, ids, [("x", "y"), ("z",), ("gone",)])
+    order = [ids[at] for at in raised.argsort(descending=True).tolist()]
+    assert order == [*"abc", "x", "z", *"defg", "y"], "of a pair the best one alone"
+    assert marks.tolist() == [0.0] * 7 + [1.0, 0.0, 1.0]
+    same, none = named_among_the_first(fused, ids, [("a",), ("gone",)])
+    assert torch.equal(same, fused) and not none.any(), "what leads already stays as it is"
+    few, none = named_among_the_first(fused[:3], ids[:3], [("c",)])
+    assert torch.equal(few, fused[:3]) and not none.any()
+
+
+def test_what_a_question_names_is_found_among_others_like_it(
+    bank: MemoryBank, tiny_model: LanguageModel
+) -> None:
+    things = ["copper market", "silent orchard", "hollow bridge", "golden chapel"]
+    padding = [
+        "it went on for a long while about rain, wind and the way home in the dark of November",
+        "nobody had asked for more than bread, soup, cheese or a place near enough to some fire",
+        "her cousin wrote that trains were late again because of snow on every line up north",
+        "they painted three doors green before lunch, then slept until somebody rang the bell",
+    ]
+    bank.remember_many(
+        [
+            *(
+                MemoryDraft(f"{padding[at]}: {padding[at]} of the {thing}.")
+                for at, thing in enumerate(things)
+            ),
+            # All the words of the question, and none of its pairs.
+            *(
+                MemoryDraft(
+                    f"Secret {at}: market copper, orchard silent, bridge hollow, chapel golden numbers",
+                    speaker=f"Decoy {at}",
+                )
+                for at in range(9)
+            ),
+            *(MemoryDraft(f"Filler {number} about the weather.") for number in range(200)),
+        ]
+    )
+    listed = ", the ".join(things)
+    found = bank.search(f"What are the secret numbers of the {listed}?", model=tiny_model, limit=8)
+    assert sum(f"of the {thing}." in each.memory.text for each in found for thing in things) == len(things)
+    assert sum(each.signals["named"] for each in found) >= 2

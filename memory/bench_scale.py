@@ -27,6 +27,7 @@ from mnemos.memory.bench_scale_traces import TraceMaker
 from mnemos.memory.convert import to_memory
 from mnemos.memory.encoder import MemoryEncoder
 from mnemos.memory.passages import passages
+from mnemos.memory.word_index import WordIndex
 from mnemos.store.keys import KeyFile
 from mnemos.store.records import MemoryDraft
 
@@ -145,6 +146,8 @@ def _build(
             if on_progress is not None:
                 on_progress(start + count, memories)
         encoder.adopt()
+        if isinstance(vectors := bank.recaller(model).vectors, WordIndex):
+            vectors.complete(NAMESPACE)  # as in a bank that grew in use: they lie in shards
     built = {
         "memories": memories,
         "tokens": tokens,

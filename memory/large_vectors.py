@@ -139,9 +139,9 @@ class LargeVectors:
     def add(self, ids: Sequence[str], vectors: Mapping[str, Codes]) -> None:
         self.tail.add(ids, vectors)
 
-    def saved(self) -> None:
-        """What was beside the shards is in them now."""
-        self.tail.remove(self.tail.seen)
+    def saved(self, ids: Iterable[str]) -> None:
+        """These, which were beside the shards, are in them now."""
+        self.tail.remove(set(ids) - self.tail.unsaved)
         self.refresh()
 
     def remove(self, ids: Iterable[str]) -> None:

@@ -30,7 +30,8 @@ READ_S = 1.0  # of a search, to read vectors from frames where they aren't in sh
 MADE_S = 0.05  # of the first search of a namespace, to make vectors that are missing
 _PIECE_S = 0.1  # of making vectors beside the searches, which ends it
 _MADE = 16  # memories whose words are read at once for that
-_SAVED = 256  # memories that are kept at once
+_SAVED = 256  # memories that are kept at once, of those whose vectors were made
+_SAVED_READ = 2048  # of those whose vectors were read from frames: a shard is written anew each time
 _READ = 64  # frames read at once beside a search
 _LAST_PIECE_S = 60.0  # at most, for the worker to finish
 
@@ -210,14 +211,15 @@ class WordIndex(VectorIndex):
                 large.lacking.extendleft(record.id for record in self._bank.records(namespace, part))
                 return
             large.add(part, vectors)
-        self._save_when_many(namespace)
+            is_last = large.is_walked and not large.lacking
+        self._save_when_many(namespace, _SAVED_READ, is_last=is_last)
 
     def _read_lacking(self, namespace: str, large: LargeVectors) -> None:
         """Vectors of the next memories that have none here, from their frames."""
         part = [large.lacking.popleft() for _ in range(min(_READ, len(large.lacking)))]
         if part:
             large.add(part, self._reader(namespace, part))
-            self._save_when_many(namespace)
+            self._save_when_many(namespace, _SAVED_READ)
 
     def _make(self, namespace: str) -> bool | None:
         """Vectors that are missing, until it has taken long or somebody searches; the words are read and the
@@ -239,7 +241,7 @@ class WordIndex(VectorIndex):
                 return False
             queue.extendleft(reversed(left))
             self._add(namespace, vectors)
-        self._save_when_many(namespace, is_last=not queue)
+        self._save_when_many(namespace, _SAVED, is_last=not queue)
         return False
 
     def _add(self, namespace: str, vectors: Mapping[str, Codes]) -> None:
@@ -248,12 +250,12 @@ class WordIndex(VectorIndex):
         elif (held := self._held.get(namespace)) is not None:
             held.add(list(vectors), vectors)
 
-    def _save_when_many(self, namespace: str, *, is_last: bool = False) -> None:
+    def _save_when_many(self, namespace: str, many: int, *, is_last: bool = False) -> None:
         """Keeps vectors in shards, while others may search: the disk takes long."""
         with self._lock:
             large = self._large.get(namespace)
             held = self._held.get(namespace) if large is None else large.tail
-            if held is None or not held.unsaved or (len(held.unsaved) < _SAVED and not is_last):
+            if held is None or not held.unsaved or (len(held.unsaved) < many and not is_last):
                 return
             taken = set(held.unsaved)
             vectors = held.vectors_of(taken)
@@ -262,13 +264,14 @@ class WordIndex(VectorIndex):
         with self._lock:
             if not is_kept:
                 held.unsaved |= taken & held.owners
-            elif large is not None and self._large.get(namespace) is large and not held.unsaved:
-                large.saved()
+            elif large is not None and self._large.get(namespace) is large:
+                large.saved(taken)
 
     def _save_tail(self, namespace: str, large: LargeVectors) -> None:
+        taken = set(large.tail.unsaved)
         self._save(namespace, large.tail)
         if not large.tail.unsaved:
-            large.saved()
+            large.saved(taken)
 
     def _queue(self, namespace: str) -> deque[str]:
         """Memories without vectors; what the reader came upon since is added."""

@@ -32,6 +32,8 @@ from mnemos.store.ids import ID_CHARS, id_to_bytes, new_id
 SHARD_VECTORS = 8192
 MEMORY_VECTORS = 4  # of one memory at most
 BLOCK_MEMORIES = SHARD_VECTORS // MEMORY_VECTORS
+_MANY = 256  # memories whose blocks are asked for: worth reading a whole block
+_FEW = 64  # found in a block that was read whole: the others are looked for one by one
 VERSION = 1
 _MAGIC = b"MNSH"
 _HEAD = struct.Struct("<4sBBH")
@@ -126,7 +128,7 @@ def put(core: Core, namespace: Namespace, form: str, stride: int, vectors: Mappi
         kept = {row.block: row for row in rows(connection, by_block)}
         for block, fresh in by_block.items():
             held = _entries(core, namespace, kept[block]) if block in kept else {}
-            alive = _blocks_of(connection, held)
+            alive = {memory_id for memory_id, _ in _of_block(connection, block)}
             held = {memory_id: data for memory_id, data in held.items() if memory_id in alive} | fresh
             packed = [
                 id_to_bytes(memory_id) + data[at : at + stride]
@@ -275,14 +277,40 @@ def _sync_folder(core: Core, namespace: Namespace) -> None:
 
 def _blocks_of(connection: Connection, ids: Iterable[str]) -> dict[str, int]:
     """The block of each memory that exists, in the order they were made."""
+    left = set(ids)
+    found: list[tuple[str, int]] = []
+    # Many are mostly neighbours, whose rows lie beside each other; looking for each by its id touches a page
+    # of the index and one of the rows.
+    while len(left) >= _MANY:
+        one = _placed(connection, [left.pop()])
+        if not one:
+            continue
+        beside = [each for each in _of_block(connection, one[0][1] // BLOCK_MEMORIES) if each[0] in left]
+        found += one + beside
+        left.difference_update(each[0] for each in beside)
+        if len(beside) < _FEW:
+            break
+    found += _placed(connection, left)
+    return {
+        memory_id: ordinal // BLOCK_MEMORIES for memory_id, ordinal in sorted(found, key=lambda one: one[1])
+    }
+
+
+def _placed(connection: Connection, ids: Iterable[str]) -> list[tuple[str, int]]:
+    """Those of the memories that exist, each with its ordinal."""
     query = text("SELECT id, ordinal FROM memory WHERE id IN :ids AND erased = 0")
     query = query.bindparams(bindparam("ids", expanding=True))
     found: list[tuple[str, int]] = []
     for part in chunks(ids):
         found += [(row[0], row[1]) for row in connection.execute(query, {"ids": part})]
-    return {
-        memory_id: ordinal // BLOCK_MEMORIES for memory_id, ordinal in sorted(found, key=lambda one: one[1])
-    }
+    return found
+
+
+def _of_block(connection: Connection, block: int) -> list[tuple[str, int]]:
+    """The memories of a block that exist, each with its ordinal."""
+    query = text("SELECT id, ordinal FROM memory WHERE ordinal >= :low AND ordinal < :high AND erased = 0")
+    bound = {"low": block * BLOCK_MEMORIES, "high": (block + 1) * BLOCK_MEMORIES}
+    return [(row[0], row[1]) for row in connection.execute(query, bound)]
 
 
 def _unreadable(row: ShardRow, what: str) -> BankUnreadableError:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from mnemos import Agent, MemoryBank
 from mnemos.agent.events import Recalled, RecallStarted, Reply, Stored, TokenDelta
@@ -126,6 +128,17 @@ def test_a_second_turn_routes_with_what_is_new_only(bank: MemoryBank, language_m
     assert len(after) > len(before)
 
 
+def assert_alike(one: Tensor, other: Tensor, most: float) -> None:
+    """Equal but for rounding: sums are made in another order. In bf16 each layer adds to that, and what has to
+    be near is the whole.
+    """
+    off = (one.float() - other.float()).abs()
+    if one.dtype is torch.bfloat16:
+        assert off.norm() < 2e-2 * other.float().norm()
+    else:
+        assert off.max() < most
+
+
 def test_a_second_turn_without_memories_prefills_what_is_new_only(
     bank: MemoryBank, language_model: LanguageModel
 ) -> None:
@@ -154,8 +167,8 @@ def test_a_second_turn_without_memories_prefills_what_is_new_only(
         mine, theirs, count = working._answer, fresh._working._answer, len(working._answer_tokens)
         assert mine is not None and theirs is not None
         assert fresh._working._answer_tokens == working._answer_tokens
-        for one, other_one in ((mine.k, theirs.k), (mine.v, theirs.v)):
-            assert (one[:, :, :count] - other_one[:, :, :count]).abs().max() < 1e-2
+        assert_alike(mine.k[:, :, :count], theirs.k[:, :, :count], 1e-2)
+        assert_alike(mine.v[:, :, :count], theirs.v[:, :, :count], 1e-2)
     assert len(past) == 2
 
 
@@ -177,7 +190,7 @@ def test_reused_working_memory_routes_like_a_fresh_one(
     again._working._tokens, again._working._cache = [], None
     fresh, _, _ = again._working.route_context(past)
     assert kept.length == fresh.length
-    assert (kept.k[:, :, : kept.length] - fresh.k[:, :, : kept.length]).abs().max() < 1e-3
+    assert_alike(kept.k[:, :, : kept.length], fresh.k[:, :, : kept.length], 1e-3)
 
 
 def test_closing_the_stream_keeps_the_message_and_marks_the_reply(

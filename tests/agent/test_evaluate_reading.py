@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from mnemos.agent import evaluate_reading
 from mnemos.agent.evaluate_reading import make_cases
@@ -79,7 +80,8 @@ def test_one_memory_at_full_precision_and_plain_reading_is_text(
     """One memory behind the prefix at its own places is the very same sequence."""
     plain = ReadingTemperature(memories=64, temperature=1.0, mass_scale=1.0)
     loss = evaluate_reading.run(language_model, data, ks=[1], bits=32, reading=plain)["loss"]
-    assert loss["paged"]["1"] == pytest.approx(loss["text"]["1"], abs=2e-3)
+    rounding = 2e-3 if language_model.decoder.dtype is torch.float32 else 2e-2  # bf16
+    assert loss["paged"]["1"] == pytest.approx(loss["text"]["1"], abs=rounding)
 
 
 def test_a_file_without_answers_says_so(tmp_path: Path) -> None:

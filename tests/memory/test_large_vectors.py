@@ -121,8 +121,16 @@ def test_it_holds_what_is_there_whatever_happens_meanwhile(
             if what == "forget":
                 large.remove([chosen])
         elif what == "save" and large.tail.unsaved:
-            bank.save(set(large.tail.unsaved))
-            large.saved()
+            taken = set(large.tail.unsaved)
+            bank.save(taken)
+            large.tail.unsaved.clear()
+            if number % 2:  # while that was being kept, others came
+                bank.remember()
+                large.walk()
+                fresh = [each for each in large.lacking if each in bank.vectors]
+                large.add(fresh, {each: bank.vectors[each] for each in fresh})
+                large.lacking.clear()
+            large.saved(taken)
         elif what in ("break", "lose") and bank.kept:
             block = list(bank.kept)[number % len(bank.kept)]
             if what == "lose":

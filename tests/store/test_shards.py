@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from mnemos.store import shards
+from mnemos.store.ids import new_id
 from mnemos.store.keys import KeyFile
 from mnemos.store.records import MemoryDraft, Selector, TraceDraft
 from mnemos.store.shards import MEMORY_VECTORS
@@ -264,3 +265,23 @@ def test_the_mark_tells_what_is_new(bank: Path) -> None:
         store.put_traces("a", [TraceDraft(ids[3], "m", 3, b"kv", b"route")])
         assert store.new_routes("a", mark)[1] == [ids[3]]
         assert store.new_routes("b", 0)[1] == []
+
+
+def test_many_are_placed_by_whole_blocks_as_one_by_one(bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is asked for: neighbours, memories of blocks far apart, erased ones, ids of nobody."""
+    monkeypatch.setattr(shards, "BLOCK_MEMORIES", 10)
+    monkeypatch.setattr(shards, "_FEW", 3)
+    with opened(bank) as store:
+        ids = [record.id for record in store.add("a", [MemoryDraft(f"note {at}") for at in range(60)])]
+        forget(store, ids[7], ids[30])
+        namespace = store._core.get("a")
+        for asked in (ids, ids[::9], ids[5:25], [*ids[:12], *ids[40::7], new_id()], [new_id()], []):
+            found = []
+            for many in (1, 4, 10_000):
+                monkeypatch.setattr(shards, "_MANY", many)
+                with namespace.database.read() as connection:
+                    found.append(list(shards._blocks_of(connection, asked).items()))
+            assert found[0] == found[1] == found[2]
+            assert [each for each, _ in found[0]] == [
+                each for each in asked if each in ids and each not in (ids[7], ids[30])
+            ]

@@ -129,8 +129,9 @@ def test_a_second_turn_routes_with_what_is_new_only(bank: MemoryBank, language_m
 
 
 def assert_alike(one: Tensor, other: Tensor, most: float) -> None:
-    """Equal but for rounding: sums are made in another order. In bf16 each layer adds to that, and what has to
-    be near is the whole.
+    """Equal but for rounding: sums are made in another order.
+
+    In bf16 each layer adds to that, and what has to be near is the whole.
     """
     off = (one.float() - other.float()).abs()
     if one.dtype is torch.bfloat16:

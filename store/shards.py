@@ -14,6 +14,7 @@ left is written to a new file under a new key first, and the old file is overwri
 """
 
 import base64
+import json
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -64,10 +65,13 @@ class Shard:
 
 def rows(connection: Connection, blocks: Iterable[int] | None = None) -> list[ShardRow]:
     """Of those blocks, or of all."""
-    query = text("SELECT block, id, form, stride, entries, key FROM shard ORDER BY block")
-    found = [ShardRow(*row) for row in connection.execute(query)]
-    wanted = None if blocks is None else set(blocks)
-    return [row for row in found if wanted is None or row.block in wanted]
+    every = "SELECT block, id, form, stride, entries, key FROM shard"
+    if blocks is None:
+        found = connection.execute(text(f"{every} ORDER BY block"))
+    else:
+        chosen = f"{every} WHERE block IN (SELECT value FROM json_each(:blocks)) ORDER BY block"
+        found = connection.execute(text(chosen), {"blocks": json.dumps(sorted(set(blocks)))})
+    return [ShardRow(*row) for row in found]
 
 
 def read(core: Core, namespace: Namespace, row: ShardRow) -> Shard:
@@ -175,11 +179,11 @@ def drop(namespace: Namespace, blocks: Iterable[int]) -> None:
 
 def strays(core: Core, namespace: Namespace) -> list[str]:
     """Names of files that no row knows of: of a write that was cut off, or overtaken by an erase."""
-    names = [path.name for path in core.index_files(namespace.id)]
+    names = core.index_names(namespace.id)
     if not names:
         return []
     with namespace.database.read() as connection:
-        known = {f"{row.id}.shard" for row in rows(connection)}
+        known = {f"{row[0]}.shard" for row in connection.execute(text("SELECT id FROM shard"))}
     return [name for name in names if name not in known]
 
 

@@ -7,6 +7,7 @@ int8 at the scale of `projection.to_int8`.
 """
 
 import hashlib
+from contextlib import nullcontext
 from functools import cached_property, lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +19,8 @@ from torch.nn import functional
 from mnemos.attention.compiled import kernels
 from mnemos.attention.embedder_files import GRANITE, EmbedderFiles, usable
 from mnemos.attention.embedder_weights import load_parts, load_tokenizer
+from mnemos.attention.linear import fast_dtype
+from mnemos.attention.one_thread import one_thread
 from mnemos.attention.projection import to_int8
 from mnemos.attention.step_compiled import PackedWeights
 
@@ -32,21 +35,27 @@ _LAYERS, _HEADS = 6, 12
 _EPSILON = 1e-12
 _READING = "1"  # how texts are cut and pooled: a part of the form
 _PARTS = 4  # of a long text
+_MANY_ROWS = 48  # tokens: fewer are a matter of one thread, and of packed weights
 _READ_CHARACTERS = 64 * MAX_TOKENS  # the tokenizer would take seconds over more, and a token has few
 
 Pair = tuple[Tensor, Tensor]  # weight, bias
 
 
 class _Dense:
-    """`y = x W^T + b`, from eight bits where compiled kernels multiply them."""
+    """`y = x W^T + b`, from eight bits where compiled kernels multiply them; of many rows in bf16 where the
+    processor multiplies that.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         library = kernels()
         self._packed = None if library is None else PackedWeights(library, weight, "int8")
         self._weight = weight if library is None else None
+        self._wide = weight.bfloat16() if fast_dtype() is torch.bfloat16 else None
         self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self._wide is not None and len(x) >= _MANY_ROWS:
+            return functional.linear(x.bfloat16(), self._wide).float().add_(self._bias)
         if self._packed is not None:
             return self._packed(x).add_(self._bias)
         assert self._weight is not None
@@ -147,7 +156,9 @@ class Embedder:
         return list(self._tokenizer.encode(text[:_READ_CHARACTERS], add_special_tokens=False).ids)
 
     def _vector(self, tokens: list[int]) -> Tensor:
-        return self._bert.vector([self._known.open_token, *tokens, self._known.close_token])
+        whole = [self._known.open_token, *tokens, self._known.close_token]
+        with one_thread() if len(whole) < _MANY_ROWS else nullcontext():
+            return self._bert.vector(whole)
 
     @cached_property
     def _tokenizer(self) -> "Tokenizer":

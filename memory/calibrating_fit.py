@@ -60,7 +60,8 @@ def quality(scores: Tensor, gold: Tensor) -> Tensor:
     count = ranks.shape[-1]
     ideal = sum(1 / math.log2(1 + rank) for rank in range(1, count + 1))
     gain = (1 / torch.log2(1 + ranks)).sum(dim=-1) / ideal
-    return (gain + (ranks <= 10).sum(dim=-1) / min(10, count)) / 2
+    first = (ranks <= 10).sum(dim=-1).clamp_max(10)  # of equal ones with a middle rank there can be more
+    return (gain + first / min(10, count)) / 2
 
 
 def gold_ranks(scores: Tensor, gold: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from mnemos.store.bench_erase import make_texts
 
 CHARS_PER_TOKEN = 4.3  # of English prose, about
 _EDITED = 20  # one word of so many becomes another when a file is gone through again
-_MADE_WORDS = 0.62  # made-up words to a token, about
+_MADE_WORDS = 0.38  # made-up words to a token of the default model, about
 
 
 def passages(path: Path | None, tokens: int, *, seed: int = 0) -> Iterator[str]:

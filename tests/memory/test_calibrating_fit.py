@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -68,11 +68,12 @@ def naive_quality(scores: list[float], gold: list[bool]) -> float:
             equal = sum(score == scores[at] for score in scores) - 1
             ranks.append(1 + above + equal / 2)
     ideal = sum(1 / math.log2(1 + place) for place in range(1, len(ranks) + 1))
-    first = sum(rank <= 10 for rank in ranks) / min(10, len(ranks))
+    first = min(sum(rank <= 10 for rank in ranks), 10) / min(10, len(ranks))
     return (sum(1 / math.log2(1 + rank) for rank in ranks) / ideal + first) / 2
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30))
+@example([(0, False), *[(0, True)] * 9, (1, True)])  # eleven gold ones, ten of them of one middle rank
 def test_quality_is_what_it_says(rows: list[tuple[int, bool]]) -> None:
     rows = [(rows[0][0], True), *rows[1:]]
     scores, gold = [float(score) for score, _ in rows], [is_gold for _, is_gold in rows]

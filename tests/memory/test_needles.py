@@ -64,7 +64,7 @@ def test_passages_of_a_file_come_again_with_other_words(tmp_path: Path) -> None:
 def test_without_a_file_words_are_made_up_and_the_same_each_time() -> None:
     made, again = passages(None, 40), passages(None, 40)
     assert [next(made) for _ in range(3)] == [next(again) for _ in range(3)]
-    assert len(next(made).split()) == 24
+    assert len(next(made).split()) == 15
 
 
 @pytest.mark.parametrize(

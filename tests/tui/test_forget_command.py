@@ -1,5 +1,6 @@
 """`memory forget`: selectors, plan, question, receipt. What is forgotten is in no file of the bank."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,7 @@ def test_ctrl_c_at_the_question(mnemos: Command, open_terminal: OpenTerminal) ->
     mnemos.remember(SECRET)
     terminal = open_terminal(mnemos, "memory", "forget", "--match", "quincetree")
     terminal.wait_for("[y/N]")
+    time.sleep(0.3)  # a person sees the question, too, when the answer is already waited for
     terminal.interrupt()
     assert terminal.end() == 130
     assert listed(mnemos) == [SECRET]

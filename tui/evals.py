@@ -9,7 +9,7 @@ import typer
 from mnemos.errors import UsageError
 from mnemos.tui import output
 from mnemos.tui.console import progress
-from mnemos.tui.options import Json, Model, UnusedBank, UnusedNamespace
+from mnemos.tui.options import Json, KeptBanks, Model, UnusedBank, UnusedNamespace
 from mnemos.tui.recollections import Router
 
 MOST_FOUND = 1000  # memories that one search may be asked for here
@@ -58,15 +58,7 @@ def recall(
         Path | None,
         typer.Option("--export", metavar="PATH", help="Write each question's ranks there, JSON lines."),
     ] = None,
-    path: Annotated[
-        Path | None,
-        typer.Option(
-            "--path",
-            metavar="PATH",
-            help="Make the banks there and leave them; what is there isn't read again.",
-            show_default=False,
-        ),
-    ] = None,
+    path: KeptBanks = None,
     model: Model = None,
     bank: UnusedBank = None,
     namespace: UnusedNamespace = "default",

@@ -8,7 +8,7 @@ import typer
 from mnemos.tui import console, output
 from mnemos.tui.bench_scale import parse_sizes
 from mnemos.tui.evals import MOST_FOUND
-from mnemos.tui.options import Json, Model, OverwritePicture, UnusedBank, UnusedNamespace
+from mnemos.tui.options import Json, KeptBanks, Model, OverwritePicture, UnusedBank, UnusedNamespace
 from mnemos.tui.recollections import Router
 
 _MOST_TOKENS = 100_000_000
@@ -41,15 +41,7 @@ def needle(
         int,
         typer.Option("--answers", min=0, metavar="N", help="Questions of each size that an agent answers."),
     ] = 12,
-    path: Annotated[
-        Path | None,
-        typer.Option(
-            "--path",
-            metavar="PATH",
-            help="Make the banks there and leave them; what is there isn't read again.",
-            show_default=False,
-        ),
-    ] = None,
+    path: KeptBanks = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE.png", help="Draw recall by depth and size.", show_default=False),

@@ -95,6 +95,15 @@ Where = Annotated[
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most so many.")]
 OverwritePicture = Annotated[bool, typer.Option("--overwrite", help="Replace a picture of that name.")]
+KeptBanks = Annotated[
+    Path | None,
+    typer.Option(
+        "--path",
+        metavar="PATH",
+        help="Make the banks there and leave them; what is there isn't read again.",
+        show_default=False,
+    ),
+]
 HeldOut = Annotated[
     list[Path] | None,
     typer.Option(
